@@ -1,0 +1,39 @@
+"""The registries of the package, children of mmengine's, scope ``coc_mm``.
+
+A config reaches them under any default scope with a scoped name such as
+``type='coc_mm.ContextCluster'``. The modules that fill a registry are listed
+in its ``locations`` and imported at the first look-up.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+)
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+__all__ = [
+    'DATASETS',
+    'HOOKS',
+    'METRICS',
+    'MODELS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+    'TRANSFORMS',
+]
+
+
+def _child(name, parent, locations):
+    return Registry(name, parent=parent, scope='coc_mm', locations=locations)
+
+
+MODELS = _child('model', MMENGINE_MODELS, ['coc_mm.models'])
+DATASETS = _child('dataset', MMENGINE_DATASETS, ['coc_mm.datasets'])
+TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, ['coc_mm.datasets'])
+METRICS = _child('metric', MMENGINE_METRICS, ['coc_mm.engine'])
+HOOKS = _child('hook', MMENGINE_HOOKS, ['coc_mm.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, ['coc_mm.engine']
+)
