@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from coc_mm.models.backbones.context_cluster import ContextCluster
+
+__all__ = ['ContextCluster']

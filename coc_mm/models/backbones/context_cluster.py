@@ -1,0 +1,390 @@
+"""The Context Cluster backbone."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+from mmengine.model import BaseModule, trunc_normal_init
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from coc_mm.models.layers import (
+    ContextClusterBlock,
+    PointReducer,
+    PointsNorm,
+    append_positions,
+)
+from coc_mm.ops.context_cluster.interface import DENOMINATORS
+from coc_mm.registry import MODELS
+
+MIN_SIZE = 32
+
+
+@MODELS.register_module()
+class ContextCluster(BaseModule):
+    """Context Cluster, a backbone that sees an image as a set of points.
+
+    A PyTorch implementation of `Image as Set of Points
+    <https://arxiv.org/abs/2303.01494>`_. One class serves classification and
+    dense prediction: the number of outputs, of centres and of regions are
+    arguments. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
+
+    Args:
+        arch (str | dict): A name of :attr:`arch_zoo`, or a dict with the keys
+            ``depths``, ``dims``, ``mlp_ratios``, ``heads`` (four numbers each),
+            ``head_dim`` (a number), and optionally ``proposals`` and ``folds``.
+            Defaults to 'small'.
+        in_channels (int): Channels of the image; two position channels are
+            appended inside. Defaults to 3.
+        out_indices (int | Sequence[int]): Stages to return, 0-3 with strides
+            4, 8, 16 and 32; negative numbers count from the end. Defaults to
+            (3, ), the last stage.
+        proposals (int | Sequence | None): Centres per region: one value, or
+            one for each of the four stages; a value is a number (2 means 2 x 2)
+            or (rows, columns). None takes those of ``arch``. Defaults to None.
+        folds (int | Sequence | None): Regions that the map is cut into, in the
+            same form. Defaults to None.
+        drop_rate (float): Dropout in mixers and MLPs. Defaults to 0.
+        drop_path_rate (float): Stochastic depth of the last block, growing
+            linearly from 0 at the first. Defaults to 0.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none.
+            Defaults to 1e-5.
+        denominator (str): What a cluster's sum is divided by: 'similarity', or
+            'count' for weights published before June 2023, among them those
+            for COCO and ADE20K. Defaults to 'similarity'.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the
+            first k stages (1-4), norms of their outputs included. Defaults to -1.
+        norm_eval (bool): Keep every norm in evaluation mode while training;
+            without effect on the arithmetic of group norm. Defaults to False.
+        with_cp (bool): Recompute blocks in the backward pass to save memory.
+            Defaults to False.
+        backend (str | None): Backend of the operator, see
+            :func:`coc_mm.ops.context_cluster`. Defaults to None.
+        init_cfg (dict | list[dict] | None): Initialisation, for example
+            ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
+            It comes on top of the paper's own: MLPs drawn from a truncated
+            normal of deviation 0.02. Defaults to None.
+
+    Raises:
+        ValueError: For an unknown name or a value out of range.
+
+    Example:
+        >>> import torch
+        >>> from coc_mm.models import ContextCluster
+        >>> model = ContextCluster('tiny', out_indices=(0, 1, 2, 3))
+        >>> for level in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(level.shape))
+        (1, 32, 16, 24)
+        (1, 64, 8, 12)
+        (1, 196, 4, 6)
+        (1, 320, 2, 3)
+    """
+
+    arch_zoo = {
+        'tiny': dict(
+            depths=(3, 4, 5, 2),
+            dims=(32, 64, 196, 320),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(4, 4, 8, 8),
+            head_dim=24,
+            proposals=(2, 2, 2, 2),
+            folds=(8, 4, 2, 1),
+        ),
+        'tiny2': dict(
+            depths=(3, 4, 5, 2),
+            dims=(32, 64, 196, 320),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(4, 4, 8, 8),
+            head_dim=24,
+            proposals=(4, 2, 7, 4),
+            folds=(7, 7, 1, 1),
+        ),
+        'tiny_plain': dict(
+            depths=(3, 4, 5, 2),
+            dims=(32, 64, 196, 320),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(4, 4, 8, 8),
+            head_dim=24,
+            proposals=(4, 4, 2, 2),
+            folds=(1, 1, 1, 1),
+        ),
+        'small': dict(
+            depths=(2, 2, 6, 2),
+            dims=(64, 128, 320, 512),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(4, 4, 8, 8),
+            head_dim=32,
+            proposals=(2, 2, 2, 2),
+            folds=(8, 4, 2, 1),
+        ),
+        'medium': dict(
+            depths=(4, 4, 12, 4),
+            dims=(64, 128, 320, 512),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(6, 6, 12, 12),
+            head_dim=32,
+            proposals=(2, 2, 2, 2),
+            folds=(8, 4, 2, 1),
+        ),
+        'base_dim64': dict(
+            depths=(6, 6, 24, 6),
+            dims=(64, 128, 320, 512),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(8, 8, 16, 16),
+            head_dim=32,
+            proposals=(2, 2, 2, 2),
+            folds=(8, 4, 2, 1),
+        ),
+        'base_dim96': dict(
+            depths=(4, 4, 12, 4),
+            dims=(96, 192, 384, 768),
+            mlp_ratios=(8, 8, 4, 4),
+            heads=(8, 8, 16, 16),
+            head_dim=32,
+            proposals=(2, 2, 2, 2),
+            folds=(8, 4, 2, 1),
+        ),
+    }
+    num_stages = 4
+
+    def __init__(
+        self,
+        arch='small',
+        in_channels=3,
+        out_indices=(3,),
+        proposals=None,
+        folds=None,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        layer_scale_init_value=1e-5,
+        denominator='similarity',
+        frozen_stages=-1,
+        norm_eval=False,
+        with_cp=False,
+        backend=None,
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg=init_cfg)
+        arch = self._parse_arch(arch)
+        self.proposals = self._per_stage(
+            'proposals', arch['proposals'] if proposals is None else proposals
+        )
+        self.folds = self._per_stage('folds', arch['folds'] if folds is None else folds)
+        self.out_indices = self._parse_out_indices(out_indices)
+        if denominator not in DENOMINATORS:
+            raise ValueError(f'unknown denominator {denominator!r}: choose one of {DENOMINATORS}')
+        if not (isinstance(frozen_stages, Integral) and -1 <= frozen_stages <= self.num_stages):
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (the stem) or the number of stages to '
+                f'freeze with it, at most {self.num_stages}; got {frozen_stages!r}'
+            )
+        if not (isinstance(in_channels, Integral) and in_channels >= 1):
+            raise ValueError(f'in_channels must be a positive number, got {in_channels!r}')
+        for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f'{name} must be at least 0 and below 1, got {rate!r}')
+        self.arch = arch
+        self.in_channels = in_channels
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        dims, depths = arch['dims'], arch['depths']
+        self.patch_embed = PointReducer(in_channels + 2, dims[0], kernel_size=4, stride=4)
+        self.stages = nn.ModuleList()
+        rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
+        for i, depth in enumerate(depths):
+            stage = nn.Module()
+            if i > 0:
+                stage.reducer = PointReducer(dims[i - 1], dims[i], 3, stride=2, padding=1)
+            stage.blocks = nn.ModuleList(
+                ContextClusterBlock(
+                    dims[i],
+                    arch['heads'][i],
+                    arch['head_dim'],
+                    arch['mlp_ratios'][i],
+                    self.proposals[i],
+                    self.folds[i],
+                    drop_rate,
+                    rates.pop(0),
+                    layer_scale_init_value,
+                    denominator,
+                    backend,
+                )
+                for _ in range(depth)
+            )
+            self.stages.append(stage)
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', PointsNorm(dims[i]))
+        self._freeze_stages()
+
+    def init_weights(self):
+        """Initialise as the paper's code does, then as ``init_cfg`` says."""
+        if not self.is_init:
+            for block in self._blocks():
+                for layer in (block.mlp.fc1, block.mlp.fc2):
+                    trunc_normal_init(layer, std=0.02)
+        super().init_weights()
+
+    def forward(self, x):
+        """Compute the maps of ``out_indices``.
+
+        Args:
+            x (Tensor): (B, in_channels, H, W), H and W at least 32.
+
+        Returns:
+            tuple[Tensor]: Per index (B, C_i, H_i, W_i), in channels-last memory.
+
+        Raises:
+            ValueError: For an input of another shape or below 32 x 32.
+        """
+        self._check_input(x)
+        x = self.patch_embed(append_positions(x))
+        outs = []
+        for i, stage in enumerate(self.stages):
+            if i > 0:
+                x = stage.reducer(x)
+            for block in stage.blocks:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
+        return tuple(outs)
+
+    def train(self, mode=True):
+        """Set the mode; frozen stages, and norms if asked, stay in evaluation.
+
+        Args:
+            mode (bool): Training or evaluation. Defaults to True.
+
+        Returns:
+            ContextCluster: Itself.
+        """
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, (nn.GroupNorm, nn.LayerNorm, _BatchNorm)):
+                    module.eval()
+        return self
+
+    def get_layer_depth(self, param_name, prefix=''):
+        """Return the depth of a parameter for layer-wise learning-rate decay.
+
+        The stem has depth 0, the blocks count on through the stages, a points
+        reducer belongs to the first block of its stage, the norm of an output
+        to the last, and anything outside the backbone has the last depth.
+
+        Args:
+            param_name (str): Name of the parameter in the whole model.
+            prefix (str): Prefix of the backbone's names. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The depth, and the number of depths.
+        """
+        depths = self.arch['depths']
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        name = param_name[len(prefix) :].split('.')
+        if name[0] == 'patch_embed':
+            return 0, num_layers
+        if name[0] == 'stages':
+            stage = int(name[1])
+            block = int(name[3]) if name[2] == 'blocks' else 0
+            return sum(depths[:stage]) + block + 1, num_layers
+        if name[0].startswith('norm'):
+            return sum(depths[: int(name[0][4:]) + 1]), num_layers
+        return num_layers - 1, num_layers
+
+    def _blocks(self):
+        for stage in self.stages:
+            yield from stage.blocks
+
+    def _freeze_stages(self):
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, *self.stages[: self.frozen_stages]]
+        frozen += [getattr(self, f'norm{i}') for i in self.out_indices if i < self.frozen_stages]
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def _check_input(self, x):
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
+            )
+        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+            raise ValueError(
+                f'ContextCluster needs inputs of at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
+                f'{x.shape[2]} x {x.shape[3]}: resize or pad the images in the pipeline'
+            )
+
+    @classmethod
+    def _parse_arch(cls, arch):
+        if isinstance(arch, str):
+            if arch not in cls.arch_zoo:
+                raise ValueError(
+                    f'unknown arch {arch!r}: choose one of {", ".join(cls.arch_zoo)}, '
+                    'or give a dict'
+                )
+            return cls.arch_zoo[arch]
+        if not isinstance(arch, dict):
+            raise ValueError(f'arch must be a name or a dict, got {arch!r}')
+        arch = {'proposals': 2, 'folds': (8, 4, 2, 1), **arch}
+        lists = ('depths', 'dims', 'mlp_ratios', 'heads')
+        missing = [key for key in (*lists, 'head_dim') if key not in arch]
+        unknown = sorted(set(arch) - {*lists, 'head_dim', 'proposals', 'folds'})
+        if missing or unknown:
+            raise ValueError(f'arch dict: missing keys {missing}, unknown keys {unknown}')
+        for key in lists:
+            if len(arch[key]) != cls.num_stages or min(arch[key]) <= 0:
+                raise ValueError(
+                    f'arch[{key!r}] must hold {cls.num_stages} positive numbers, one per stage; '
+                    f'got {arch[key]!r}'
+                )
+        if arch['head_dim'] < 1:
+            raise ValueError(f"arch['head_dim'] must be positive, got {arch['head_dim']!r}")
+        return arch
+
+    @classmethod
+    def _parse_out_indices(cls, out_indices):
+        n = cls.num_stages
+        indices = [out_indices] if isinstance(out_indices, Integral) else list(out_indices)
+        if not indices or not all(isinstance(i, Integral) and -n <= i < n for i in indices):
+            raise ValueError(
+                f'out_indices must be stage numbers from 0 to {n - 1} (or -{n} to -1, from the '
+                f'end), got {out_indices!r}'
+            )
+        indices = [i % n for i in indices]
+        if sorted(set(indices)) != indices:
+            raise ValueError(f'out_indices must rise and not repeat, got {out_indices!r}')
+        return tuple(indices)
+
+    @classmethod
+    def _per_stage(cls, name, value):
+        """Return one (rows, columns) pair per stage."""
+
+        def pair(v):
+            v = (v, v) if isinstance(v, Integral) else tuple(v)
+            if len(v) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in v):
+                raise ValueError(
+                    f'{name}: {v!r} is not a positive number or a pair (rows, columns) of them'
+                )
+            return v
+
+        if isinstance(value, Integral):
+            return (pair(value),) * cls.num_stages
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f'{name} must be a number or a sequence, got {value!r}')
+        if len(value) == 2 and all(isinstance(v, Integral) for v in value):
+            return (pair(value),) * cls.num_stages
+        if len(value) != cls.num_stages:
+            raise ValueError(
+                f'{name} has the wrong length: give a number, a pair (rows, columns), or one of '
+                f'either for each of the {cls.num_stages} stages; got {value!r}'
+            )
+        return tuple(pair(v) for v in value)

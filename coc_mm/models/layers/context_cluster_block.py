@@ -1,0 +1,190 @@
+"""The block of Context Cluster and its two halves."""
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import nn
+
+from coc_mm.models.layers.points_norm import PointsNorm
+from coc_mm.ops import context_cluster
+
+
+class ContextClusterMixer(nn.Module):
+    """Exchange features within clusters of similar points.
+
+    Both spaces come from one projection; the operator between the projections
+    is :func:`coc_mm.ops.context_cluster`.
+
+    Args:
+        embed_dims (int): Channels of a point.
+        num_heads (int): Heads, E.
+        head_dim (int): Channels of a head, D.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+            Defaults to (2, 2).
+        folds (tuple[int, int]): Regions, (rows, columns). Defaults to (1, 1).
+        drop_rate (float): Dropout after the output projection. Defaults to 0.
+        denominator (str): 'similarity' or 'count', see the operator. Defaults
+            to 'similarity'.
+        backend (str | None): The operator's backend. Defaults to None, the
+            fastest that can run.
+    """
+
+    def __init__(
+        self,
+        embed_dims,
+        num_heads,
+        head_dim,
+        proposals=(2, 2),
+        folds=(1, 1),
+        drop_rate=0.0,
+        denominator='similarity',
+        backend=None,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.proposals = proposals
+        self.folds = folds
+        self.denominator = denominator
+        self.backend = backend
+        inner = num_heads * head_dim
+        self.in_proj = nn.Linear(embed_dims, 2 * inner)  # similarity space, value space
+        self.out_proj = nn.Linear(inner, embed_dims)
+        self.sim_alpha = nn.Parameter(torch.ones(1))
+        self.sim_beta = nn.Parameter(torch.zeros(1))
+        self.drop = nn.Dropout(drop_rate)
+
+    def project(self, x):
+        """Map points into the similarity space and the value space.
+
+        Args:
+            x (Tensor): (B, H, W, embed_dims).
+
+        Returns:
+            tuple[Tensor, Tensor]: Both (B, H, W, E, D), views of one tensor.
+        """
+        x = self.in_proj(x).unflatten(-1, (2, self.num_heads, self.head_dim))
+        return x.unbind(-3)
+
+    def forward(self, x, scale=None):
+        """Mix.
+
+        Args:
+            x (Tensor): (B, H, W, embed_dims).
+            scale (Tensor | None): (embed_dims,), multiplies the output; it
+                rides on the projection. Defaults to None.
+
+        Returns:
+            Tensor: (B, H, W, embed_dims).
+        """
+        features, values = self.project(x)
+        x = context_cluster(
+            features,
+            values,
+            self.sim_alpha,
+            self.sim_beta,
+            self.proposals,
+            self.folds,
+            self.denominator,
+            self.backend,
+        )
+        return self.drop(_scaled_linear(self.out_proj, x.flatten(-2), scale))
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear, applied to every point.
+
+    Args:
+        embed_dims (int): Channels of a point.
+        hidden_dims (int): Channels between the two layers.
+        drop_rate (float): Dropout after each layer. Defaults to 0.
+    """
+
+    def __init__(self, embed_dims, hidden_dims, drop_rate=0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x, scale=None):
+        """Transform.
+
+        Args:
+            x (Tensor): (..., embed_dims).
+            scale (Tensor | None): (embed_dims,), multiplies the output; it
+                rides on the second layer. Defaults to None.
+
+        Returns:
+            Tensor: (..., embed_dims).
+        """
+        x = self.drop(self.act(self.fc1(x)))
+        return self.drop(_scaled_linear(self.fc2, x, scale))
+
+
+class ContextClusterBlock(nn.Module):
+    """``x + drop_path(scale * mixer(norm(x)))``, then the same with the MLP.
+
+    Args:
+        embed_dims (int): Channels of a point.
+        num_heads (int): Heads of the mixer.
+        head_dim (int): Channels of a head.
+        mlp_ratio (float): Hidden channels of the MLP per channel.
+        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
+        drop_rate (float): Dropout. Defaults to 0.
+        drop_path_rate (float): Stochastic depth. Defaults to 0.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none.
+            Defaults to 1e-5.
+        denominator (str): See the operator. Defaults to 'similarity'.
+        backend (str | None): See the operator. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        embed_dims,
+        num_heads,
+        head_dim,
+        mlp_ratio,
+        proposals=(2, 2),
+        folds=(1, 1),
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        layer_scale_init_value=1e-5,
+        denominator='similarity',
+        backend=None,
+    ):
+        super().__init__()
+        self.norm1 = PointsNorm(embed_dims)
+        self.mixer = ContextClusterMixer(
+            embed_dims, num_heads, head_dim, proposals, folds, drop_rate, denominator, backend
+        )
+        self.norm2 = PointsNorm(embed_dims)
+        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio), drop_rate)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        if layer_scale_init_value > 0:
+            value = torch.full((embed_dims,), float(layer_scale_init_value))
+            self.layer_scale1 = nn.Parameter(value.clone())
+            self.layer_scale2 = nn.Parameter(value)
+        else:
+            self.layer_scale1 = self.layer_scale2 = None
+
+    def forward(self, x):
+        """Run the block.
+
+        Args:
+            x (Tensor): (B, H, W, embed_dims).
+
+        Returns:
+            Tensor: (B, H, W, embed_dims).
+        """
+        x = x + self.drop_path(self.mixer(self.norm1(x), self.layer_scale1))
+        return x + self.drop_path(self.mlp(self.norm2(x), self.layer_scale2))
+
+
+def _scaled_linear(linear, x, scale):
+    # Scaling the weight costs C x C', scaling the output would cost another
+    # pass over every point.
+    if scale is None:
+        return linear(x)
+    return F.linear(x, linear.weight * scale[:, None], linear.bias * scale)

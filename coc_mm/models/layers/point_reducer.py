@@ -1,0 +1,76 @@
+"""From an image to points, and from many points to fewer."""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+
+class PointReducer(nn.Module):
+    """Merge neighbouring points into one by a strided convolution.
+
+    The paper's points reducer (arXiv 2303.01494, section 3.2).
+
+    Args:
+        in_channels (int): Channels of a point.
+        out_channels (int): Channels of a merged point.
+        kernel_size (int): Points merged along each axis.
+        stride (int): Distance between merged points.
+        padding (int): Zero padding on each side. Defaults to 0.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride, padding=0):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+
+    def forward(self, x):
+        """Reduce.
+
+        Args:
+            x (Tensor): (B, H, W, in_channels).
+
+        Returns:
+            Tensor: (B, H', W', out_channels).
+        """
+        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def _build_positions(length, device, dtype):
+    # One row or one column has its only position at the start, as i / (H - 1)
+    # would have it for i = 0.
+    return torch.arange(length, device=device, dtype=dtype) / max(length - 1, 1) - 0.5
+
+
+@lru_cache(maxsize=512)
+def _cached_positions(length, device, dtype):
+    # A tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        return _build_positions(length, device, dtype)
+
+
+def append_positions(image):
+    """Append the two position channels of every point to an image.
+
+    Row ``i / (H - 1) - 0.5``, then column ``j / (W - 1) - 0.5`` (the released
+    weights need this form). Each axis is cached per length, device and dtype.
+
+    Args:
+        image (Tensor): (B, C, H, W).
+
+    Returns:
+        Tensor: (B, H, W, C + 2), in the dtype of ``image``.
+    """
+    b, _, h, w = image.shape
+    build = _build_positions if torch.compiler.is_compiling() else _cached_positions
+    # Half precision cannot tell the positions of a large image apart while dividing.
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    rows = build(h, image.device, dtype).to(image.dtype)
+    cols = build(w, image.device, dtype).to(image.dtype)
+    return torch.cat(
+        [
+            image.permute(0, 2, 3, 1),
+            rows[:, None, None].expand(b, h, w, 1),
+            cols[:, None].expand(b, h, w, 1),
+        ],
+        dim=-1,
+    )

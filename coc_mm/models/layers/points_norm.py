@@ -1,0 +1,33 @@
+"""Normalisation of a points-major map."""
+
+import torch.nn.functional as F
+from torch import nn
+
+
+class PointsNorm(nn.GroupNorm):
+    """Group normalisation with one group of a (B, H, W, C) map.
+
+    Mean and variance are taken over all points and channels of an image, scale
+    and offset are per channel, as ``GroupNorm(1, C)`` does on (B, C, H, W).
+
+    Args:
+        num_channels (int): C.
+        eps (float): Added to the variance. Defaults to 1e-5.
+    """
+
+    def __init__(self, num_channels, eps=1e-5):
+        super().__init__(1, num_channels, eps=eps)
+
+    def forward(self, x):
+        """Normalise.
+
+        Args:
+            x (Tensor): (B, H, W, C).
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        # A view: (B, C, H, W) in channels-last memory, which the kernels know.
+        x = x.permute(0, 3, 1, 2)
+        x = F.group_norm(x, 1, self.weight, self.bias, self.eps)
+        return x.permute(0, 2, 3, 1)

@@ -1,0 +1,140 @@
+"""The operator as matrix products, with its own backward pass.
+
+Nothing larger than the points or than (points, centres) is ever alive: a
+cluster's sum is a product with the one-hot assignment weighted by similarity,
+and so is the way back. Any device and dtype.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from coc_mm.ops.context_cluster import regions
+
+EPS = 1e-12  # of torch.nn.functional.normalize
+
+
+def forward(features, values, alpha, beta, rows, cols, denominator):
+    """Cluster, aggregate and dispatch the points of every region.
+
+    Same contract and same results as
+    :func:`coc_mm.ops.context_cluster.reference.forward`.
+
+    Args:
+        features (Tensor): (B, H', W', E, D), padded points, similarity space.
+        values (Tensor): (B, H', W', E, D), padded points, value space.
+        alpha (Tensor): Scale of the similarity, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        rows (Axis): The cut of the height.
+        cols (Axis): The cut of the width.
+        denominator (str): 'similarity' or 'count'.
+
+    Returns:
+        Tensor: (B, H', W', E, D).
+    """
+    x, v = regions.split(features, rows, cols), regions.split(values, rows, cols)
+    b, r, e, n, d = x.shape
+    x, v = x.reshape(-1, n, d), v.reshape(-1, n, d)
+    masks = tuple(
+        None if m is None else m[None, :, None].expand(b, r, e, -1).reshape(b * r * e, -1)
+        for m in (regions.valid_points(rows, cols), regions.unique_centres(rows, cols))
+    )
+    pool = torch.einsum('ryh,cxw->rcyxhw', rows.pool, cols.pool).reshape(r, -1, n)
+    if rows.valid is None and cols.valid is None:
+        pool = pool[:1]  # every region is cut alike
+    pool = (
+        pool[None, :, None].expand(b, r, e, -1, -1).reshape(b * r * e, -1, n)
+        if pool.shape[0] > 1
+        else pool.expand(b * r * e, -1, -1)
+    )
+    if torch.compiler.is_compiling():
+        out = _cluster(x, v, alpha, beta, pool, *masks, denominator)[0]
+    else:
+        out = _Cluster.apply(x, v, alpha, beta, pool, *masks, denominator)
+    return regions.merge(out.reshape(b, r, e, n, d), rows, cols)
+
+
+def _cluster(x, v, alpha, beta, pool, valid, unique, denominator):
+    """Return the output and what the backward pass needs, (G, N, ...) each."""
+    centre = pool @ x
+    value_centre = pool @ v
+    centre = centre / torch.linalg.vector_norm(centre, dim=-1, keepdim=True).clamp_min(EPS)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(EPS)
+    s = (x @ centre.transpose(1, 2)) / norm
+    s = torch.sigmoid(beta + alpha * s)
+    if unique is not None:
+        s = s.masked_fill(~unique[:, None], -1)
+    s, index = s.max(-1, keepdim=True)
+    if valid is not None:
+        s = s * valid[..., None]
+    weight = s.new_zeros(*x.shape[:2], pool.shape[1]).scatter(-1, index, s)  # (G, N, M)
+    total = _total(weight, index, valid, denominator)
+    g = (weight.transpose(1, 2) @ v + value_centre) / total
+    return weight @ g, s, index, g, total
+
+
+def _total(weight, index, valid, denominator):
+    if denominator == 'count':
+        one = torch.ones_like(index, dtype=weight.dtype)
+        if valid is not None:
+            one = one * valid[..., None]
+        weight = torch.zeros_like(weight).scatter(-1, index, one)
+    return weight.sum(1).unsqueeze(-1) + 1
+
+
+class _Cluster(torch.autograd.Function):
+    """The mixer of (G, N, D) points, G = images x regions x heads."""
+
+    @staticmethod
+    def forward(ctx, x, v, alpha, beta, pool, valid, unique, denominator):
+        out, s, index, g, total = _cluster(x, v, alpha, beta, pool, valid, unique, denominator)
+        ctx.save_for_backward(x, v, alpha, pool, s, index, g, total)
+        ctx.denominator = denominator
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, v, alpha, pool, s, index, g, total = ctx.saved_tensors
+        one_hot = s.new_zeros(*x.shape[:2], pool.shape[1])
+        weight = one_hot.scatter(-1, index, s)
+
+        # out = weight @ g
+        grad_g = weight.transpose(1, 2) @ grad
+        # g = (weight' v + value_centre) / total; the gradient of the sum it divides.
+        grad_g = grad_g / total
+        grad_s = grad @ g.transpose(1, 2) + v @ grad_g.transpose(1, 2)
+        if ctx.denominator == 'similarity':
+            grad_s = grad_s - (grad_g * g).sum(-1).unsqueeze(1)
+        grad_s = grad_s.gather(-1, index)
+        grad_v = weight @ grad_g + pool.transpose(1, 2) @ grad_g
+
+        # s = sigmoid(beta + alpha cos); padded points have s = 0 and so no gradient.
+        centre = pool @ x
+        centre_norm = torch.linalg.vector_norm(centre, dim=-1, keepdim=True)
+        unit_centre = centre / centre_norm.clamp_min(EPS)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = norm.clamp_min(EPS).reciprocal()
+        grad_z = grad_s * s * (1 - s)
+        cosine = (x @ unit_centre.transpose(1, 2)).gather(-1, index) * inverse
+        grad_alpha = (grad_z * cosine).sum()
+        grad_beta = grad_z.sum()
+
+        # cos = unit(x) . unit(centre); the length of either does not matter.
+        grad_cos = one_hot.scatter(-1, index, grad_z * alpha * inverse)  # (G, N, M)
+        radial = grad_z * alpha * cosine * inverse.square()
+        grad_x = grad_cos @ unit_centre - x * torch.where(norm > EPS, radial, 0)
+        grad_unit = grad_cos.transpose(1, 2) @ x
+        radial = (grad_unit * unit_centre).sum(-1, keepdim=True)
+        grad_centre = grad_unit - unit_centre * torch.where(centre_norm > EPS, radial, 0)
+        grad_centre = grad_centre / centre_norm.clamp_min(EPS)
+        grad_x = grad_x + pool.transpose(1, 2) @ grad_centre
+        return (
+            grad_x,
+            grad_v,
+            grad_alpha.reshape(alpha.shape),
+            grad_beta.reshape(alpha.shape),
+            None,
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,175 @@
+"""One function for every backend, and what each backend can run."""
+
+import os
+
+import torch
+
+from coc_mm.ops.context_cluster import fused, reference, regions
+
+DENOMINATORS = ('similarity', 'count')
+
+
+def can_run_reference(features, raise_error=False):
+    """Say whether the broadcast formulation runs on these points: always.
+
+    Args:
+        features (Tensor): (B, H, W, E, D).
+        raise_error (bool): Accepted for symmetry. Defaults to False.
+
+    Returns:
+        bool: True.
+    """
+    return True
+
+
+def can_run_fused(features, raise_error=False):
+    """Say whether the lean PyTorch formulation runs on these points: always.
+
+    Args:
+        features (Tensor): (B, H, W, E, D).
+        raise_error (bool): Accepted for symmetry. Defaults to False.
+
+    Returns:
+        bool: True.
+    """
+    return True
+
+
+_BACKENDS = {
+    'fused': (fused.forward, can_run_fused),
+    'reference': (reference.forward, can_run_reference),
+}
+
+
+def context_cluster(
+    features,
+    values,
+    alpha,
+    beta,
+    proposals=(2, 2),
+    folds=(1, 1),
+    denominator='similarity',
+    backend=None,
+):
+    """Cluster the points of a map and exchange values within each cluster.
+
+    The mixer of Context Cluster (`Image as Set of Points
+    <https://arxiv.org/abs/2303.01494>`_, section 3.2) between its projections:
+    per head and region, centres are adaptive averages of the points, each
+    point joins the one centre it is most similar to, the values of a cluster
+    are averaged with their similarities as weights, and sent back to its
+    points with the same weights. See
+    :func:`coc_mm.ops.context_cluster.reference.forward` for the equations and
+    :mod:`coc_mm.ops.context_cluster.regions` for maps that the folds do not
+    divide.
+
+    The similarity and the sums are computed in float32, or in float64 for
+    float64 inputs, also under autocast.
+
+    Args:
+        features (Tensor): (B, H, W, E, D), the points in the similarity space,
+            E heads of D channels. Any strides, B may be 0.
+        values (Tensor): (B, H, W, E, D), the points in the value space, same
+            dtype and device.
+        alpha (Tensor): Scale of the cosine, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+            Defaults to (2, 2).
+        folds (tuple[int, int]): Regions, (rows, columns). An axis shorter than
+            its folds has one region per point. Defaults to (1, 1).
+        denominator (str): What an aggregate is divided by, beside the one of
+            its centre: 'similarity', the sum of similarities in the cluster,
+            or 'count', its number of points, as weights published before
+            June 2023 need. Defaults to 'similarity'.
+        backend (str | None): 'reference', 'fused' or None, which takes
+            the environment variable ``COC_MM_BACKEND`` and then the fastest
+            that can run. Defaults to None.
+
+    Returns:
+        Tensor: (B, H, W, E, D) in the dtype of ``values``.
+
+    Raises:
+        ValueError: For inputs of other shapes, a number that is not positive,
+            an unknown denominator or backend.
+        RuntimeError: When a backend asked for by name cannot run.
+    """
+    _check(features, values, proposals, folds, denominator)
+    forward = _choose(features, backend)
+    dtype = _compute_dtype(features)
+    with torch.autocast(features.device.type, enabled=False):
+        rows, cols = _axes(features, proposals, folds, dtype)
+        out = forward(
+            regions.pad(features.to(dtype), rows, cols),
+            regions.pad(values.to(dtype), rows, cols),
+            alpha.to(dtype),
+            beta.to(dtype),
+            rows,
+            cols,
+            denominator,
+        )
+        return regions.unpad(out, rows, cols).to(values.dtype)
+
+
+def assign_points(features, alpha, beta, proposals=(2, 2), folds=(1, 1)):
+    """Return which centre every point belongs to, and how similar it is.
+
+    Args:
+        features (Tensor): (B, H, W, E, D), as for :func:`context_cluster`.
+        alpha (Tensor): Scale of the cosine, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Each (B, H, W, E): the centre within the
+        region, row-major, int64; the region, row-major, int64; the similarity,
+        float32 or float64.
+    """
+    _check(features, features, proposals, folds, 'similarity')
+    dtype = _compute_dtype(features)
+    with torch.autocast(features.device.type, enabled=False):
+        rows, cols = _axes(features, proposals, folds, dtype)
+        x = regions.split(regions.pad(features.to(dtype), rows, cols), rows, cols)
+        s, index = reference.similarity(x, alpha.to(dtype), beta.to(dtype), rows, cols).max(-2)
+        region = torch.arange(x.shape[1], device=x.device)[:, None, None].expand_as(index)
+        index, region, s = (
+            regions.unpad(regions.merge(t.unsqueeze(-1), rows, cols), rows, cols).squeeze(-1)
+            for t in (index, region, s)
+        )
+    return index, region, s
+
+
+def _compute_dtype(x):
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _axes(x, proposals, folds, dtype):
+    return tuple(
+        regions.axis(x.shape[1 + i], folds[i], proposals[i], x.device, dtype) for i in range(2)
+    )
+
+
+def _choose(features, backend):
+    backend = backend or os.environ.get('COC_MM_BACKEND') or None
+    if backend is None:
+        return next(forward for forward, can_run in _BACKENDS.values() if can_run(features))
+    if backend not in _BACKENDS:
+        raise ValueError(f'unknown backend {backend!r}: choose one of {sorted(_BACKENDS)}')
+    forward, can_run = _BACKENDS[backend]
+    can_run(features, raise_error=True)
+    return forward
+
+
+def _check(features, values, proposals, folds, denominator):
+    if features.dim() != 5 or features.shape != values.shape:
+        raise ValueError(
+            'features and values must both be (B, H, W, heads, channels), got '
+            f'{tuple(features.shape)} and {tuple(values.shape)}'
+        )
+    if 0 in features.shape[1:]:
+        raise ValueError(f'a map without points or channels: {tuple(features.shape)}')
+    for name, pair in (('proposals', proposals), ('folds', folds)):
+        if len(pair) != 2 or min(pair) < 1:
+            raise ValueError(f'{name} must be two positive numbers (rows, columns), got {pair}')
+    if denominator not in DENOMINATORS:
+        raise ValueError(f'unknown denominator {denominator!r}: choose one of {DENOMINATORS}')
