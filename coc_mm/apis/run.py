@@ -1,0 +1,236 @@
+"""Train and test from a config: what ``tools/train.py`` and ``tools/test.py`` run."""
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from coc_mm.apis.amp import cpu_amp_config
+from coc_mm.apis.bad_files import naming_bad_files
+from coc_mm.apis.cli import parse_test, parse_train
+from coc_mm.apis.config import load_config, merge_test_args, merge_train_args
+from coc_mm.apis.errors import UserError, explain
+from coc_mm.apis.weights import (
+    build_model,
+    check_pretrained,
+    check_weights,
+    drop_missing_pretrained,
+    is_local,
+    pretrained_files,
+    say,
+)
+from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
+
+__all__ = ['build_runner', 'leaving_nothing_behind', 'run_test', 'run_train']
+
+
+@contextmanager
+def leaving_nothing_behind(work_dir: str, config_path: str) -> Iterator[None]:
+    """Take back what a run wrote if a user's mistake ends it before any checkpoint.
+
+    Args:
+        work_dir (str): Folder of the run; it need not exist.
+        config_path (str): The config, a copy of which the run writes there.
+    """
+    folder = Path(work_dir)
+    missing = [path for path in [folder, *folder.parents] if not path.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    dump = folder / Path(config_path).name
+    dumped = dump.read_bytes() if dump.is_file() else None
+    try:
+        yield
+    except Exception as error:
+        if explain(error) is None or int(os.environ.get('RANK', 0)) != 0 or not folder.is_dir():
+            raise
+        new = [path for path in folder.iterdir() if path not in before]
+        if any(path.suffix == '.pth' for path in new):
+            raise
+        for path in new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if dumped is not None:
+            dump.write_bytes(dumped)
+        for path in missing:  # innermost first
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+def _check_launcher(launcher: str) -> None:
+    needed = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+    variable = needed.get(launcher)
+    if variable is None:
+        return
+    if variable not in os.environ:
+        program = {'pytorch': 'torchrun', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
+        raise UserError(
+            f'--launcher {launcher}: the variable {variable} is not set; start the tool with '
+            f'{program}, or leave --launcher out for one process.'
+        )
+    if not torch.cuda.is_available() and get_device() == 'cpu':
+        raise UserError(
+            f'--launcher {launcher}: mmengine runs several processes on accelerators only and '
+            'none is available here; leave --launcher out to run on the CPU.'
+        )
+
+
+def _settle_amp(config: Config) -> None:
+    """Use bfloat16 autocast where there is no accelerator."""
+    optim_wrapper = config.get('optim_wrapper')
+    if get_device() == 'cpu' and (optim_wrapper or {}).get('type') == 'AmpOptimWrapper':
+        cpu_amp_config(optim_wrapper)
+        say('mixed precision: no accelerator here, so bfloat16 on the CPU without loss scaling.')
+
+
+def _latest_checkpoint(work_dir: str) -> str | None:
+    """Find what to resume in a work dir, also one that was moved."""
+    record = os.path.join(work_dir, 'last_checkpoint')
+    latest = find_latest_checkpoint(work_dir) if os.path.isfile(record) else None
+    if latest is None or os.path.exists(latest):
+        return latest
+    moved = os.path.join(work_dir, os.path.basename(latest))
+    if os.path.exists(moved):
+        return moved
+    raise UserError(
+        f'--resume: {record} names {latest}, which does not exist; '
+        f'name another checkpoint with --resume PATH, or remove {record} to start anew.'
+    )
+
+
+def _settle_resume(config: Config, args: argparse.Namespace) -> None:
+    """Decide what is resumed, now that the work dir is final."""
+    if not config.get('resume'):
+        return
+    named_last = 'load_from' in (args.cfg_options or {})
+    automatic = config.get('load_from') is None or (args.resume == 'auto' and not named_last)
+    if not automatic:
+        return
+    latest = _latest_checkpoint(config.work_dir)
+    if latest is None:
+        say(f'resume: no checkpoint in {config.work_dir}, so training starts anew.')
+        config.resume = False
+    else:
+        say(f'resume: continuing from {latest}.')
+        config.load_from = latest
+
+
+def _check_start(config: Config) -> None:
+    """Check every local checkpoint that a training starts from, before it starts."""
+    resume, start = config.get('resume'), config.get('load_from')
+    if resume:
+        drop_missing_pretrained(config)
+    pretrained = pretrained_files(config)
+    checkpoint = load_checkpoint_safely(start) if start and is_local(start) else None
+    if checkpoint is None and not pretrained:
+        return
+    if checkpoint is not None and resume:
+        lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+        if lacking:
+            raise UserError(
+                f'checkpoint {start} cannot be resumed: it has no {lacking[0]}, only weights.\n'
+                f'To start from its weights: --cfg-options load_from={start}'
+            )
+    model = build_model(config)
+    check_pretrained(model, pretrained)
+    if checkpoint is not None:
+        check_weights(model, checkpoint, start, strict=bool(resume))
+
+
+def build_runner(config: Config) -> Runner:
+    """Build the runner that a config asks for.
+
+    Args:
+        config (Config): Merged; ``runner_type`` names another runner than the default.
+
+    Returns:
+        Runner: mmengine's, or e.g. a ``FlexibleRunner`` with its strategy.
+    """
+    if 'runner_type' not in config:
+        return Runner.from_cfg(config)
+    from mmengine.registry import RUNNERS, DefaultScope
+
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return RUNNERS.build(config)
+
+
+def _prepare_libraries(config: Config) -> None:
+    use_safe_loading()
+    if config.default_scope == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+        setup_cache_size_limit_of_dynamo()
+
+
+def run_train(argv: Sequence[str] | None = None) -> None:
+    """Train what a config describes, as ``tools/train.py`` does.
+
+    Args:
+        argv (Sequence[str], optional): Arguments; those of the process if None.
+
+    Raises:
+        UserError: The arguments, the config or the data cannot be used.
+    """
+    args = parse_train(argv)
+    config = merge_train_args(load_config(args.config, args.cfg_options), args)
+    _check_launcher(config.launcher)
+    _prepare_libraries(config)
+    _settle_amp(config)
+    _settle_resume(config, args)
+    with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
+        _check_start(config)
+        build_runner(config).train()
+
+
+def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Test a checkpoint on what a config describes, as ``tools/test.py`` does.
+
+    Args:
+        argv (Sequence[str], optional): Arguments; those of the process if None.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        UserError: The arguments, the config, the checkpoint or the data cannot be used.
+    """
+    args = parse_test(argv)
+    config = merge_test_args(load_config(args.config, args.cfg_options), args)
+    _check_launcher(config.launcher)
+    _prepare_libraries(config)
+    with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
+        start = config.load_from
+        if is_local(start):
+            checkpoint = load_checkpoint_safely(start)
+            check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
+            del checkpoint
+        runner = build_runner(config)
+        if args.out and config.default_scope != 'mmseg':
+            runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
+        return runner.test()
+
+
+def _without_tta(config: Config) -> Config:
+    """Give the config of the model itself, the one that checkpoints are of."""
+    module = config.model.get('module')
+    if module is None:
+        return config
+    inner = Config(dict(model=module, default_scope=config.default_scope))
+    if config.get('data_preprocessor') is not None:
+        inner.data_preprocessor = config.data_preprocessor
+    return inner
+
+
+def _dump_metric(scope: str, out: str):
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+
+        return DumpDetResults(out_file_path=out)
+    from mmengine.evaluator import DumpResults
+
+    return DumpResults(out_file_path=out)

@@ -1,0 +1,277 @@
+"""Read checkpoints of unknown origin without running what is pickled in them.
+
+A checkpoint is a pickle, and a pickle can call any function. PyTorch's
+``weights_only`` reader builds tensors and plain containers alone, which is too
+narrow for mmengine's own files: these hold the log history of the run. Its
+loader therefore falls back to an unrestricted load. Here the reader gets the few
+harmless names that such files need, and nothing else is ever loaded.
+"""
+
+import argparse
+import collections
+import contextlib
+import os
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+
+__all__ = ['CheckpointError', 'load_checkpoint_safely', 'state_dict_of', 'use_safe_loading']
+
+_ZIP_MAGIC = b'PK\x03\x04'
+_PICKLE_MAGIC = b'\x80'
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as a checkpoint; the text names file and reason."""
+
+
+def _history_attribute(owner: type, name: str) -> Any:
+    """Stand in for ``getattr``, by which methods of HistoryBuffer are pickled."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r}) was')
+    return getattr(owner, name)
+
+
+def _under_name(function, module: str, name: str):
+    """Wrap a function so that the reader knows it by another full name.
+
+    Pairs of object and name, the reader's own way to do this, came after torch 2.4.
+    """
+
+    def alias(*args):
+        return function(*args)
+
+    alias.__module__, alias.__name__, alias.__qualname__ = module, name, name
+    return alias
+
+
+def _allowed_names() -> list:
+    """Collect what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors."""
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    allowed = [
+        HistoryBuffer,  # Runner checkpoints: message_hub
+        _under_name(_history_attribute, 'builtins', 'getattr'),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdgUSO'},
+        argparse.Namespace,  # timm: the options of the training script
+        collections.defaultdict,
+        pathlib.PosixPath,
+        pathlib.PurePosixPath,
+    ]
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1.x, 2.x
+        allowed += [
+            _under_name(multiarray._reconstruct, module, '_reconstruct'),
+            _under_name(multiarray.scalar, module, 'scalar'),
+        ]
+    return allowed
+
+
+@contextlib.contextmanager
+def _only_allowed_names() -> Iterator[None]:
+    """Allow our names and no others for the duration of a load."""
+    serialization = torch.serialization
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    serialization.add_safe_globals(_allowed_names())
+    try:
+        yield
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)
+
+
+def _check_outside(path: str) -> None:
+    """Refuse what can be told from the size and the first bytes of a file."""
+    if os.path.isdir(path):
+        raise CheckpointError(f'checkpoint {path} is a folder; name the .pth file in it.')
+    if not os.path.exists(path):
+        raise CheckpointError(
+            f'checkpoint {path} does not exist; check the path '
+            '(training writes epoch_N.pth or iter_N.pth into its work dir).'
+        )
+    size = os.path.getsize(path)
+    if size == 0:
+        raise CheckpointError(f'checkpoint {path} is empty (0 bytes); copy or download it again.')
+    with open(path, 'rb') as file:
+        head = file.read(512)
+    text = head.lstrip().lower()
+    if text.startswith((b'<!doctype', b'<html', b'<?xml')):
+        raise CheckpointError(
+            f'checkpoint {path} is a web page, not a checkpoint: the download got a login or '
+            'error page. Fetch the file itself.'
+        )
+    if text.startswith(b'version https://git-lfs'):
+        raise CheckpointError(f'checkpoint {path} is a Git LFS pointer; run "git lfs pull".')
+    if head.startswith(_ZIP_MAGIC):
+        _check_zip(path, size)
+    elif not head.startswith(_PICKLE_MAGIC):
+        raise CheckpointError(
+            f'{path} is not a PyTorch checkpoint (it starts with {head[:12]!r}); '
+            'name a .pth file written by torch.save.'
+        )
+
+
+def _check_zip(path: str, size: int) -> None:
+    """Refuse archives that are cut off or not written by ``torch.save``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or damaged ({size} bytes); copy or download it again.'
+        ) from None
+    if not any(name.endswith('/data.pkl') for name in names):
+        listed = ', '.join(names[:3]) or 'nothing'
+        raise CheckpointError(
+            f'{path} is a zip archive without a PyTorch checkpoint in it (it holds {listed}); '
+            'name a .pth file, unpack the archive if it is inside.'
+        )
+    if any(name.endswith('/constants.pkl') for name in names):
+        raise CheckpointError(
+            f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
+        )
+
+
+def _load_safetensors(path: str) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f'reading {path} needs the package safetensors: pip install safetensors'
+        ) from None
+    if not os.path.isfile(path):
+        raise CheckpointError(f'checkpoint {path} does not exist; check the path.')
+    try:
+        return {'state_dict': load_file(path)}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or no safetensors file ({error}).'
+        ) from None
+
+
+def load_checkpoint_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Load a checkpoint file, building only tensors, containers and plain records.
+
+    Read are the files of ``torch.save`` (both formats), of mmengine's Runner, of
+    mmcv 1.x and of timm, and ``.safetensors`` where that package is installed.
+    Objects of any other type are refused by name, and nothing of theirs is run.
+
+    Args:
+        path (str | os.PathLike): A local file.
+        map_location: Where tensors go, as in :func:`torch.load`. Defaults to ``'cpu'``.
+
+    Returns:
+        dict: What the file holds; ``{'state_dict': ...}`` for ``.safetensors``.
+
+    Raises:
+        CheckpointError: The file is missing, empty, truncated, not a checkpoint, or
+            holds something that is not data.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if path.endswith('.safetensors'):
+        return _load_safetensors(path)
+    _check_outside(path)
+    try:
+        with _only_allowed_names():
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, str(error))) from None
+    except (RuntimeError, EOFError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        if 'out of memory' in str(error) or 'deserialize object on' in str(error):
+            raise
+        reason = str(error).split('\n')[0][:200]
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or damaged ({reason or type(error).__name__}); '
+            'copy or download it again.'
+        ) from None
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
+        )
+    return checkpoint
+
+
+def _refusal(path: str, reason: str) -> str:
+    """Say why the restricted reader stopped."""
+    named = re.search(r'GLOBAL (.+?) (?:whose module|was)', reason)
+    if named:
+        return (
+            f'checkpoint {path} is refused: it holds {named[1]}, which is code and not weights '
+            '(nothing of it was run). Ask its author for a file with the state_dict alone.'
+        )
+    if 'reduce for unrecognized' in reason or 'Can only' in reason:
+        return f'checkpoint {path} is refused: it holds objects other than weights ({reason[:160]})'
+    return (
+        f'{path} is not a PyTorch checkpoint, or damaged; name a .pth file written by torch.save.'
+    )
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], path: str = 'the checkpoint') -> dict[str, Any]:
+    """Take the weights out of a checkpoint as mmengine does.
+
+    Args:
+        checkpoint (Mapping): What :func:`load_checkpoint_safely` returned.
+        path (str): Name of the file, for the message.
+
+    Returns:
+        dict[str, torch.Tensor]: The entry ``state_dict``, or the checkpoint itself,
+        without the prefix ``module.`` of a wrapped model.
+
+    Raises:
+        CheckpointError: There are no tensors in it.
+    """
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state_dict, Mapping):
+        state_dict = {}
+    weights = {
+        re.sub(r'^module\.', '', str(key)): value
+        for key, value in state_dict.items()
+        if isinstance(value, torch.Tensor)
+    }
+    if not weights:
+        keys = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
+        raise CheckpointError(
+            f'{path} holds no weights under "state_dict" or at its top (it holds {keys}).'
+        )
+    return weights
+
+
+def load_from_local_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Read a local file for mmengine, which logs the function's name after 'load_from_'."""
+    return load_checkpoint_safely(filename, map_location)
+
+
+def load_from_http_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Download once into torch's hub cache, then read like any other file."""
+    from mmengine.dist import barrier, is_main_process
+
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    target = os.path.join(folder, os.path.basename(filename.split('?')[0]))
+    for turn in (is_main_process(), True):  # one process first, then those on other nodes
+        if turn and not os.path.exists(target):
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(filename, target)
+        barrier()
+    return load_checkpoint_safely(target, map_location)
+
+
+def use_safe_loading() -> None:
+    """Let mmengine read local files and downloads by :func:`load_checkpoint_safely`.
+
+    For the process: after it, ``Runner``, ``init_cfg=dict(type='Pretrained')`` and
+    the inference functions of the task libraries load no wider than this module.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    register = CheckpointLoader.register_scheme
+    register(prefixes='', loader=load_from_local_safely, force=True)
+    register(prefixes=['http://', 'https://'], loader=load_from_http_safely, force=True)
