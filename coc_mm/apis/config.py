@@ -340,6 +340,11 @@ def _set_drawing(config: Config, args: argparse.Namespace) -> None:
             f"Add default_hooks = dict(visualization=dict(type='{kind}'))."
         )
     if config.default_scope == 'mmpretrain':
+        if args.tta:
+            raise UserError(
+                '--tta with --show or --show-dir: the hook of mmpretrain draws single images, not '
+                'their augmented versions; leave one of them out.'
+            )
         hook.update(enable=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir)
         return
     hook.draw = True
