@@ -1,0 +1,357 @@
+"""From a model and images to the clusters its points form.
+
+The clusters are read while the model runs, by hooks that only look: what the
+model computes stays the same to the last bit. A hook serves the thread that set
+it and no other, so several threads may look into one model at once.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from numbers import Integral
+
+import torch
+from torch import nn
+
+from coc_mm.models.backbones import ContextCluster
+from coc_mm.ops.context_cluster import assign_points, regions
+
+__all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'record_clusters']
+
+
+@dataclass(frozen=True)
+class ClusterMaps:
+    """The clusters of one block, for B images and E heads.
+
+    Positions are relative to what the network was given: 0 is the top or left edge
+    of its input, 1 the bottom or right edge, padding included. As feature maps
+    usually are, the map is taken to be stretched over that input.
+
+    Attributes:
+        stage (int): Stage of the block, 0-3.
+        block (int): Number of the block within the stage, not negative.
+        heads (tuple[int, ...]): Numbers of the E heads that were asked for.
+        assignment (Tensor): (B, E, H, W) int64, the cluster of every point;
+            ``region * centres_per_region + center_index``, regions row-major.
+        center_index (Tensor): (B, E, H, W) int64, the point's centre within its
+            region, row-major over the proposals.
+        similarity (Tensor): (B, E, H, W), of the point to that centre,
+            ``sigmoid(beta + alpha * cos)``, in (0, 1); float32, or float64 for a
+            float64 model.
+        center_positions (Tensor): (clusters, 2), row and column of every centre:
+            the middle of the points that it averages. Indexed by cluster.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns); at most one per point.
+        input_size (tuple[int, int]): Height and width of the network's input.
+    """
+
+    stage: int
+    block: int
+    heads: tuple[int, ...]
+    assignment: torch.Tensor
+    center_index: torch.Tensor
+    similarity: torch.Tensor
+    center_positions: torch.Tensor
+    proposals: tuple[int, int]
+    folds: tuple[int, int]
+    input_size: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the map, in points."""
+        return tuple(self.assignment.shape[-2:])
+
+    @property
+    def centers_per_region(self) -> int:
+        """Centres of a region, M."""
+        return self.proposals[0] * self.proposals[1]
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters of an image and head, empty ones included."""
+        return self.folds[0] * self.folds[1] * self.centers_per_region
+
+    @property
+    def region_edges(self) -> tuple[list[int], list[int]]:
+        """Where regions begin, in points, rows then columns; the map's end included."""
+        return tuple(_edges(self.size[i], self.folds[i]) for i in range(2))
+
+    @property
+    def region(self) -> torch.Tensor:
+        """(B, E, H, W) int64, the region of every point, row-major."""
+        return self.assignment // self.centers_per_region
+
+    def index_of_head(self, head: int) -> int:
+        """Return the place of a head on the axis E.
+
+        Args:
+            head (int): Number of the head in the model.
+
+        Returns:
+            int: Its place in :attr:`heads`.
+
+        Raises:
+            ValueError: The maps do not hold that head.
+        """
+        if head not in self.heads:
+            held = ', '.join(map(str, self.heads))
+            raise ValueError(f'these maps hold no head {head}; they hold {held}')
+        return self.heads.index(head)
+
+    def point_at(self, row: float, column: float) -> tuple[int, int]:
+        """Return the point that covers a position.
+
+        Args:
+            row (float): From 0 at the top to 1 at the bottom of the input.
+            column (float): From 0 at the left to 1 at the right.
+
+        Returns:
+            tuple[int, int]: Row and column of the point; the nearest one for a
+            position outside.
+        """
+        at = zip((row, column), self.size, strict=True)
+        return tuple(min(max(int(position * n), 0), n - 1) for position, n in at)
+
+    def to(self, device) -> 'ClusterMaps':
+        """Return the maps with their tensors on another device.
+
+        Args:
+            device (str | torch.device): Where to.
+
+        Returns:
+            ClusterMaps: New maps.
+        """
+        names = ('assignment', 'center_index', 'similarity', 'center_positions')
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def _edges(length: int, folds: int) -> list[int]:
+    return [i * length // folds for i in range(folds + 1)]
+
+
+def _center_positions(size, proposals, folds):
+    """(clusters, 2): the middles of the windows that centres average."""
+    axes = []
+    for length, n, f in zip(size, proposals, folds, strict=True):
+        cut = regions.axis(length, f, n, torch.device('cpu'), torch.float64)
+        start = torch.tensor(_edges(length, f)[:-1], dtype=torch.float64)
+        middle = cut.pool @ (torch.arange(cut.size, dtype=torch.float64) + 0.5)
+        axes.append((start[:, None] + middle) / length)  # (folds, proposals)
+    rows, cols = axes
+    grid = torch.broadcast_tensors(rows[:, None, :, None], cols[None, :, None, :])
+    return torch.stack(grid, dim=-1).reshape(-1, 2)
+
+
+@dataclass
+class ClusterRecord:
+    """What :func:`record_clusters` saw of the last pass through the backbone.
+
+    Attributes:
+        maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), in order.
+        passes (int): How often the backbone ran while recording; several times for
+            sliding windows or test-time augmentation.
+    """
+
+    maps: dict[tuple[int, int], ClusterMaps]
+    passes: int = 0
+
+
+def find_backbone(model: nn.Module) -> ContextCluster:
+    """Find the ContextCluster backbone of a model.
+
+    Args:
+        model (nn.Module): A classifier, detector, segmentor, any wrapper of one, or
+            the backbone itself.
+
+    Returns:
+        ContextCluster: The backbone.
+
+    Raises:
+        ValueError: The model holds none, or several.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, ContextCluster)}
+    if not found:
+        raise ValueError(f'{type(model).__name__} holds no ContextCluster backbone')
+    if len(found) > 1:
+        raise ValueError(
+            f'{type(model).__name__} holds several ContextCluster backbones ({", ".join(found)}); '
+            'give one of them instead of the model'
+        )
+    return next(iter(found.values()))
+
+
+def _number(name: str, value, count: int, where: str, negative: bool = False) -> int:
+    """Check the number of a stage, block or head; return it counted from the start."""
+    first = -count if negative else 0
+    if not isinstance(value, Integral) or isinstance(value, bool) or not first <= value < count:
+        valid = f'0 to {count - 1}' if count > 1 else 'only 0'
+        from_end = f' (or {first} to -1, from the end)' if negative else ''
+        raise ValueError(f'{name} {value!r} is out of range: {where} has {name}s {valid}{from_end}')
+    return int(value) % count
+
+
+def _select(backbone, stage, block, head) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Return the heads to record of each (stage, block), checked.
+
+    Of all stages, those are taken that have the block and the head; where none has
+    them, the message tells what there is.
+    """
+    depths = [len(s.blocks) for s in backbone.stages]
+    widths = [s.blocks[0].mixer.num_heads for s in backbone.stages]
+    stages = list(range(len(depths)))
+    if stage is not None:
+        stages = [_number('stage', stage, len(depths), 'the backbone')]
+    selected, refusals = {}, []
+    for s in stages:
+        blocks, heads = range(depths[s]), tuple(range(widths[s]))
+        try:
+            if block is not None:
+                blocks = [_number('block', block, depths[s], f'stage {s}', negative=True)]
+            if head is not None:
+                heads = (_number('head', head, widths[s], f'stage {s}'),)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            selected.update(((s, b), heads) for b in blocks)
+    if not selected:
+        raise ValueError('; '.join(refusals))
+    return selected
+
+
+def _read(mixer, points, stage, block, heads, input_size) -> ClusterMaps:
+    """Assign the points that enter a mixer."""
+    with torch.no_grad():
+        features, _ = mixer.project(points)
+        features = features[..., list(heads), :]
+        center, region, similarity = (
+            t.permute(0, 3, 1, 2).contiguous()
+            for t in assign_points(
+                features, mixer.sim_alpha, mixer.sim_beta, mixer.proposals, mixer.folds
+            )
+        )
+    size = tuple(points.shape[1:3])
+    folds = tuple(min(f, n) for f, n in zip(mixer.folds, size, strict=True))
+    proposals = tuple(mixer.proposals)
+    return ClusterMaps(
+        stage=stage,
+        block=block,
+        heads=heads,
+        assignment=region * (proposals[0] * proposals[1]) + center,
+        center_index=center,
+        similarity=similarity,
+        center_positions=_center_positions(size, proposals, folds).to(similarity),
+        proposals=proposals,
+        folds=folds,
+        input_size=input_size,
+    )
+
+
+@contextmanager
+def record_clusters(model, stage=None, block=None, head=None) -> Iterator[ClusterRecord]:
+    """Record the clusters of whatever the model computes in this thread.
+
+    For the passes that a library makes itself, such as ``model.test_step`` or an
+    inferencer; for images at hand there is :func:`cluster_maps`. Outputs, weights
+    and random numbers stay as they are without it. Passes made by other threads
+    are not recorded, and do not disturb. A model that was compiled must be run
+    uncompiled: compiled code may pass by the hooks.
+
+    Args:
+        model (nn.Module): As for :func:`find_backbone`.
+        stage (int | None): 0-3; None records all. Defaults to None.
+        block (int | None): Block of the stage, from 0, or negative from the end;
+            None records all. Defaults to None.
+        head (int | None): Head of the block, from 0; None records all. Defaults to
+            None.
+
+    Yields:
+        ClusterRecord: Filled by each pass through the backbone; a later pass
+        replaces the maps of an earlier one.
+
+    Raises:
+        ValueError: A number out of range, with the valid ones, or no backbone.
+
+    Example:
+        >>> with record_clusters(model, stage=3, block=-1) as record:
+        ...     result = model.test_step(batch)
+        >>> record.maps[3, 1].assignment.shape
+    """
+    backbone = find_backbone(model)
+    selected = _select(backbone, stage, block, head)
+    owner = threading.get_ident()
+    record = ClusterRecord({})
+    size = [None]
+
+    def begin(module, args):
+        if threading.get_ident() == owner:
+            record.passes += 1
+            size[0] = tuple(args[0].shape[1:3])  # points are pixels here
+
+    def look(stage, block, heads):
+        def hook(mixer, args):
+            if threading.get_ident() == owner:
+                maps = _read(mixer, args[0], stage, block, heads, size[0])
+                record.maps[stage, block] = maps
+
+        return hook
+
+    handles = [backbone.patch_embed.register_forward_pre_hook(begin)]
+    try:
+        for (s, b), heads in selected.items():
+            mixer = backbone.stages[s].blocks[b].mixer
+            handles.append(mixer.register_forward_pre_hook(look(s, b, heads)))
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cluster_maps(model, images, stage=None, block=None, head=None):
+    """Compute which cluster every point of images belongs to.
+
+    Only the backbone runs, once, without gradients, in the mode that it is in (a
+    model in training mode draws its dropout), on its own device.
+
+    Args:
+        model (nn.Module): A ContextCluster backbone, or a model with one inside:
+            classifier, detector, segmentor, or a wrapper of these.
+        images (Tensor): (B, C, H, W) or (C, H, W), floating, as the backbone takes
+            them: normalised, its channels in the order of its training (what
+            ``model.data_preprocessor`` returns as ``inputs``). Any size of at least
+            32 x 32.
+        stage (int | None): Stage, 0-3. None: all that have the block and the head,
+            in the same pass. Defaults to None.
+        block (int | None): Block of the stage, from 0, or negative from the end.
+            None: all. Defaults to None.
+        head (int | None): Head of the block, from 0. None: all. Defaults to None.
+
+    Returns:
+        ClusterMaps | dict[tuple[int, int], ClusterMaps]: The maps of the block if
+        both stage and block are numbers; otherwise all asked for by (stage, block).
+
+    Raises:
+        TypeError: Images that are not a floating tensor.
+        ValueError: A number out of range, with the valid ones; a model without a
+            ContextCluster or with several; images of another shape.
+
+    Example:
+        >>> maps = cluster_maps(model, images, stage=2, block=-1)
+        >>> maps.assignment.shape  # (B, E, H / 16, W / 16)
+    """
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise TypeError(
+            f'images must be a floating tensor, normalised as the backbone takes it; got {got}'
+        )
+    backbone = find_backbone(model)
+    if images.dim() == 3:
+        images = images[None]
+    weight = backbone.patch_embed.proj.weight
+    images = images.to(weight.device, weight.dtype)
+    with record_clusters(backbone, stage, block, head) as record, torch.no_grad():
+        # Not backbone(images): hooks of others and compiled code stay out of it.
+        backbone.forward(images)
+    if isinstance(stage, Integral) and isinstance(block, Integral):
+        return next(iter(record.maps.values()))
+    return record.maps
