@@ -180,6 +180,10 @@ class ContextCluster(BaseModule):
             )
         if not (isinstance(in_channels, Integral) and in_channels >= 1):
             raise ValueError(f'in_channels must be a positive number, got {in_channels!r}')
+        if layer_scale_init_value < 0:
+            raise ValueError(
+                f'layer_scale_init_value must not be negative, got {layer_scale_init_value!r}'
+            )
         for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
             if not 0 <= rate < 1:
                 raise ValueError(f'{name} must be at least 0 and below 1, got {rate!r}')
@@ -368,13 +372,17 @@ class ContextCluster(BaseModule):
     def _per_stage(cls, name, value):
         """Return one (rows, columns) pair per stage."""
 
-        def pair(v):
-            v = (v, v) if isinstance(v, Integral) else tuple(v)
-            if len(v) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in v):
+        def pair(given):
+            v = (given, given) if isinstance(given, Integral) else given
+            if not (
+                isinstance(v, Sequence)
+                and len(v) == 2
+                and all(isinstance(n, Integral) and n >= 1 for n in v)
+            ):
                 raise ValueError(
-                    f'{name}: {v!r} is not a positive number or a pair (rows, columns) of them'
+                    f'{name}: {given!r} is not a positive number or a pair (rows, columns) of them'
                 )
-            return v
+            return tuple(v)
 
         if isinstance(value, Integral):
             return (pair(value),) * cls.num_stages

@@ -6,7 +6,6 @@ and so is the way back. Any device and dtype.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from coc_mm.ops.context_cluster import regions
 
@@ -33,24 +32,35 @@ def forward(features, values, alpha, beta, rows, cols, denominator):
     """
     x, v = regions.split(features, rows, cols), regions.split(values, rows, cols)
     b, r, e, n, d = x.shape
-    x, v = x.reshape(-1, n, d), v.reshape(-1, n, d)
-    masks = tuple(
-        None if m is None else m[None, :, None].expand(b, r, e, -1).reshape(b * r * e, -1)
-        for m in (regions.valid_points(rows, cols), regions.unique_centres(rows, cols))
-    )
-    pool = torch.einsum('ryh,cxw->rcyxhw', rows.pool, cols.pool).reshape(r, -1, n)
-    if rows.valid is None and cols.valid is None:
-        pool = pool[:1]  # every region is cut alike
-    pool = (
-        pool[None, :, None].expand(b, r, e, -1, -1).reshape(b * r * e, -1, n)
-        if pool.shape[0] > 1
-        else pool.expand(b * r * e, -1, -1)
-    )
-    if torch.compiler.is_compiling():
-        out = _cluster(x, v, alpha, beta, pool, *masks, denominator)[0]
+    x, v = x.reshape(b * r * e, n, d), v.reshape(b * r * e, n, d)
+    # Where the folds divide the map every region is cut alike.
+    even = rows.valid is None and cols.valid is None
+    pool = _pool_weights(rows, cols, even)
+    valid, unique = regions.valid_points(rows, cols), regions.unique_centres(rows, cols)
+    if even:
+        unique = None if unique is None else unique[:1]
+        pool = pool.expand(b * r * e, -1, -1)
     else:
-        out = _Cluster.apply(x, v, alpha, beta, pool, *masks, denominator)
+        pool, valid, unique = (
+            None if t is None else _per_group(t, b, r, e) for t in (pool, valid, unique)
+        )
+    if torch.compiler.is_compiling():
+        out = _cluster(x, v, alpha, beta, pool, valid, unique, denominator)[0]
+    else:
+        out = _Cluster.apply(x, v, alpha, beta, pool, valid, unique, denominator)
     return regions.merge(out.reshape(b, r, e, n, d), rows, cols)
+
+
+def _pool_weights(rows, cols, even):
+    of_rows, of_cols = (rows.pool[:1], cols.pool[:1]) if even else (rows.pool, cols.pool)
+    pool = of_rows[:, None, :, None, :, None] * of_cols[None, :, None, :, None, :]
+    f, g, p, q, h, w = pool.shape
+    return pool.reshape(f * g, p * q, h * w)
+
+
+def _per_group(x, b, r, e):
+    shape = x.shape[1:]
+    return x[None, :, None].expand(b, r, e, *shape).reshape(b * r * e, *shape)
 
 
 def _cluster(x, v, alpha, beta, pool, valid, unique, denominator):
@@ -87,14 +97,19 @@ class _Cluster(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, v, alpha, beta, pool, valid, unique, denominator):
         out, s, index, g, total = _cluster(x, v, alpha, beta, pool, valid, unique, denominator)
-        ctx.save_for_backward(x, v, alpha, pool, s, index, g, total)
+        ctx.save_for_backward(x, v, alpha, beta, pool, valid, unique, s, index, g, total)
         ctx.denominator = denominator
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        x, v, alpha, pool, s, index, g, total = ctx.saved_tensors
+        x, v, alpha, beta, pool, valid, unique, s, index, g, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the gradient of this gradient is wanted
+            out = _cluster(x, v, alpha, beta, pool, valid, unique, ctx.denominator)[0]
+            inputs = [t for t in (x, v, alpha, beta) if t.requires_grad]
+            grads = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+            grads = [next(grads) if t.requires_grad else None for t in (x, v, alpha, beta)]
+            return (*grads, None, None, None, None)
         one_hot = s.new_zeros(*x.shape[:2], pool.shape[1])
         weight = one_hot.scatter(-1, index, s)
 

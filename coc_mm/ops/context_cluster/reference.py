@@ -48,13 +48,14 @@ def pool(x, rows, cols):
     """
     b, _, e, _, d = x.shape
     proposals = rows.pool.shape[1], cols.pool.shape[1]
+    r, m = rows.folds * cols.folds, proposals[0] * proposals[1]
     if rows.valid is None and cols.valid is None:
-        x = x.reshape(-1, rows.size, cols.size, d).permute(0, 3, 1, 2)
+        x = x.reshape(b * r * e, rows.size, cols.size, d).permute(0, 3, 1, 2)
         x = F.adaptive_avg_pool2d(x, proposals).flatten(2).transpose(1, 2)
-        return x.reshape(b, rows.folds * cols.folds, e, -1, d)
+        return x.reshape(b, r, e, m, d)
     x = x.reshape(b, rows.folds, cols.folds, e, rows.size, cols.size, d)
     x = torch.einsum('ryh,cxw,brcehwd->brceyxd', rows.pool, cols.pool, x)
-    return x.reshape(b, rows.folds * cols.folds, e, -1, d)
+    return x.reshape(b, r, e, m, d)
 
 
 def forward(features, values, alpha, beta, rows, cols, denominator):

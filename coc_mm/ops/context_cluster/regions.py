@@ -138,7 +138,7 @@ def _outer(of_rows, of_cols, shape_rows, shape_cols):
     of_rows = ones(tuple(shape_rows)) if of_rows is None else of_rows
     of_cols = ones(tuple(shape_cols)) if of_cols is None else of_cols
     mask = of_rows[:, None, :, None] & of_cols[None, :, None, :]
-    return mask.reshape(shape_rows[0] * shape_cols[0], -1)
+    return mask.reshape(shape_rows[0] * shape_cols[0], shape_rows[1] * shape_cols[1])
 
 
 def pad(x, rows, cols):

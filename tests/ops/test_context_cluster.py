@@ -1,0 +1,323 @@
+"""The operator against a loop over points, and its backends against each other."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from coc_mm.ops import assign_points, can_run_fused, can_run_reference, context_cluster
+from coc_mm.ops.context_cluster.interface import _BACKENDS
+
+BACKENDS = sorted(_BACKENDS)
+
+
+def loop(features, values, alpha, beta, proposals, folds, denominator='similarity', assigned=None):
+    """Compute the mixer point by point, in plain Python over float64 vectors.
+
+    ``assigned`` receives the centre, the region and the similarity of every point.
+    """
+    batch, height, width, heads, _ = features.shape
+    out = torch.full_like(values, math.nan)
+
+    def cut(length, parts):
+        parts = min(parts, length)
+        return [range(i * length // parts, (i + 1) * length // parts) for i in range(parts)]
+
+    def windows(points, parts):
+        n = len(points)
+        return [points[i * n // parts : -(-(i + 1) * n // parts)] for i in range(parts)]
+
+    for b in range(batch):
+        for e in range(heads):
+            cuts = product(cut(height, folds[0]), cut(width, folds[1]))
+            for region, (rows, cols) in enumerate(cuts):
+                x = {(r, c): features[b, r, c, e] for r in rows for c in cols}
+                v = {(r, c): values[b, r, c, e] for r in rows for c in cols}
+                centres = []
+                for rw in windows(rows, proposals[0]):
+                    for cw in windows(cols, proposals[1]):
+                        window = [(r, c) for r in rw for c in cw]
+                        centres.append(
+                            tuple(sum(t[p] for p in window) / len(window) for t in (x, v))
+                        )
+                clusters = {m: [] for m in range(len(centres))}
+                for p, xp in x.items():
+                    s = [
+                        torch.sigmoid(
+                            beta + alpha * torch.dot(xc, xp) / (xc.norm() * xp.norm())
+                        ).item()
+                        for xc, _ in centres
+                    ]
+                    # Equal up to rounding is equal; the first of equals wins.
+                    m = next(m for m in range(len(s)) if s[m] >= max(s) - 1e-14)
+                    clusters[m].append((p, s[m]))
+                    if assigned is not None:
+                        assigned[:, b, p[0], p[1], e] = torch.tensor(
+                            [m, region, s[m]], dtype=torch.float64
+                        )
+                for m, members in clusters.items():
+                    weight = sum(s if denominator == 'similarity' else 1 for _, s in members)
+                    g = (sum(s * v[p] for p, s in members) + centres[m][1]) / (weight + 1)
+                    for p, s in members:
+                        out[b, p[0], p[1], e] = s * g
+    return out
+
+
+def points(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(*shape, dtype=dtype, generator=generator) for _ in range(2))
+
+
+def scalars(alpha=-1.3, beta=0.4, dtype=torch.float64):
+    return torch.tensor([alpha], dtype=dtype), torch.tensor([beta], dtype=dtype)
+
+
+# height, width, proposals, folds: even and uneven regions, overlapping windows,
+# regions smaller than their proposals, axes shorter than their folds.
+CASES = [
+    (4, 4, (2, 2), (2, 2)),
+    (6, 9, (2, 3), (1, 1)),
+    (5, 7, (2, 2), (1, 1)),
+    (8, 4, (3, 2), (2, 1)),
+    (4, 6, (1, 1), (2, 3)),
+    (7, 5, (2, 2), (2, 2)),
+    (9, 11, (3, 2), (4, 3)),
+    (2, 3, (5, 4), (1, 1)),
+    (7, 3, (2, 2), (4, 2)),
+    (1, 1, (2, 2), (8, 8)),
+    (3, 10, (7, 7), (8, 4)),
+    (1, 12, (2, 5), (2, 1)),
+]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+@pytest.mark.parametrize('case', CASES)
+def test_loop_over_points(case, denominator, backend):
+    height, width, proposals, folds = case
+    features, values = points(2, height, width, 2, 3)
+    alpha, beta = scalars()
+    expected = loop(features, values, alpha, beta, proposals, folds, denominator)
+    actual = context_cluster(
+        features, values, alpha, beta, proposals, folds, denominator, backend=backend
+    )
+    assert not expected.isnan().any()
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+@pytest.mark.parametrize('case', [CASES[0], CASES[2], CASES[5], CASES[7], CASES[10]])
+def test_gradcheck(case, denominator, backend):
+    height, width, proposals, folds = case
+    features, values = points(1, height, width, 2, 3)
+    inputs = [t.requires_grad_() for t in (features, values, *scalars())]
+    assert torch.autograd.gradcheck(
+        lambda *t: context_cluster(*t, proposals, folds, denominator, backend=backend), inputs
+    )
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+def test_double_backward(denominator, backend):
+    features, values = points(1, 3, 4, 1, 2)
+    inputs = [t.requires_grad_() for t in (features, values, *scalars())]
+    assert torch.autograd.gradgradcheck(
+        lambda *t: context_cluster(*t, (2, 2), (1, 2), denominator, backend=backend), inputs
+    )
+
+
+@pytest.mark.parametrize('case', [(56, 56, (2, 2), (8, 8)), (63, 15, (7, 7), (2, 2))])
+def test_backends_agree_in_float32(case):
+    height, width, proposals, folds = case
+    features, values = points(2, height, width, 4, 24, dtype=torch.float32)
+    grad = points(2, height, width, 4, 24, dtype=torch.float32, seed=1)[0]
+    results = {}
+    for backend in BACKENDS:
+        inputs = [
+            t.clone().requires_grad_()
+            for t in (features, values, *scalars(alpha=2.0, dtype=torch.float32))
+        ]
+        out = context_cluster(*inputs, proposals, folds, backend=backend)
+        out.backward(grad)
+        results[backend] = [out.detach(), *(t.grad for t in inputs)]
+    names = ('output', 'features', 'values', 'alpha', 'beta')
+    assert len(results) >= 2
+    for backend, tensors in results.items():
+        for name, actual, expected in zip(names, tensors, results['reference'], strict=True):
+            scale = expected.abs().max()
+            # A point whose best two centres tie within rounding may join the other one.
+            far = ((actual - expected).abs() > 1e-4 * scale).sum()
+            assert far <= 4 * 24 * 4, f'{backend}: {name} differs in {far} places'
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_padding_has_no_effect(backend):
+    """A map that the folds do not divide equals its regions clustered one by one."""
+    features, values = points(1, 7, 10, 2, 4)
+    out = context_cluster(features, values, *scalars(), (2, 2), (2, 3), backend=backend)
+    visited = 0
+    for rows in (slice(0, 3), slice(3, 7)):
+        for cols in (slice(0, 3), slice(3, 6), slice(6, 10)):
+            alone = context_cluster(
+                features[:, rows, cols], values[:, rows, cols], *scalars(), backend=backend
+            )
+            torch.testing.assert_close(out[:, rows, cols], alone)
+            visited += 1
+    assert visited == 6
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_first_of_equal_centres_wins(backend):
+    # One point per region and four times the same centre: one cluster of one point.
+    features, values = points(1, 2, 2, 1, 3)
+    alpha, beta = scalars()
+    out = context_cluster(features, values, alpha, beta, (2, 2), (2, 2), backend=backend)
+    s = torch.sigmoid(alpha + beta)
+    torch.testing.assert_close(out, s * (s * values + values) / (s + 1))
+    index, region, similarity = assign_points(features, alpha, beta, (2, 2), (2, 2))
+    assert index.eq(0).all()
+    assert region.flatten().tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(similarity, s.expand_as(similarity))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_saturated_similarity_joins_the_first(backend):
+    """The argmax is taken after the sigmoid: once it is 1.0 for all, the first wins."""
+    features, values = points(1, 4, 4, 1, 3, dtype=torch.float32)
+    alpha, beta = scalars(alpha=0.1, beta=100.0, dtype=torch.float32)
+    index, _, s = assign_points(features, alpha, beta)
+    assert index.eq(0).all()
+    assert s.eq(1).all()
+    out = context_cluster(features, values, alpha, beta, backend=backend)
+    expected = (values.sum((1, 2)) + values[:, :2, :2].mean((1, 2))) / 17
+    torch.testing.assert_close(out, expected[:, None, None].expand_as(out))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(backend, dtype):
+    """The clusters are those of float32: only the values are rounded."""
+    features, values = (t.to(dtype) for t in points(2, 9, 8, 2, 16, dtype=torch.float32))
+    alpha, beta = scalars(dtype=torch.float32)
+    with torch.autocast('cpu', dtype=dtype):
+        out = context_cluster(features, values, alpha, beta, (2, 2), (2, 2), backend=backend)
+    expected = context_cluster(
+        features.float(), values.float(), alpha, beta, (2, 2), (2, 2), backend=backend
+    )
+    assert out.dtype == dtype
+    assert torch.equal(out, expected.to(dtype))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_zero_points_are_finite(backend):
+    features, values = (torch.zeros(1, 4, 5, 2, 3, requires_grad=True) for _ in range(2))
+    alpha, beta = (t.requires_grad_() for t in scalars(dtype=torch.float32))
+    out = context_cluster(features, values, alpha, beta, (2, 2), (2, 2), backend=backend)
+    out.sum().backward()
+    assert out.eq(0).all()
+    for t in (features, values, alpha, beta):
+        assert t.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('size', [(4, 4), (5, 7)])
+def test_empty_batch(backend, size):
+    features, values = (torch.zeros(0, *size, 2, 3, requires_grad=True) for _ in range(2))
+    out = context_cluster(
+        features, values, *scalars(dtype=torch.float32), (2, 2), (2, 2), backend=backend
+    )
+    out.sum().backward()
+    assert out.shape == features.shape == features.grad.shape
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_strides_do_not_matter(backend):
+    features, values = points(2, 6, 8, 2, 4)
+    expected = context_cluster(features, values, *scalars(), (2, 2), (2, 2), backend=backend)
+    strided = torch.empty(2, 4, 8, 2, 2, 6, dtype=torch.float64).permute(3, 0, 5, 2, 4, 1)
+    strided.copy_(torch.stack([features, values]))
+    actual = context_cluster(*strided, *scalars(), (2, 2), (2, 2), backend=backend)
+    assert not strided[0].is_contiguous()
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_trains_after_inference_mode(backend):
+    """What inference mode leaves in the caches serves training as well."""
+    features, values = points(1, 11, 13, 1, 2)
+    with torch.inference_mode():
+        context_cluster(features, values, *scalars(), (3, 3), (2, 2), backend=backend)
+    features.requires_grad_()
+    context_cluster(features, values, *scalars(), (3, 3), (2, 2), backend=backend).sum().backward()
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_assign_points(case):
+    height, width, proposals, folds = case
+    features, values = points(2, height, width, 2, 3)
+    assigned = torch.full((3, 2, height, width, 2), math.nan, dtype=torch.float64)
+    loop(features, values, *scalars(), proposals, folds, assigned=assigned)
+    index, region, similarity = assign_points(features, *scalars(), proposals, folds)
+    assert index.dtype == region.dtype == torch.int64
+    assert torch.equal(index.double(), assigned[0])
+    assert torch.equal(region.double(), assigned[1])
+    torch.testing.assert_close(similarity, assigned[2])
+
+
+@pytest.mark.parametrize('name', ['reference', 'fused', 'environment', 'nonsense'])
+def test_backend_choice(name, monkeypatch):
+    features, values = points(1, 4, 4, 1, 2)
+    calls = []
+    for key, (forward, can_run) in list(_BACKENDS.items()):
+        monkeypatch.setitem(
+            _BACKENDS, key, (lambda *a, k=key, f=forward: calls.append(k) or f(*a), can_run)
+        )
+    backend = name
+    if name == 'environment':
+        monkeypatch.setenv('COC_MM_BACKEND', 'reference')
+        backend = None
+    if name == 'nonsense':
+        with pytest.raises(ValueError, match=r"unknown backend 'nonsense'.*fused.*reference"):
+            context_cluster(features, values, *scalars(), backend=name)
+        return
+    context_cluster(features, values, *scalars(), backend=backend)
+    assert calls == ['reference' if name == 'environment' else name]
+
+
+def test_a_refusing_backend_raises_when_named(monkeypatch):
+    def refuse(features, raise_error=False):
+        if raise_error:
+            raise RuntimeError('not on this device')
+        return False
+
+    features, values = points(1, 4, 4, 1, 2)
+    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], refuse))
+    with pytest.raises(RuntimeError, match='not on this device'):
+        context_cluster(features, values, *scalars(), backend='fused')
+    context_cluster(features, values, *scalars())
+    assert can_run_reference(features)
+    assert can_run_fused(features)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(values=torch.zeros(1, 4, 4, 1, 3)), 'must both be'),
+        (dict(features=torch.zeros(4, 4), values=torch.zeros(4, 4)), 'must both be'),
+        (dict(proposals=(0, 2)), 'proposals must be two positive'),
+        (dict(folds=(1, 2, 3)), 'folds must be two positive'),
+        (dict(denominator='mean'), "unknown denominator 'mean'"),
+        (
+            dict(features=torch.zeros(1, 0, 4, 1, 2), values=torch.zeros(1, 0, 4, 1, 2)),
+            'without points',
+        ),
+    ],
+)
+def test_bad_arguments(change, message):
+    features, values = points(1, 4, 4, 1, 2)
+    arguments = dict(features=features, values=values, alpha=scalars()[0], beta=scalars()[1])
+    with pytest.raises(ValueError, match=message):
+        context_cluster(**{**arguments, **change})
