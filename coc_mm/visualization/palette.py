@@ -1,0 +1,160 @@
+"""Colours for any number of clusters that stay apart, also for the colour-blind.
+
+Distances are Euclidean in OKLab, where equal steps look equally far apart
+(https://bottosson.github.io/posts/oklab/). The distance of two colours is the
+least of four: as seen with full colour vision and with each of the three
+dichromacies, simulated by the matrices of Machado et al. (2009,
+https://doi.org/10.1109/TVCG.2009.113). A step of 0.02 is just noticeable.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+__all__ = ['cluster_colors', 'palette', 'perceived', 'perceptual_distance']
+
+# Okabe and Ito's set (https://jfly.uni-koeln.de/color/), made for every kind of colour
+# vision, without its black, each the farthest from those before it. All colours that
+# follow are computed.
+_OKABE_ITO = (
+    (0, 114, 178),  # blue
+    (240, 228, 66),  # yellow
+    (213, 94, 0),  # vermillion
+    (86, 180, 233),  # sky blue
+    (230, 159, 0),  # orange
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+)
+_LIGHTNESS = (0.40, 0.93)
+_CHROMA = (0.10, 0.22)
+_LEVELS = 24  # of each channel among the candidates
+_MAX_COLORS = 1024
+
+_LMS_FROM_RGB = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LAB_FROM_LMS = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+_VISION = np.array(
+    [
+        np.eye(3),
+        [  # protanopia
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        [  # deuteranopia
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
+        [  # tritanopia
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ],
+    ]
+)
+
+
+def perceived(colors) -> np.ndarray:
+    """Return colours as four kinds of vision see them.
+
+    Args:
+        colors (array_like): (N, 3) sRGB, 0 to 255.
+
+    Returns:
+        ndarray: (4, N, 3) OKLab: full vision, protanopia, deuteranopia, tritanopia.
+    """
+    srgb = np.asarray(colors, dtype=np.float64).reshape(-1, 3) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.einsum('vij,nj->vni', _VISION, linear), 0, 1)
+    return np.cbrt(seen @ _LMS_FROM_RGB.T) @ _LAB_FROM_LMS.T
+
+
+def perceptual_distance(first, second) -> np.ndarray:
+    """Return how far colours are apart for the kind of vision that tells them least.
+
+    Args:
+        first (array_like): (N, 3) sRGB, 0 to 255.
+        second (array_like): (N, 3) or (1, 3) sRGB, 0 to 255.
+
+    Returns:
+        ndarray: (N,) OKLab distances; 0.02 is just noticeable, black to white is 1.
+    """
+    difference = perceived(first) - perceived(second)
+    return np.sqrt((difference**2).sum(-1)).min(0)
+
+
+@lru_cache(maxsize=1)
+def _candidates() -> tuple[np.ndarray, np.ndarray]:
+    levels = np.rint(np.linspace(0, 255, _LEVELS))
+    colors = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), -1).reshape(-1, 3)
+    seen = perceived(colors)
+    lightness, chroma = seen[0, :, 0], np.hypot(seen[0, :, 1], seen[0, :, 2])
+    keep = (lightness >= _LIGHTNESS[0]) & (lightness <= _LIGHTNESS[1])
+    keep &= (chroma >= _CHROMA[0]) & (chroma <= _CHROMA[1])
+    return colors[keep], seen[:, keep]
+
+
+@lru_cache(maxsize=32)
+def _palette(count: int) -> np.ndarray:
+    colors, seen = _candidates()
+    chosen = list(_OKABE_ITO[:count])
+    nearest = np.full(len(colors), np.inf)
+    for color in chosen:
+        distance = np.sqrt(((seen - perceived(color)) ** 2).sum(-1)).min(0)
+        nearest = np.minimum(nearest, distance)
+    while len(chosen) < count:
+        best = int(nearest.argmax())
+        chosen.append(tuple(colors[best]))
+        distance = np.sqrt(((seen - seen[:, best : best + 1]) ** 2).sum(-1)).min(0)
+        nearest = np.minimum(nearest, distance)
+    return np.array(chosen, dtype=np.uint8)
+
+
+def palette(count: int) -> np.ndarray:
+    """Return colours that are far apart for every kind of colour vision.
+
+    Okabe and Ito's seven, then each time the colour farthest from all before it. The
+    first colours of a longer palette are those of a shorter one, always.
+
+    Args:
+        count (int): How many; beyond 1024 they repeat.
+
+    Returns:
+        ndarray: (count, 3) uint8, RGB.
+    """
+    distinct = _palette(min(int(count), _MAX_COLORS))
+    return distinct[np.arange(count) % len(distinct)]
+
+
+def cluster_colors(folds, centers_per_region: int) -> np.ndarray:
+    """Give every cluster of a map its colour, by its place alone.
+
+    A cluster has the same colour in every head, block, image and checkpoint with the
+    same cut. The clusters of one region differ, and no region that touches another,
+    be it at a corner, shares a colour with it, so neighbouring clusters differ
+    however the points fall.
+
+    Args:
+        folds (tuple[int, int]): Regions, (rows, columns).
+        centers_per_region (int): Centres of each.
+
+    Returns:
+        ndarray: (regions * centres, 3) uint8, RGB, indexed by cluster.
+    """
+    rows, cols = folds
+    group = (np.arange(rows) % 2)[:, None] * min(cols, 2) + np.arange(cols) % 2
+    index = group.reshape(-1, 1) * centers_per_region + np.arange(centers_per_region)
+    groups = min(rows, 2) * min(cols, 2)
+    return palette(groups * centers_per_region)[index.ravel()]

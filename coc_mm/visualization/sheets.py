@@ -1,0 +1,237 @@
+"""Several pictures on one sheet, with captions; and pictures that move."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil, sqrt
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from coc_mm.visualization.drawing import draw_clusters
+from coc_mm.visualization.maps import ClusterMaps
+
+__all__ = ['contact_sheet', 'fit', 'head_grid', 'save_gif', 'save_picture', 'stage_row']
+
+_INK = (33, 33, 33)
+_PAPER = (255, 255, 255)
+# Below this many pixels a point, lines around clusters would hide them.
+_LEAST_CELL = 6
+
+
+def fit(picture: np.ndarray, height: int | None = None, longest: int | None = None) -> np.ndarray:
+    """Scale a picture, keeping its proportions.
+
+    Args:
+        picture (ndarray): (height, width, 3) uint8.
+        height (int | None): Height wanted. Defaults to None.
+        longest (int | None): Greatest height or width; larger pictures shrink. Defaults
+            to None.
+
+    Returns:
+        ndarray: The picture, scaled; itself if it fits.
+    """
+    scale = 1.0 if height is None else height / picture.shape[0]
+    if longest is not None:
+        scale = min(scale, longest / max(picture.shape[:2]))
+    if scale == 1:
+        return picture
+    size = [max(1, round(n * scale)) for n in picture.shape[:2]]
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(picture, size[::-1], interpolation=how)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int, bold: bool = False):
+    from matplotlib import font_manager
+
+    name = font_manager.FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')
+    return ImageFont.truetype(font_manager.findfont(name), size)
+
+
+def _shorten(text: str, font, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + '…') > width:
+        text = text[:-1]
+    return text.rstrip() + '…'
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[tuple[np.ndarray | None, str]]], title: str = ''
+) -> np.ndarray:
+    """Lay pictures with captions out in rows on white paper.
+
+    Args:
+        rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture,
+            caption); RGB, uint8; pictures of a column are centred in it, None leaves
+            the place empty. Captions go under the pictures, shortened where too long.
+        title (str): Goes above all. Defaults to ''.
+
+    Returns:
+        ndarray: (height, width, 3) uint8, RGB.
+    """
+    count = max(len(row) for row in rows)
+    tiles = [[*row, *[(None, '')] * (count - len(row))] for row in rows]
+    widths = [
+        max((row[i][0].shape[1] for row in tiles if row[i][0] is not None), default=0)
+        for i in range(count)
+    ]
+    heights = [max(tile[0].shape[0] for tile in row if tile[0] is not None) for row in tiles]
+    gap = max(4, round(0.03 * min(heights)))
+    font = _font(max(11, round(0.055 * max(heights))))
+    bold = _font(max(13, round(0.065 * max(heights))), bold=True)
+    line = sum(font.getmetrics()) + gap // 2
+    captions = [line if any(caption for _, caption in row) else 0 for row in tiles]
+    width = sum(widths) + gap * (count + 1)
+    title = _shorten(title, bold, width - 2 * gap)
+    top = gap + (sum(bold.getmetrics()) + gap if title else 0)
+    height = top + sum(heights) + sum(captions) + gap * len(tiles)
+
+    sheet = Image.new('RGB', (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, gap), title, _INK, bold)
+    y = top
+    for row, row_height, caption_height in zip(tiles, heights, captions, strict=True):
+        x = gap
+        for (picture, caption), column in zip(row, widths, strict=True):
+            if picture is not None:
+                h, w = picture.shape[:2]
+                sheet.paste(Image.fromarray(picture), (x + (column - w) // 2, y + row_height - h))
+            middle = x + column // 2
+            text = _shorten(caption, font, column)
+            draw.text((middle, y + row_height + gap // 4), text, _INK, font, anchor='ma')
+            x += column + gap
+        y += row_height + caption_height + gap
+    return np.asarray(sheet)
+
+
+def _overlay(picture, maps: ClusterMaps, head, alpha, extent, centers=False):
+    top, left, bottom, right = extent
+    cell = min(
+        picture.shape[0] * (bottom - top) / maps.size[0],
+        picture.shape[1] * (right - left) / maps.size[1],
+    )
+    return draw_clusters(
+        picture,
+        maps,
+        channel_order='rgb',
+        head=head,
+        alpha=alpha,
+        borders=cell >= _LEAST_CELL / 2,
+        outlines=cell >= _LEAST_CELL,
+        centers=centers,
+        extent=extent,
+    )
+
+
+def head_grid(
+    picture, maps: ClusterMaps, *, alpha=0.5, extent=(0, 0, 1, 1), height=256, title=''
+) -> np.ndarray:
+    """Show the image beside the clusters of every head of a block.
+
+    Args:
+        picture (ndarray): (height, width, 3) uint8, RGB.
+        maps (ClusterMaps): Of this image alone.
+        alpha (float): As for ``draw_clusters``. Defaults to 0.5.
+        extent (tuple[float, float, float, float]): As for ``draw_clusters``.
+        height (int): Of every picture, in pixels. Defaults to 256.
+        title (str): Above all. Defaults to ''.
+
+    Returns:
+        ndarray: The sheet, RGB.
+    """
+    tile = fit(picture, height)
+    tiles = [(_overlay(tile, maps, head, alpha, extent), f'head {head}') for head in maps.heads]
+    # As square as the pictures' own proportions allow, at most eight beside each other.
+    columns = min(8, ceil(sqrt(len(tiles) * 1.6 * tile.shape[0] / tile.shape[1])))
+    columns = max(1, min(columns, len(tiles)))
+    rows = ceil(len(tiles) / columns)
+    columns = ceil(len(tiles) / rows)
+    grid = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    grid = [[(tile, 'input') if i == 0 else (None, ''), *row] for i, row in enumerate(grid)]
+    return contact_sheet(grid, title)
+
+
+def stage_row(
+    picture, maps: Sequence[ClusterMaps], *, alpha=0.5, extent=(0, 0, 1, 1), height=256, caption=''
+) -> list[tuple[np.ndarray, str]]:
+    """Show the image beside the clusters of one head in each of several blocks.
+
+    Args:
+        picture (ndarray): (height, width, 3) uint8, RGB.
+        maps (Sequence[ClusterMaps]): One per block, of this image and one head each.
+        alpha (float): As for ``draw_clusters``. Defaults to 0.5.
+        extent (tuple[float, float, float, float]): As for ``draw_clusters``.
+        height (int): Of every picture, in pixels. Defaults to 256.
+        caption (str): Under the image. Defaults to ''.
+
+    Returns:
+        list[tuple[ndarray, str]]: A row for :func:`contact_sheet`.
+    """
+    tile = fit(picture, height)
+    row = [(tile, caption)]
+    for m in maps:
+        (head,) = m.heads
+        name = f'stage {m.stage}, block {m.block}, head {head}'
+        row.append((_overlay(tile, m, None, alpha, extent), name))
+    return row
+
+
+def _save_whole(path: Path, write) -> None:
+    """Write beside the target and move, so that no half of a file is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.part')
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
+    """Write a picture as PNG, all of it or nothing.
+
+    Args:
+        path (str | os.PathLike): The file; missing folders are made.
+        picture (ndarray): (height, width, 3) uint8, RGB.
+
+    Returns:
+        Path: The file.
+    """
+    path = Path(path)
+    _save_whole(path, lambda part: Image.fromarray(picture).save(part, 'PNG', optimize=True))
+    return path
+
+
+def save_gif(
+    path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.6, hold: float = 2.0
+) -> Path:
+    """Write pictures that follow each other as an endless GIF.
+
+    Args:
+        path (str | os.PathLike): The file; missing folders are made.
+        frames (Sequence[ndarray]): (height, width, 3) uint8, RGB, all of one size.
+        seconds (float): Each is shown for. Defaults to 0.6.
+        hold (float): The last is shown for, in seconds. Defaults to 2.
+
+    Returns:
+        Path: The file.
+    """
+    path = Path(path)
+    # One table of colours for all frames, lest flat areas flicker.
+    pooled = Image.fromarray(np.concatenate([frame[::2, ::2] for frame in frames]))
+    table = pooled.quantize(256, Image.Quantize.MEDIANCUT)
+    images = [
+        Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE) for frame in frames
+    ]
+    duration = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * hold)]
+    _save_whole(
+        path,
+        lambda part: images[0].save(
+            part, 'GIF', save_all=True, append_images=images[1:], duration=duration, loop=0
+        ),
+    )
+    return path
