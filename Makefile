@@ -1,0 +1,78 @@
+# Everything starts here:  make quickstart   and   make test
+#
+#   VENV=DIR      environment to use (default .venv). One that exists and was not made here is
+#                 used with the torch it has; what is missing is added to it.
+#   TORCH=2.6.0   another torch than the tested one, for a driver that needs it.
+#   PYTHON=...    interpreter that makes the environment (default python3).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+WORK_DIR ?= work_dirs/quickstart
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.coc_mm-torch-$(or $(TORCH),tested)
+TASKS := classification detection segmentation
+
+# Two cores and many small operators: more threads than cores only wait for each other.
+export MPLBACKEND ?= Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install quickstart $(TASKS:%=quickstart-%) test lint format wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make quickstart       train and test a classifier, a detector and a segmentor on real digits'
+	@echo 'make quickstart-TASK  one of them: $(TASKS)'
+	@echo 'make test             lint and run the tests'
+	@echo 'make install          only install, into VENV=$(VENV)'
+	@echo 'make format           format the code'
+	@echo 'make wheel            build dist/*.whl'
+	@echo 'make clean            remove builds and caches (not the environment, not your runs)'
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'coc_mm needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@[ ! -e $(VENV) ] || { echo '$(VENV) exists but is no environment: name another, VENV=DIR' >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo 'This Python cannot make environments. On Debian: apt-get install python3-venv' >&2; exit 2; }
+	@touch $(VENV)/.coc_mm-made
+
+# The tested pins, less torch where another one is wanted or already there.
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt | $(PY)
+	@echo '== installing into $(VENV), a few minutes the first time'
+	@if [ -z '$(TORCH)' ] && [ -f $(VENV)/.coc_mm-made ]; then cp constraints.txt $(VENV)/.coc_mm-constraints; \
+	  else grep -viE '^(torch|torchvision|triton|sympy|fsspec)==' constraints.txt > $(VENV)/.coc_mm-constraints; fi
+	@if [ -n '$(TORCH)' ]; then echo 'torch==$(TORCH)' >> $(VENV)/.coc_mm-constraints; fi
+	$(PY) -m pip install --quiet --progress-bar off -c $(VENV)/.coc_mm-constraints -e '.[all,dev]'
+	@# The stack asks for OpenCV twice; without a display library only the headless one loads.
+	@$(PY) -c 'import cv2' 2>/dev/null || $(PY) -m pip install --quiet --force-reinstall --no-deps \
+	  "$$(grep -i '^opencv-python-headless==' constraints.txt)"
+	@rm -f $(VENV)/.coc_mm-torch-*
+	@touch $@
+
+install: $(STAMP)
+
+quickstart: $(STAMP)
+	$(PY) tools/quickstart.py --work-dir $(WORK_DIR)
+
+$(TASKS:%=quickstart-%): quickstart-%: $(STAMP)
+	$(PY) tools/quickstart.py $* --work-dir $(WORK_DIR)
+
+lint: $(STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+format: $(STAMP)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+test: lint
+	$(PY) -m pytest $(ARGS)
+
+wheel: $(STAMP)
+	$(PY) -m build --wheel
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find coc_mm configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
