@@ -1,5 +1,117 @@
-"""A stand-in for ``mmcv._ext`` built on torchvision's operators."""
+"""A stand-in for ``mmcv._ext``, mmcv's compiled operators, built on torchvision's.
+
+``pip install onedl-mmcv`` builds mmcv in isolation, without torch, and leaves
+out ``mmcv._ext`` without a word; ``import mmdet.models`` then fails. Compiling
+it takes half an hour and a compiler. :func:`install` instead appends a finder to
+the *end* of ``sys.meta_path`` that answers for ``mmcv._ext`` alone: a compiled
+module is found by the finders before it and always wins, and nothing is
+imported until mmcv asks for the module.
+
+The operators themselves are in :mod:`coc_mm.compat.mmcv_operators`. Every other
+operator of mmcv resolves, because ``mmcv.ops`` asserts that it exists, to a
+function that says at the call what is missing and what to do about it.
+"""
+
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+_NAME = 'mmcv._ext'
+
+
+class _StandInLoader(Loader):
+    """Fills an empty module with the stand-in's operators."""
+
+    def exec_module(self, module):
+        """Define the operators in ``module``.
+
+        Args:
+            module (ModuleType): The new, empty ``mmcv._ext``.
+
+        Raises:
+            ModuleNotFoundError: torchvision is missing or does not fit the
+                installed torch.
+        """
+        try:
+            from coc_mm.compat.mmcv_operators import OPERATORS
+        except (ImportError, OSError, RuntimeError) as error:
+            # A torchvision of another torch fails with RuntimeError ("operator
+            # torchvision::nms does not exist") or OSError (undefined symbol).
+            raise ModuleNotFoundError(
+                f'{_NAME}: mmcv was installed without its compiled operators, and '
+                f'torchvision, which would stand in, does not import ({error}). Install '
+                'the torchvision release that belongs to your torch, or compile mmcv '
+                '(MMCV_WITH_OPS=1).',
+                name=_NAME,
+            ) from error
+
+        def missing(name):
+            # A leading underscore is never an operator: it is inspect, copy, pickle
+            # or a shell asking whether the module has some protocol.
+            if name.startswith('_'):
+                raise AttributeError(f'module {_NAME!r} has no attribute {name!r}')
+            function = _refusal(name)
+            setattr(module, name, function)  # the same object from now on
+            return function
+
+        module.__doc__ = __doc__
+        module.__dict__.update(OPERATORS)
+        module.__getattr__ = missing  # PEP 562
+
+
+class _StandInFinder(MetaPathFinder):
+    """Answers for ``mmcv._ext`` where every finder before it had none."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        """Find the stand-in.
+
+        Args:
+            fullname (str): Absolute name of the module that is imported.
+            path (Sequence[str], optional): Unused. Default: None.
+            target (ModuleType, optional): Unused. Default: None.
+
+        Returns:
+            ModuleSpec | None: The stand-in's for ``mmcv._ext``, else None.
+        """
+        if fullname != _NAME:
+            return None
+        return ModuleSpec(fullname, _StandInLoader(), origin='coc_mm.compat, on torchvision')
+
+
+_FINDER = _StandInFinder()
+
+
+def _refusal(name):
+    """Make a function that refuses, with the ways out, when it is called.
+
+    Args:
+        name (str): The operator's name in ``mmcv._ext``.
+
+    Returns:
+        Callable: Raises NotImplementedError whatever it is called with.
+    """
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError(
+            f"mmcv's operator {name!r} is not available: mmcv was installed without its "
+            "compiled operators, and coc_mm's stand-in for them does not have this one. "
+            'Either use a model that does not need it, or compile mmcv against your '
+            'torch: MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir '
+            '--no-binary onedl-mmcv --no-deps --force-reinstall onedl-mmcv'
+        )
+
+    refuse.__name__ = refuse.__qualname__ = name
+    refuse.__module__ = _NAME
+    return refuse
 
 
 def install():
-    """Make ``mmcv._ext`` importable where mmcv was built without it."""
+    """Make ``mmcv._ext`` importable where mmcv was installed without it.
+
+    Idempotent, and nearly free: it imports neither mmcv nor torchvision. Call it
+    before ``mmcv.ops`` or anything of mmdet is imported; ``import coc_mm`` does. A
+    compiled ``mmcv._ext`` always takes precedence.
+    """
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.append(_FINDER)
