@@ -1,0 +1,123 @@
+"""Layer-wise decay of the learning rate, for all three task libraries."""
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from coc_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+__all__ = ['LayerDecayOptimWrapperConstructor']
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Give the layers of a backbone learning rates that fall towards the input.
+
+    A parameter of depth d among n depths gets ``lr * layer_decay_rate ** (n - 1 - d)``
+    (as in BEiT, arXiv 2106.08254). Depths come from the backbone's ``get_layer_depth``,
+    which :class:`coc_mm.models.ContextCluster` and many backbones of mmpretrain have;
+    necks and heads keep the full rate. mmdet's own constructor knows ConvNeXt alone, and
+    mmpretrain's asks the whole model, which only its classifiers can answer.
+
+    Args:
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper; its optimizer
+            has an ``lr``.
+        paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, and any key
+            of mmengine's default constructor, with its meaning there
+            (``norm_decay_mult``, ``flat_decay_mult``, ``custom_keys``, ...).
+
+    Raises:
+        ValueError: The rate is missing or out of range, or the optimizer has no ``lr``.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     type='OptimWrapper',
+        ...     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+        ...     constructor='coc_mm.LayerDecayOptimWrapperConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.8, flat_decay_mult=0.0))
+    """
+
+    def _validate_cfg(self):
+        super()._validate_cfg()
+        rate = self.paramwise_cfg.get('layer_decay_rate')
+        if not (isinstance(rate, (int, float)) and 0 < rate <= 1):
+            raise ValueError(
+                'paramwise_cfg.layer_decay_rate must be above 0 and at most 1, got '
+                f'{rate!r}: give e.g. paramwise_cfg=dict(layer_decay_rate=0.8)'
+            )
+        if self.base_lr is None:
+            raise ValueError('layer-wise decay needs the optimizer to have an lr; give one')
+
+    def add_params(self, params, module, prefix='', is_dcn_module=None):
+        """Append the parameter groups of a model.
+
+        Groups of equal settings are merged: a group per parameter, as mmengine makes
+        them, would keep the optimizer from stepping many tensors at once.
+
+        Args:
+            params (list[dict]): Groups, extended in place.
+            module (nn.Module): The model, or while mmengine descends a part of it.
+            prefix (str): Name of the part. Defaults to '', the model.
+            is_dcn_module (bool | None): mmengine's. Defaults to None.
+
+        Raises:
+            ValueError: No backbone of the model has a ``get_layer_depth``.
+        """
+        if prefix:
+            super().add_params(params, module, prefix, is_dcn_module)
+            return
+        groups = []
+        super().add_params(groups, module, prefix, is_dcn_module)
+        backbones = _find_backbones(module)
+        names = {id(param): name for name, param in module.named_parameters()}
+        rate = self.paramwise_cfg['layer_decay_rate']
+        merged = {}
+        for group in groups:
+            (param,) = group.pop('params')
+            scale = rate ** _distance_from_top(names[id(param)], backbones)
+            group['lr'] = group.get('lr', self.base_lr) * scale
+            group['lr_scale'] = scale
+            key = repr(sorted(group.items()))
+            merged.setdefault(key, dict(group, params=[]))['params'].append(param)
+        merged = sorted(merged.values(), key=lambda group: group['lr_scale'])
+        for group in merged:
+            decay = group.get('weight_decay', self.base_wd)
+            print_log(
+                f'layer decay: {len(group["params"])} parameters with lr {group["lr"]:.4g} '
+                f'({group["lr_scale"]:.4g} of the full one), weight decay {decay}',
+                logger='current',
+            )
+        params.extend(merged)
+
+
+def _find_backbones(model: nn.Module) -> dict:
+    """Find the backbones that can tell the depth of a parameter.
+
+    Args:
+        model (nn.Module): A classifier, detector or segmentor.
+
+    Returns:
+        dict[str, nn.Module]: By prefix of their parameters' names.
+    """
+    found = {
+        name + '.': module
+        for name, module in model.named_modules()
+        if name.split('.')[-1] == 'backbone' and hasattr(module, 'get_layer_depth')
+    }
+    if not found:
+        backbone = type(getattr(model, 'backbone', None)).__name__
+        raise ValueError(
+            'layer-wise decay needs a backbone with a method get_layer_depth; that of '
+            f'{type(model).__name__} is {backbone}. Use coc_mm.ContextCluster, or take the '
+            'constructor out of optim_wrapper.'
+        )
+    return found
+
+
+def _distance_from_top(name: str, backbones: dict) -> int:
+    """Count the depths above a parameter, 0 outside all backbones."""
+    for prefix, backbone in backbones.items():
+        if name.startswith(prefix):
+            depth, count = backbone.get_layer_depth(name, prefix)
+            return count - 1 - depth
+    return 0
