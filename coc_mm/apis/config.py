@@ -319,13 +319,13 @@ def merge_test_args(config: Config, args: argparse.Namespace) -> Config:
     )
     if args.show or args.show_dir:
         _set_drawing(config, args)
-    if args.tta:
-        _set_tta(config, args.config)
     if args.out:
         _set_out(config, args.out)
     _set_loader_defaults(config, ('test_dataloader',))
     merge_options(config, args.cfg_options)
     _settle_loaders(config)
+    if args.tta:  # wraps the model, so options must have reached it before
+        _set_tta(config, args.config)
     return config
 
 
@@ -372,6 +372,11 @@ def _set_tta(config: Config, path: str) -> None:
         model = dict(type='mmpretrain.AverageClsScoreTTA')
         pack = [deepcopy(dataset.pipeline[-1])]
     elif config.default_scope == 'mmdet':
+        if (config.model.get('roi_head') or config.model).get('mask_head'):
+            raise UserError(
+                f'--tta: mmdet merges boxes, not masks, and the model of {path} predicts masks; '
+                'leave --tta out.'
+            )
         nms = dict(type='nms', iou_threshold=0.5)
         model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')

@@ -1,6 +1,7 @@
 """Load a trained model and predict on images: what ``tools/infer.py`` runs."""
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
@@ -99,10 +100,13 @@ def load_model(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Modul
 
         use_safe_loading()
         content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    with warnings.catch_warnings():
-        # They are about class names, which follow below.
-        warnings.simplefilter('ignore')
+    with warnings.catch_warnings(record=True) as caught:
         model = TASKS[scope].build(deepcopy(config))
+    for warning in caught:  # class names and colours follow below
+        if not re.search('checkpoint is None|palette', str(warning.message)):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     check_weights(model, content, checkpoint, strict=True)
     model.load_state_dict(state_dict_of(content, checkpoint), strict=False)
     TASKS[scope].set_classes(model, content.get('meta') or {}, config)
