@@ -1,5 +1,6 @@
 """Hooks and optimizer constructors."""
 
+from coc_mm.engine.cluster_visualization_hook import ClusterVisualizationHook
 from coc_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ['LayerDecayOptimWrapperConstructor']
+__all__ = ['ClusterVisualizationHook', 'LayerDecayOptimWrapperConstructor']

@@ -1,5 +1,7 @@
 """See the clusters: from a model and images to assignment maps and pictures."""
 
+from coc_mm.visualization.drawing import draw_clusters
+from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import (
     ClusterMaps,
     ClusterRecord,
@@ -7,11 +9,32 @@ from coc_mm.visualization.maps import (
     find_backbone,
     record_clusters,
 )
+from coc_mm.visualization.palette import cluster_colors, palette, perceptual_distance
+from coc_mm.visualization.sheets import (
+    contact_sheet,
+    fit,
+    head_grid,
+    save_gif,
+    save_picture,
+    stage_row,
+)
 
 __all__ = [
+    'ClusterInspector',
     'ClusterMaps',
     'ClusterRecord',
+    'Inspection',
+    'cluster_colors',
     'cluster_maps',
+    'contact_sheet',
+    'draw_clusters',
     'find_backbone',
+    'fit',
+    'head_grid',
+    'palette',
+    'perceptual_distance',
     'record_clusters',
+    'save_gif',
+    'save_picture',
+    'stage_row',
 ]

@@ -113,6 +113,23 @@ class ClusterMaps:
         at = zip((row, column), self.size, strict=True)
         return tuple(min(max(int(position * n), 0), n - 1) for position, n in at)
 
+    def with_heads(self, heads) -> 'ClusterMaps':
+        """Return the maps of some of the heads.
+
+        Args:
+            heads (Sequence[int]): Their numbers in the model.
+
+        Returns:
+            ClusterMaps: New maps.
+
+        Raises:
+            ValueError: The maps do not hold one of them.
+        """
+        places = [self.index_of_head(head) for head in heads]
+        names = ('assignment', 'center_index', 'similarity')
+        chosen = {name: getattr(self, name)[:, places] for name in names}
+        return replace(self, heads=tuple(heads), **chosen)
+
     def to(self, device) -> 'ClusterMaps':
         """Return the maps with their tensors on another device.
 

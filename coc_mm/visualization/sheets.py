@@ -47,16 +47,24 @@ def fit(picture: np.ndarray, height: int | None = None, longest: int | None = No
 def _font(size: int, bold: bool = False):
     from matplotlib import font_manager
 
-    name = font_manager.FontProperties('DejaVu Sans', weight='bold' if bold else 'normal')
+    name = font_manager.FontProperties(family='DejaVu Sans', weight='bold' if bold else 'normal')
     return ImageFont.truetype(font_manager.findfont(name), size)
 
 
-def _shorten(text: str, font, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + '…') > width:
-        text = text[:-1]
-    return text.rstrip() + '…'
+def _lines(text: str, font, width: int, most: int = 2) -> list[str]:
+    """Break a text into lines of a width in pixels; what is left over is cut off."""
+    lines = []
+    for word in text.split():
+        joined = f'{lines[-1]} {word}' if lines else word
+        if lines and (font.getlength(joined) <= width or len(lines) == most):
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    for i, line in enumerate(lines):
+        while line and font.getlength(line) > width:
+            line = line.rstrip('…')[:-1].rstrip() + '…' if len(line) > 1 else ''
+        lines[i] = line
+    return lines
 
 
 def contact_sheet(
@@ -67,7 +75,7 @@ def contact_sheet(
     Args:
         rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture,
             caption); RGB, uint8; pictures of a column are centred in it, None leaves
-            the place empty. Captions go under the pictures, shortened where too long.
+            the place empty. Captions go under the pictures, cut off after two lines.
         title (str): Goes above all. Defaults to ''.
 
     Returns:
@@ -83,10 +91,14 @@ def contact_sheet(
     gap = max(4, round(0.03 * min(heights)))
     font = _font(max(11, round(0.055 * max(heights))))
     bold = _font(max(13, round(0.065 * max(heights))), bold=True)
-    line = sum(font.getmetrics()) + gap // 2
-    captions = [line if any(caption for _, caption in row) else 0 for row in tiles]
+    line = sum(font.getmetrics())
+    texts = [
+        [_lines(caption, font, column) for (_, caption), column in zip(row, widths, strict=True)]
+        for row in tiles
+    ]
+    captions = [max(len(text) for text in row) * line + gap // 2 for row in texts]
     width = sum(widths) + gap * (count + 1)
-    title = _shorten(title, bold, width - 2 * gap)
+    title = ''.join(_lines(title, bold, width - 2 * gap, most=1))
     top = gap + (sum(bold.getmetrics()) + gap if title else 0)
     height = top + sum(heights) + sum(captions) + gap * len(tiles)
 
@@ -94,17 +106,17 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     draw.text((gap, gap), title, _INK, bold)
     y = top
-    for row, row_height, caption_height in zip(tiles, heights, captions, strict=True):
-        x = gap
-        for (picture, caption), column in zip(row, widths, strict=True):
+    for i, row in enumerate(tiles):
+        x, row_height = gap, heights[i]
+        for (picture, _), column, text in zip(row, widths, texts[i], strict=True):
             if picture is not None:
                 h, w = picture.shape[:2]
                 sheet.paste(Image.fromarray(picture), (x + (column - w) // 2, y + row_height - h))
-            middle = x + column // 2
-            text = _shorten(caption, font, column)
-            draw.text((middle, y + row_height + gap // 4), text, _INK, font, anchor='ma')
+            for j, words in enumerate(text):
+                place = (x + column // 2, y + row_height + gap // 4 + j * line)
+                draw.text(place, words, _INK, font, anchor='ma')
             x += column + gap
-        y += row_height + caption_height + gap
+        y += row_height + captions[i] + gap
     return np.asarray(sheet)
 
 
@@ -128,7 +140,14 @@ def _overlay(picture, maps: ClusterMaps, head, alpha, extent, centers=False):
 
 
 def head_grid(
-    picture, maps: ClusterMaps, *, alpha=0.5, extent=(0, 0, 1, 1), height=256, title=''
+    picture,
+    maps: ClusterMaps,
+    *,
+    alpha=0.5,
+    extent=(0, 0, 1, 1),
+    height=256,
+    centers=False,
+    title='',
 ) -> np.ndarray:
     """Show the image beside the clusters of every head of a block.
 
@@ -138,13 +157,16 @@ def head_grid(
         alpha (float): As for ``draw_clusters``. Defaults to 0.5.
         extent (tuple[float, float, float, float]): As for ``draw_clusters``.
         height (int): Of every picture, in pixels. Defaults to 256.
+        centers (bool): Mark the centres. Defaults to False.
         title (str): Above all. Defaults to ''.
 
     Returns:
         ndarray: The sheet, RGB.
     """
     tile = fit(picture, height)
-    tiles = [(_overlay(tile, maps, head, alpha, extent), f'head {head}') for head in maps.heads]
+    tiles = [
+        (_overlay(tile, maps, head, alpha, extent, centers), f'head {head}') for head in maps.heads
+    ]
     # As square as the pictures' own proportions allow, at most eight beside each other.
     columns = min(8, ceil(sqrt(len(tiles) * 1.6 * tile.shape[0] / tile.shape[1])))
     columns = max(1, min(columns, len(tiles)))
@@ -156,7 +178,14 @@ def head_grid(
 
 
 def stage_row(
-    picture, maps: Sequence[ClusterMaps], *, alpha=0.5, extent=(0, 0, 1, 1), height=256, caption=''
+    picture,
+    maps: Sequence[ClusterMaps],
+    *,
+    alpha=0.5,
+    extent=(0, 0, 1, 1),
+    height=256,
+    centers=False,
+    caption='',
 ) -> list[tuple[np.ndarray, str]]:
     """Show the image beside the clusters of one head in each of several blocks.
 
@@ -166,6 +195,7 @@ def stage_row(
         alpha (float): As for ``draw_clusters``. Defaults to 0.5.
         extent (tuple[float, float, float, float]): As for ``draw_clusters``.
         height (int): Of every picture, in pixels. Defaults to 256.
+        centers (bool): Mark the centres. Defaults to False.
         caption (str): Under the image. Defaults to ''.
 
     Returns:
@@ -176,7 +206,7 @@ def stage_row(
     for m in maps:
         (head,) = m.heads
         name = f'stage {m.stage}, block {m.block}, head {head}'
-        row.append((_overlay(tile, m, None, alpha, extent), name))
+        row.append((_overlay(tile, m, None, alpha, extent, centers), name))
     return row
 
 
@@ -202,7 +232,7 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
         Path: The file.
     """
     path = Path(path)
-    _save_whole(path, lambda part: Image.fromarray(picture).save(part, 'PNG', optimize=True))
+    _save_whole(path, lambda part: Image.fromarray(picture).save(part, 'PNG'))
     return path
 
 

@@ -1,0 +1,128 @@
+"""Where the network's input lies in the picture that a pipeline made it from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ['Placement', 'locate']
+
+# What the three channels of the probe hold: column, row, and where there is a picture.
+_FULL = 255
+_TOLERANCE = 4.0  # grey levels that a pixel may lie off the fitted line
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A picture's place in the image that a pipeline made of it, in its pixels.
+
+    Attributes:
+        top (int): First row of the picture; negative where it was cropped.
+        left (int): First column.
+        bottom (int): Row after its last.
+        right (int): Column after its last.
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def seen(self, size: tuple[int, int], made: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the part of the picture that is left in the image.
+
+        Args:
+            size (tuple[int, int]): Height and width of the picture.
+            made (tuple[int, int]): Height and width of the image.
+
+        Returns:
+            tuple[int, int, int, int]: Top, left, bottom, right, in pixels of the
+            picture.
+        """
+        spans = ((self.top, self.bottom), (self.left, self.right))
+        box = []
+        for (start, stop), length, limit in zip(spans, size, made, strict=True):
+            scale = length / (stop - start)
+            first = min(max(round((0 - start) * scale), 0), length - 1)
+            box.append((first, max(min(round((limit - start) * scale), length), first + 1)))
+        (top, bottom), (left, right) = box
+        return top, left, bottom, right
+
+    def extent(self, size, part, input_size) -> tuple[float, float, float, float]:
+        """Return where a network's input lies over a part of the picture.
+
+        Args:
+            size (tuple[int, int]): Height and width of the picture.
+            part (tuple[int, int, int, int]): Top, left, bottom and right of the part.
+            input_size (tuple[int, int]): Height and width of the input, padding at
+                its bottom and right included.
+
+        Returns:
+            tuple[float, float, float, float]: Top, left, bottom, right, relative to
+            the part, as ``draw_clusters`` takes it.
+        """
+        spans = ((self.top, self.bottom), (self.left, self.right))
+        ends = []
+        for axis, (start, stop) in enumerate(spans):
+            scale = size[axis] / (stop - start)
+            length = part[axis + 2] - part[axis]
+            for edge in (0, input_size[axis]):
+                ends.append(((edge - start) * scale - part[axis]) / length)
+        return ends[0], ends[2], ends[1], ends[3]
+
+
+def _probe(size: tuple[int, int]) -> np.ndarray:
+    """An image that tells of every pixel where it came from."""
+    height, width = size
+    probe = np.full((height, width, 3), _FULL, np.uint8)
+    probe[..., 0] = np.rint(_FULL * (np.arange(width) + 0.5) / width)
+    probe[..., 1] = np.rint(_FULL * (np.arange(height) + 0.5) / height)[:, None]
+    return probe
+
+
+def _fit(values: np.ndarray, valid: np.ndarray, axis: int) -> tuple[int, int] | None:
+    """Find the pixels at which a ramp would start and stop, beyond the image too."""
+    count = valid.sum(axis)
+    level = np.where(valid, values, 0).sum(axis) / np.maximum(count, 1)
+    # At the picture's own ends, scaling repeats its last pixels and bends the ramp.
+    straight = (count > 0) & (level > level[count > 0].min()) & (level < level[count > 0].max())
+    place = np.flatnonzero(straight)
+    if len(place) < 4:
+        return None
+    slope, offset = np.polyfit(place, level[place], 1)
+    if slope <= 0 or np.abs(slope * place + offset - level[place]).max() > _TOLERANCE:
+        return None
+    # Pipelines scale to whole pixels and crop and pad by whole pixels.
+    start, stop = ((v - offset) / slope + 0.5 for v in (0, _FULL))
+    return round(start), round(stop)
+
+
+def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Placement | None:
+    """Find out what a pipeline does to places, by sending it an image of places.
+
+    Works for any mixture of scaling, cropping and padding, whatever the transforms
+    are called.
+
+    Args:
+        pipeline (Callable): Takes (H, W, 3) uint8 and returns what it makes of it,
+            (H', W', C) uint8.
+        size (tuple[int, int]): Height and width of the picture in question.
+
+    Returns:
+        Placement | None: None where the pipeline flips, turns, bends or discolours
+        images, so that no box tells where the picture is.
+    """
+    made = pipeline(_probe(size))
+    if made.dtype != np.uint8 or made.shape[2:] != (3,):
+        return None
+    # A pipeline may turn BGR into RGB. Columns vary along columns alone.
+    if made[..., 0].std() < made[..., 2].std():
+        made = made[..., ::-1]
+    valid = made[..., 2] == _FULL
+    if not valid.any():
+        return None
+    cols = _fit(made[..., 0].astype(np.float64), valid, 0)
+    rows = _fit(made[..., 1].astype(np.float64), valid, 1)
+    if cols is None or rows is None:
+        return None
+    return Placement(rows[0], cols[0], rows[1], cols[1])

@@ -1,0 +1,219 @@
+"""A model, its own way to prepare an image, and what both make of a picture."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS, DefaultScope
+from torch import nn
+
+from coc_mm.visualization.geometry import locate
+from coc_mm.visualization.maps import ClusterMaps, cluster_maps, find_backbone, record_clusters
+from coc_mm.visualization.sheets import fit
+
+__all__ = ['ClusterInspector', 'Inspection']
+
+_LEAST_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A picture, its clusters, and what the model says of it.
+
+    Attributes:
+        picture (ndarray): (height, width, 3) uint8, RGB: the part of the image that
+            the network saw, at the image's own resolution up to a limit.
+        box (tuple[int, int, int, int]): That part in the image: top, left, bottom,
+            right, in its pixels.
+        extent (tuple[float, float, float, float]): The network's input over the
+            picture, for ``draw_clusters``.
+        maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), on the CPU.
+        findings (list[tuple[str, float]]): Names with their probability
+            (classification, all classes, likeliest first), score (detection, best
+            first) or share of the image (segmentation, largest first).
+        sample: What the model predicted, in its library's own form.
+    """
+
+    picture: np.ndarray
+    box: tuple[int, int, int, int]
+    extent: tuple[float, float, float, float]
+    maps: dict[tuple[int, int], ClusterMaps]
+    findings: list[tuple[str, float]]
+    sample: Any
+
+
+def _test_pipeline(config: Config) -> list:
+    """The transforms that prepare an image for testing, from the config."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    pipeline = dataset.get('pipeline') or config.get('test_pipeline')
+    if not pipeline:
+        raise ValueError('the config sets neither a test_dataloader nor a test_pipeline')
+    return deepcopy(list(pipeline))
+
+
+class ClusterInspector:
+    """Look at what a model makes of images, prepared by its own test pipeline.
+
+    May be used by several threads at once.
+
+    Args:
+        model (nn.Module): Of mmpretrain, mmdet or mmseg with a ContextCluster inside,
+            in evaluation mode.
+        config (Config): Of the model, with ``default_scope`` and a test pipeline.
+        longest (int): Greatest height or width of pictures; larger ones are shrunk.
+            Defaults to 1600.
+
+    Raises:
+        ValueError: No ContextCluster in the model, or no test pipeline in the config.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, longest: int = 1600):
+        self.model = model
+        self.backbone = find_backbone(model)
+        self.longest = longest
+        steps = _test_pipeline(config)
+        self._loader = steps[0] if steps[0]['type'].endswith('LoadImageFromFile') else {}
+        # Images come as arrays here, and nothing is known about them.
+        steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            self._steps = [TRANSFORMS.build(step) for step in steps]
+
+    @property
+    def depths(self) -> list[int]:
+        """Number of blocks of each stage."""
+        return [len(stage.blocks) for stage in self.backbone.stages]
+
+    @property
+    def heads(self) -> list[int]:
+        """Number of heads of each stage."""
+        return [stage.blocks[0].mixer.num_heads for stage in self.backbone.stages]
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes, if the model knows any."""
+        meta = getattr(self.model, 'dataset_meta', None) or getattr(
+            self.model, '_dataset_meta', None
+        )
+        return (meta or {}).get('classes')
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        stage: int | None = None,
+        block: int | None = None,
+        head: int | None = None,
+    ) -> Inspection:
+        """Run the model on an image.
+
+        Args:
+            image (ndarray): (height, width, 3) uint8, RGB.
+            stage (int | None): As for ``cluster_maps``. Defaults to None, all.
+            block (int | None): As for ``cluster_maps``. Defaults to None, all.
+            head (int | None): As for ``cluster_maps``. Defaults to None, all.
+
+        Returns:
+            Inspection: What the model saw and found.
+
+        Raises:
+            ValueError: A number out of range, with the valid ones, or an image too
+                small for the model.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f'image must be (height, width, 3) of uint8, got {image.shape} of {image.dtype}'
+            )
+        data = self._prepare(image)
+        batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+        with torch.no_grad(), record_clusters(self.model, stage, block, head) as record:
+            (sample,) = self.model.test_step(batch)
+        maps = record.maps
+        if record.passes != 1:  # sliding windows: show the image as a whole
+            inputs = self.model.data_preprocessor(batch)['inputs']
+            maps = cluster_maps(self.backbone, inputs, stage, block, head)
+            if isinstance(maps, ClusterMaps):
+                maps = {(maps.stage, maps.block): maps}
+        maps = {key: value.to('cpu') for key, value in maps.items()}
+        picture, box, extent = self._place(image, data['inputs'], next(iter(maps.values())))
+        return Inspection(picture, box, extent, maps, self._findings(sample), sample)
+
+    def _prepare(self, image: np.ndarray) -> dict:
+        """Send an RGB image through the pipeline."""
+        pixels = np.ascontiguousarray(image[..., ::-1])
+        flag = self._loader.get('color_type', 'color')
+        if flag != 'color':
+            coded = cv2.imencode('.png', pixels)[1].tobytes()
+            pixels = mmcv.imfrombytes(coded, flag=flag)
+        size = image.shape[:2]
+        if self._loader.get('to_float32'):
+            pixels = pixels.astype(np.float32)
+        data = dict(img=pixels, img_shape=size, ori_shape=size, img_path='', img_id=0)
+        data.update(height=size[0], width=size[1])
+        for step in self._steps:
+            data = step(data)
+        return data
+
+    def _place(self, image: np.ndarray, inputs: torch.Tensor, maps: ClusterMaps):
+        """Cut out what the network saw, and tell where its input lies over that."""
+        size, made = image.shape[:2], tuple(inputs.shape[1:])
+        placement = locate(self._as_image, size)
+        if placement is None:  # show what the pipeline made of the image, then
+            picture = np.clip(inputs.permute(1, 2, 0).cpu().numpy(), 0, 255).astype(np.uint8)
+            picture = picture[..., ::-1] if picture.shape[2] == 3 else picture[..., :1]
+            picture = np.ascontiguousarray(np.broadcast_to(picture, (*made, 3)))
+            extent = (0.0, 0.0, maps.input_size[0] / made[0], maps.input_size[1] / made[1])
+            return fit(picture, longest=self.longest), (0, 0, *size), extent
+        box = placement.seen(size, made)
+        extent = placement.extent(size, box, maps.input_size)
+        picture = np.ascontiguousarray(image[box[0] : box[2], box[1] : box[3]])
+        return fit(picture, longest=self.longest), box, extent
+
+    def _as_image(self, image: np.ndarray) -> np.ndarray:
+        return self._prepare(image)['inputs'].permute(1, 2, 0).numpy()
+
+    def _name(self, label: int) -> str:
+        classes = self.classes
+        return str(classes[label]) if classes is not None and label < len(classes) else str(label)
+
+    def _findings(self, sample) -> list[tuple[str, float]]:
+        if 'pred_score' in sample:
+            scores, labels = sample.pred_score.detach().cpu().sort(descending=True)
+            pairs = zip(labels.tolist(), scores.tolist(), strict=True)
+        elif 'pred_instances' in sample:
+            found = sample.pred_instances
+            found = found[found.scores >= _LEAST_SCORE].cpu()
+            order = found.scores.argsort(descending=True)
+            pairs = zip(found.labels[order].tolist(), found.scores[order].tolist(), strict=True)
+        elif 'pred_sem_seg' in sample:
+            labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
+            order = counts.argsort(descending=True)
+            share = counts[order] / counts.sum()
+            pairs = zip(labels[order].tolist(), share.tolist(), strict=True)
+        else:
+            return []
+        return [(self._name(label), value) for label, value in pairs]
+
+    def caption(self, inspection: Inspection) -> str:
+        """Say in a few words what the model found.
+
+        Args:
+            inspection (Inspection): From calling this inspector.
+
+        Returns:
+            str: The class with its probability, the objects or the largest areas.
+        """
+        found, sample = inspection.findings, inspection.sample
+        if 'pred_score' in sample:
+            return f'{found[0][0]}  {100 * found[0][1]:.1f} %'
+        if 'pred_instances' in sample:
+            named = ', '.join(f'{name} {score:.2f}' for name, score in found[:3])
+            many = f'{len(found)} objects' if len(found) != 1 else '1 object'
+            return f'{many}: {named}' if found else f'no object over {_LEAST_SCORE}'
+        return ', '.join(f'{name} {100 * share:.0f} %' for name, share in found[:3])
