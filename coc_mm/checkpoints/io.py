@@ -8,7 +8,6 @@ harmless names that such files need, and nothing else is ever loaded.
 """
 
 import argparse
-import collections
 import contextlib
 import os
 import pathlib
@@ -62,7 +61,6 @@ def _allowed_names() -> list:
         np.dtype,
         *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdgUSO'},
         argparse.Namespace,  # timm: the options of the training script
-        collections.defaultdict,
         pathlib.PosixPath,
         pathlib.PurePosixPath,
     ]
@@ -205,11 +203,13 @@ def _refusal(path: str, reason: str) -> str:
     named = re.search(r'GLOBAL (.+?) (?:whose module|was)', reason)
     if named:
         return (
-            f'checkpoint {path} is refused: it holds {named[1]}, which is code and not weights '
+            f'checkpoint {path} is refused: it holds {named[1]}, which is not weights and may run code '
             '(nothing of it was run). Ask its author for a file with the state_dict alone.'
         )
     if 'reduce for unrecognized' in reason or 'Can only' in reason:
-        return f'checkpoint {path} is refused: it holds objects other than weights ({reason[:160]})'
+        found = re.search(r'Unpickler error: (.{,160})', reason)
+        detail = f' ({found[1].strip()})' if found else ''
+        return f'checkpoint {path} is refused: it holds objects other than weights{detail}.'
     return (
         f'{path} is not a PyTorch checkpoint, or damaged; name a .pth file written by torch.save.'
     )
