@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from mmengine.utils import ManagerMixin
 from PIL import Image, ImageDraw
 
 SCOPES = ('mmpretrain', 'mmdet', 'mmseg')
@@ -197,6 +198,15 @@ _NAMES = {
     'mmdet': ('DetVisualizationHook', 'DetLocalVisualizer', DETECTION, (0, 1, 2, 3)),
     'mmseg': ('SegVisualizationHook', 'SegLocalVisualizer', SEGMENTATION, (0, 1, 2, 3)),
 }
+
+
+def forget_singletons() -> None:
+    """Drop loggers, visualizers and scopes, which mmengine keeps for a whole process."""
+    kinds = [ManagerMixin]
+    while kinds:
+        kind = kinds.pop()
+        kinds.extend(kind.__subclasses__())
+        kind._instance_dict.clear()
 
 
 def write_project(folder: Path, scope: str) -> Path:

@@ -153,10 +153,10 @@ def build_runner(config: Config) -> Runner:
     """
     if 'runner_type' not in config:
         return Runner.from_cfg(config)
-    from mmengine.registry import RUNNERS, DefaultScope
+    from mmengine.registry import RUNNERS, init_default_scope
 
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        return RUNNERS.build(config)
+    init_default_scope(config.default_scope)  # the runner may be one of the library's
+    return RUNNERS.build(config)
 
 
 def _prepare_libraries(config: Config) -> None:

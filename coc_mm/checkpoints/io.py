@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import re
+import urllib.error
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -203,8 +204,8 @@ def _refusal(path: str, reason: str) -> str:
     named = re.search(r'GLOBAL (.+?) (?:whose module|was)', reason)
     if named:
         return (
-            f'checkpoint {path} is refused: it holds {named[1]}, which is not weights and may run code '
-            '(nothing of it was run). Ask its author for a file with the state_dict alone.'
+            f'checkpoint {path} is refused: it holds {named[1]}, which is not weights and may run '
+            'code (nothing of it was run). Ask its author for a file with the state_dict alone.'
         )
     if 'reduce for unrecognized' in reason or 'Can only' in reason:
         found = re.search(r'Unpickler error: (.{,160})', reason)
@@ -259,7 +260,13 @@ def load_from_http_safely(filename: str, map_location: Any = None) -> dict[str, 
     for turn in (is_main_process(), True):  # one process first, then those on other nodes
         if turn and not os.path.exists(target):
             os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(filename, target)
+            try:
+                torch.hub.download_url_to_file(filename, target)
+            except urllib.error.URLError as error:
+                raise CheckpointError(
+                    f'checkpoint {filename} cannot be downloaded ({error}); check the address, or '
+                    'name a file fetched by other means.'
+                ) from None
         barrier()
     return load_checkpoint_safely(target, map_location)
 

@@ -193,6 +193,8 @@ def test_downloads_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
         assert torch.equal(found['state_dict']['a'], torch.ones(2))
         with pytest.raises(CheckpointError, match='mkdir'):
             CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
+        with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded .*404'):
+            CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
         server.shutdown()
     assert not (tmp_path / 'RUN').exists()
     # The second time from the cache, the server being gone.

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.utils import ManagerMixin
-from tiny_projects import SCOPES, write_project
+from tiny_projects import SCOPES, forget_singletons, write_project
 
 from coc_mm.apis.weights import build_model
 
@@ -35,13 +34,8 @@ def _one_process(monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _fresh_singletons():
-    """Forget loggers, visualizers and scopes, which mmengine keeps for a whole process."""
     yield
-    kinds = [ManagerMixin]
-    while kinds:
-        kind = kinds.pop()
-        kinds.extend(kind.__subclasses__())
-        kind._instance_dict.clear()
+    forget_singletons()
 
 
 @pytest.fixture(scope='session')

@@ -1,8 +1,11 @@
 """What users get wrong: one message, exit status 2, nothing left behind."""
 
+import functools
+import http.server
 import importlib.util
 import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 
@@ -182,6 +185,19 @@ def test_checkpoint_with_code_is_not_run(refused, projects, tmp_path):
     with zipfile.ZipFile(path) as archive:
         pickle.loads(archive.read('attack/data.pkl'))
     assert Path('made_by_a_pickle').exists()  # it would have worked
+
+
+def test_download_with_code_is_not_run(refused, projects, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    torch.save(dict(state_dict={}, meta=_Attack()), tmp_path / 'attack.pth')
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}/attack.pth'
+        options = ('--cfg-options', f'load_from={address}')
+        _train(refused, projects['mmpretrain'], *options, says=['refused', 'mkdir'])
+        server.shutdown()
+    assert not Path('made_by_a_pickle').exists()
 
 
 @pytest.mark.parametrize('scope', SCOPES)
