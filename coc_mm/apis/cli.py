@@ -1,4 +1,4 @@
-"""The flags of ``tools/train.py``, ``tools/test.py`` and ``tools/infer.py``."""
+"""The flags of ``tools/train.py``, ``tools/test.py`` and ``tools/infer.py``, and their remarks."""
 
 import argparse
 import os
@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-__all__ = ['parse_infer', 'parse_test', 'parse_train']
+__all__ = ['parse_infer', 'parse_test', 'parse_train', 'say']
+
+
+def say(message: str) -> None:
+    """Print a line about a decision of the tool, in one process of several.
+
+    Args:
+        message (str): The line.
+    """
+    if int(os.environ.get('RANK', 0)) == 0:
+        print(message, flush=True)
 
 
 class _Options(DictAction):

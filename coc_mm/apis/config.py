@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
+from coc_mm.apis.cli import say
 from coc_mm.apis.errors import UserError
 
 __all__ = ['SCOPES', 'load_config', 'merge_options', 'merge_test_args', 'merge_train_args']
@@ -230,6 +231,14 @@ def _settle_loaders(config: Config) -> None:
             loader.pop('prefetch_factor', None)
 
 
+def _complete(config: Config) -> None:
+    """Find out what a config for own data leaves open, now that its folder is final."""
+    from coc_mm.datasets import resolve_custom
+
+    for line in resolve_custom(config):
+        say(line)
+
+
 def _require(config: Config, keys: tuple[str, ...], path: str, purpose: str) -> None:
     missing = [key for key in keys if config.get(key) is None]
     if missing:
@@ -277,6 +286,7 @@ def merge_train_args(config: Config, args: argparse.Namespace) -> Config:
     optim_wrapper = config.get('optim_wrapper')
     if args.amp and optim_wrapper and optim_wrapper.get('type') == 'OptimWrapper':
         optim_wrapper.pop('loss_scale', None)  # an option took --amp back
+    _complete(config)
     _settle_loaders(config)
     _require(
         config, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), args.config, 'training'
@@ -314,15 +324,16 @@ def merge_test_args(config: Config, args: argparse.Namespace) -> Config:
     _set_work_dir(config, args)
     config.load_from = args.checkpoint
     config.resume = False  # a config left over from training may say otherwise
-    _require(
-        config, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), args.config, 'testing'
-    )
+    needed = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+    _require(config, needed, args.config, 'testing')
     if args.show or args.show_dir:
         _set_drawing(config, args)
     if args.out:
         _set_out(config, args.out)
     _set_loader_defaults(config, ('test_dataloader',))
     merge_options(config, args.cfg_options)
+    _complete(config)
+    _require(config, needed, args.config, 'testing')
     _settle_loaders(config)
     if args.tta:  # wraps the model, so options must have reached it before
         _set_tta(config, args.config)

@@ -100,6 +100,9 @@ def load_model(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Modul
 
         use_safe_loading()
         content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    meta = content.get('meta') or {}
+    config = deepcopy(config)
+    _set_custom_classes(config, meta)
     with warnings.catch_warnings(record=True) as caught:
         model = TASKS[scope].build(deepcopy(config))
     for warning in caught:  # class names and colours follow below
@@ -109,8 +112,17 @@ def load_model(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Modul
             )
     check_weights(model, content, checkpoint, strict=True)
     model.load_state_dict(state_dict_of(content, checkpoint), strict=False)
-    TASKS[scope].set_classes(model, content.get('meta') or {}, config)
+    TASKS[scope].set_classes(model, meta, config)
     return model.to(device).eval()
+
+
+def _set_custom_classes(config: Config, meta: dict) -> None:
+    """Give a config for own data the classes of the checkpoint, its data being elsewhere."""
+    classes = (meta.get('dataset_meta') or {}).get('classes')
+    if config.get('custom_data') is not None and classes:
+        from coc_mm.datasets import set_classes
+
+        set_classes(config, classes)
 
 
 def _target(out_dir: Path, image: Path) -> Path:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from coc_mm.apis.amp import cpu_amp_config
 from coc_mm.apis.bad_files import naming_bad_files
-from coc_mm.apis.cli import parse_test, parse_train
+from coc_mm.apis.cli import parse_test, parse_train, say
 from coc_mm.apis.config import load_config, merge_test_args, merge_train_args
 from coc_mm.apis.errors import UserError, explain
 from coc_mm.apis.weights import (
@@ -24,7 +24,6 @@ from coc_mm.apis.weights import (
     drop_missing_pretrained,
     is_local,
     pretrained_files,
-    say,
 )
 from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
 

@@ -11,23 +11,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from coc_mm.apis.cli import say
 from coc_mm.apis.errors import UserError
 from coc_mm.checkpoints.io import load_checkpoint_safely, state_dict_of
 
-__all__ = ['Comparison', 'build_model', 'check_pretrained', 'check_weights', 'is_local', 'say']
+__all__ = ['Comparison', 'build_model', 'check_pretrained', 'check_weights', 'is_local']
 
 # Fewer common weights than this share, and a checkpoint to start from is another model's.
 _LEAST_SHARE = 0.5
-
-
-def say(message: str) -> None:
-    """Print a line about a decision of the tool, in one process of several.
-
-    Args:
-        message (str): The line.
-    """
-    if int(os.environ.get('RANK', 0)) == 0:
-        print(message, flush=True)
 
 
 def is_local(path: str) -> bool:
@@ -241,6 +232,13 @@ def check_pretrained(model: nn.Module, paths: list[str]) -> None:
         CheckpointError: A file is missing or cannot be used.
         UserError: A file holds another model's weights, or none under the prefix.
     """
+    for path in paths:
+        if not os.path.exists(_expanded(path)):
+            raise UserError(
+                f'the config starts from the checkpoint {path}, which does not exist.\nTrain or '
+                'fetch it first (the head of the config file may say how), or start without: '
+                '--cfg-options model.backbone.init_cfg=None'
+            )
     loaded = {path: state_dict_of(load_checkpoint_safely(path), path) for path in set(paths)}
     for name, module in model.named_modules():
         entries = getattr(module, 'init_cfg', None)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny_projects import SCOPES, write_project
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def logs():
@@ -108,3 +110,29 @@ def test_test_time_augmentation_of_boxes(tool, tmp_path, logs):
     _run(tool, 'test', project, 'boxes.pth', '--tta', '--out', 'boxes.pkl')
     assert 'bbox_mAP' in logs()
     assert Path('boxes.pkl').stat().st_size > 0
+
+
+def test_own_data_is_found_trained_tested_and_predicted(tool, projects, tmp_path, capsys):
+    config = ROOT / 'configs' / 'classification' / 'coc-small_1xb64-50e_custom.py'
+    data = projects['mmpretrain'].data
+    options = [f'data_root={data}', 'model.backbone.arch=tiny', 'model.head.in_channels=320']
+    short = ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=2', 'default_scope=mmpretrain']
+    loaders = [f'{name}_dataloader.num_workers=0' for name in ('train', 'val', 'test')]
+    flags = ['--work-dir', 'own', '--cfg-options', *options, *short, *loaders]
+    assert tool('train')([str(config), *flags]) == 0
+    assert '2 classes (box, disc)' in capsys.readouterr().out
+    checkpoint = 'own/epoch_1.pth'
+    assert tool('test')([str(config), checkpoint, *flags]) == 0
+    image = next(data.rglob('*.png'))
+    # The data is not needed any more: the checkpoint lists the classes.
+    argv = [str(image), str(config), checkpoint, '--cfg-options', *options[1:]]
+    assert tool('infer')(argv) == 0
+    printed = capsys.readouterr().out
+    assert 'disc' in printed
+    assert 'box' in printed
+
+
+def test_own_data_that_is_not_there(refused):
+    config = ROOT / 'configs' / 'segmentation' / 'fpn_coc-s-c4_1xb4-50e-512x512_custom.py'
+    says = ['data_root data/custom is no folder', '--cfg-options data_root=FOLDER']
+    refused('train', config, says=says, leaves=['work_dirs'])
