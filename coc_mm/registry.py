@@ -13,6 +13,7 @@ from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     'MODELS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'TRANSFORMS',
+    'WEIGHT_INITIALIZERS',
 ]
 
 
@@ -36,4 +38,7 @@ METRICS = _child('metric', MMENGINE_METRICS, ['coc_mm.engine'])
 HOOKS = _child('hook', MMENGINE_HOOKS, ['coc_mm.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, ['coc_mm.engine']
+)
+WEIGHT_INITIALIZERS = _child(
+    'weight initializer', MMENGINE_WEIGHT_INITIALIZERS, ['coc_mm.checkpoints.pretrained']
 )

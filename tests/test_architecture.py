@@ -17,7 +17,7 @@ ALLOWED = {
     'registry': set(),
     'version': set(),
     'models': {'ops', 'registry'},
-    'checkpoints': {'models'},
+    'checkpoints': {'models', 'registry'},
     'visualization': {'ops', 'models', 'checkpoints', 'apis'},
     'datasets': {'registry'},
     'engine': {'registry', 'visualization', 'checkpoints', 'models'},

@@ -1,26 +1,27 @@
-"""The names of the official weights, mapped to those of this package."""
+"""Official weights under the names of the models of this package."""
 
 import re
 
-import torch
+from coc_mm.models.backbones.official_names import is_official, rename_official
 
-TASKS = ('classification', 'detection', 'segmentation')
+__all__ = ['TASKS', 'convert_official']
 
-# Official name -> ours, the first that matches. The official modules alternate
-# stages (even) and points reducers (odd) in one list, ``network``.
-_BLOCK = r'network\.([0246])\.(\d+)\.'
-_RULES = [
-    (r'patch_embed\.proj\.(weight|bias)', r'patch_embed.proj.\1'),
-    (r'network\.([135])\.proj\.(weight|bias)', r'stages.{odd}.reducer.proj.\2'),
-    (_BLOCK + r'layer_scale_([12])', r'stages.{even}.blocks.\2.layer_scale\3'),
-    (_BLOCK + r'(norm[12]\.(?:weight|bias))', r'stages.{even}.blocks.\2.\3'),
-    (_BLOCK + r'token_mixer\.(sim_(?:alpha|beta))', r'stages.{even}.blocks.\2.mixer.\3'),
-    (_BLOCK + r'token_mixer\.proj\.(weight|bias)', r'stages.{even}.blocks.\2.mixer.out_proj.\3'),
-    (_BLOCK + r'(mlp\.fc[12]\.(?:weight|bias))', r'stages.{even}.blocks.\2.\3'),
-    (r'norm([0246])\.(weight|bias)', r'norm{even}.\2'),
-    (r'norm\.(weight|bias)', r'norm3.\1'),
-]
-_PROJECTION = re.compile(_BLOCK + r'token_mixer\.([fv])\.(weight|bias)')
+TASKS = ('classification', 'detection', 'segmentation', 'point_cloud')
+
+# Only a whole detector or segmentor has these; mmdet 2.x and mmseg 0.x name them as
+# their successors do.
+_HOST_PARTS = re.compile(r'(neck|rpn_head|roi_head|bbox_head|decode_head|auxiliary_head)\.')
+# PointMLP with a one-centre cluster in front of each residual block.
+_CLUSTER = r'(?:pre|pos)_blocks_list\.\d+\.operation\.\d+\.'
+_NORM = r'(?:weight|bias|running_mean|running_var|num_batches_tracked)'
+_POINT_CLOUD = re.compile(
+    rf'embedding\.net\.(?:0\.(?:weight|bias)|1\.{_NORM})'
+    r'|local_grouper_list\.\d+\.affine_(?:alpha|beta)'
+    rf'|pre_blocks_list\.\d+\.transfer\.net\.(?:0\.(?:weight|bias)|1\.{_NORM})'
+    rf'|{_CLUSTER}(?:sim_alpha|sim_beta|(?:fc1|fc2|fc_v)\.(?:weight|bias))'
+    rf'|{_CLUSTER}net\d\.(?:0\.(?:weight|bias)|\d\.{_NORM})'
+    rf'|classifier\.\d+\.{_NORM}'
+)
 
 
 def convert_official(state_dict, task='classification'):
@@ -36,7 +37,9 @@ def convert_official(state_dict, task='classification'):
         task (str): 'classification' returns ``backbone.*`` and ``head.fc.*``
             for mmpretrain's ImageClassifier with GlobalAveragePooling and
             LinearClsHead; 'detection' and 'segmentation' return ``backbone.*``
-            and the given neck and heads. Defaults to 'classification'.
+            and the given neck and heads; 'point_cloud' takes the weights of
+            PointMLP with context clusters, which keep their official names.
+            Defaults to 'classification'.
 
     Returns:
         dict[str, Tensor]: The weights under the host model's keys.
@@ -47,51 +50,37 @@ def convert_official(state_dict, task='classification'):
     """
     if task not in TASKS:
         raise ValueError(f'unknown task {task!r}: choose one of {TASKS}')
-    converted, projections, unknown = {}, {}, []
-    for name, value in state_dict.items():
-        name = name.removeprefix('module.')
-        # Only a whole detector or segmentor has anything but a backbone.
-        if task != 'classification' and re.match(
-            r'(neck|rpn_head|roi_head|bbox_head|decode_head|auxiliary_head)\.', name
-        ):
-            converted[name] = value
-            continue
-        name = name.removeprefix('backbone.')
-        if task == 'classification' and name in ('head.weight', 'head.bias'):
-            converted[name.replace('head.', 'head.fc.')] = value
-        elif match := _PROJECTION.fullmatch(name):
-            network, block, space, leaf = match.groups()
-            key = f'stages.{int(network) // 2}.blocks.{block}.mixer.in_proj.{leaf}'
-            projections.setdefault(key, {})[space] = value
-        elif (key := _rename(name)) is not None:
-            # 1x1 convolutions are linear layers here.
-            squeeze = key.endswith('out_proj.weight')
-            converted[f'backbone.{key}'] = value.flatten(1) if squeeze else value
-        else:
-            unknown.append(name)
-    lonely = [key for key, spaces in projections.items() if len(spaces) < 2]
-    if unknown or lonely or not projections:
-        raise ValueError(_complaint(task, unknown, lonely, projections))
-    for key, spaces in projections.items():
-        value = torch.cat([spaces['f'], spaces['v']])
-        converted[f'backbone.{key}'] = value.flatten(1) if key.endswith('weight') else value
-    return converted
+    weights = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    if task == 'point_cloud':
+        return _convert_point_cloud(weights)
+    converted = {}
+    if task == 'classification':
+        for name in ('head.weight', 'head.bias'):
+            if name in weights:
+                converted[name.replace('head.', 'head.fc.')] = weights.pop(name)
+    else:
+        converted = {name: value for name, value in weights.items() if _HOST_PARTS.match(name)}
+        weights = {name: value for name, value in weights.items() if name not in converted}
+    backbone, others = rename_official(weights)
+    if others or not is_official(weights):
+        raise ValueError(_complaint(task, others, is_official(weights)))
+    return {**converted, **{f'backbone.{name}': value for name, value in backbone.items()}}
 
 
-def _rename(name):
-    for pattern, ours in _RULES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            stage = match.group(1)
-            stage = int(stage) if stage.isdigit() else 0
-            return match.expand(ours).format(even=stage // 2, odd=(stage + 1) // 2)
-    return None
+def _convert_point_cloud(weights):
+    unknown = [name for name in weights if not _POINT_CLOUD.fullmatch(name)]
+    is_cluster = any(name.endswith('.fc_v.weight') for name in weights)
+    if unknown or not is_cluster:
+        raise ValueError(_complaint('point_cloud', unknown, is_cluster))
+    return weights
 
 
-def _complaint(task, unknown, lonely, projections):
+def _complaint(task, others, has_mixer):
     lines = [f'not the official weights of a Context Cluster for {task}:']
-    if not projections:
+    if not has_mixer:
         lines.append('no token mixer among the keys')
+    lonely = [n for n in others if re.search(r'token_mixer\.[fv]\.(weight|bias)$', n)]
+    unknown = [n for n in others if n not in lonely]
     if unknown:
         lines.append(f'{len(unknown)} unknown keys: {", ".join(unknown)}')
     if lonely:

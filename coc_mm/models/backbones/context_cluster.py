@@ -8,6 +8,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from coc_mm.models.backbones.official_names import before_loading, read_pretrained_safely
 from coc_mm.models.layers import (
     ContextClusterBlock,
     PointReducer,
@@ -228,7 +229,16 @@ class ContextCluster(BaseModule):
             for block in self._blocks():
                 for layer in (block.mlp.fc1, block.mlp.fc2):
                     trunc_normal_init(layer, std=0.02)
-        super().init_weights()
+        given, self.init_cfg = self.init_cfg, read_pretrained_safely(self.init_cfg)
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        denominator = self.stages[0].blocks[0].mixer.denominator
+        before_loading(state_dict, prefix, local_metadata, denominator)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def forward(self, x):
         """Compute the maps of ``out_indices``.
