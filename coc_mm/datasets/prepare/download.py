@@ -193,7 +193,7 @@ def _fetch(url, part, on_bytes, stop, tries, pause, timeout) -> bool:
         pieced = True
         # Only bytes that were never here before count as progress, or a server that starts
         # anew each time would be asked for ever.
-        failures = failures + 1 if part.size <= furthest else 1
+        failures = failures + 1 if part.size <= furthest else 0
         furthest = max(furthest, part.size)
         if failures >= tries:
             raise PrepareError(

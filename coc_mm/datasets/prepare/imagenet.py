@@ -60,6 +60,7 @@ def read_devkit(path: Path) -> list[str]:
     """
     try:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
     except ModuleNotFoundError as error:
         raise PrepareError(
             'reading the development kit of ImageNet needs SciPy: pip install scipy'
@@ -80,7 +81,7 @@ def read_devkit(path: Path) -> list[str]:
         }
         truth = wanted['ILSVRC2012_validation_ground_truth.txt'].split()
         found = [names[int(number)] for number in truth]
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, MatReadError) as error:
         raise PrepareError(
             f'{path} is not the development kit of ILSVRC2012, tasks 1 and 2 ({error!r}).'
         ) from error

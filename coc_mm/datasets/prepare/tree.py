@@ -277,7 +277,7 @@ def prepare(
                 _download_all(absent, folder, mirror, jobs, skip_checksum, progress)
             for archive in [*present, *absent]:
                 if skip_checksum or archive.checksum is None:
-                    say(f'{archive.name}: no checksum; names, sizes and CRCs are verified instead')
+                    say(f'{archive.name}: no checksum; structure, sizes and, in a zip, CRCs count')
             for part in parts:
                 _unpack_part(part, root, folder, progress)
     except Timeout as error:
