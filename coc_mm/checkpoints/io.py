@@ -251,7 +251,7 @@ def load_from_local_safely(filename: str, map_location: Any = None) -> dict[str,
     return load_checkpoint_safely(filename, map_location)
 
 
-def load_from_http_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
+def load_from_http_safely(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
     """Download once into torch's hub cache, then read like any other file."""
     from mmengine.dist import barrier, is_main_process
 
@@ -271,14 +271,29 @@ def load_from_http_safely(filename: str, map_location: Any = None) -> dict[str, 
     return load_checkpoint_safely(target, map_location)
 
 
+def _load_for_backends(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+    """Stand in for mmengine's last resort, which backends call with a path or a buffer."""
+    if isinstance(file, (str, os.PathLike)):
+        return load_checkpoint_safely(file, map_location)
+    try:
+        with _only_allowed_names():
+            return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal('from the storage backend', str(error))) from None
+
+
 def use_safe_loading() -> None:
-    """Let mmengine read local files and downloads by :func:`load_checkpoint_safely`.
+    """Let mmengine read every checkpoint by :func:`load_checkpoint_safely`.
 
     For the process: after it, ``Runner``, ``init_cfg=dict(type='Pretrained')`` and
-    the inference functions of the task libraries load no wider than this module.
+    the inference functions of the task libraries load files, downloads and names of
+    model zoos no wider than this module does.
     """
-    from mmengine.runner import CheckpointLoader
+    from mmengine.runner import CheckpointLoader, checkpoint
 
     register = CheckpointLoader.register_scheme
     register(prefixes='', loader=load_from_local_safely, force=True)
     register(prefixes=['http://', 'https://'], loader=load_from_http_safely, force=True)
+    # Names of model zoos and object stores end in these two functions of the module.
+    checkpoint.load_from_http = load_from_http_safely
+    checkpoint._safe_torch_load = _load_for_backends

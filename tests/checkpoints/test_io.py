@@ -2,6 +2,7 @@ import argparse
 import collections
 import functools
 import http.server
+import io
 import os
 import pathlib
 import pickle
@@ -13,6 +14,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from mmengine.runner import checkpoint as checkpoint_module
 
 from coc_mm.checkpoints.io import (
     CheckpointError,
@@ -23,12 +25,12 @@ from coc_mm.checkpoints.io import (
 
 
 @pytest.fixture
-def safe_mmengine():
+def safe_mmengine(monkeypatch):
     """Register the safe loaders, and take them back."""
-    before = dict(CheckpointLoader._schemes)
+    for name in ('load_from_http', '_safe_torch_load'):
+        monkeypatch.setattr(checkpoint_module, name, getattr(checkpoint_module, name, None))
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     use_safe_loading()
-    yield
-    CheckpointLoader._schemes = before
 
 
 class _Call:
@@ -193,12 +195,31 @@ def test_downloads_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
         assert torch.equal(found['state_dict']['a'], torch.ones(2))
         with pytest.raises(CheckpointError, match='mkdir'):
             CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
+        zoo = dict(own=f'{address}/bad.pth')
+        monkeypatch.setattr(checkpoint_module, 'get_external_models', lambda: zoo)
+        with pytest.raises(CheckpointError, match='mkdir'):
+            CheckpointLoader.load_checkpoint('open-mmlab://own', 'cpu')
         with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded .*404'):
             CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
         server.shutdown()
     assert not (tmp_path / 'RUN').exists()
     # The second time from the cache, the server being gone.
     assert CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')
+
+
+def test_other_backends_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    bad = _saved(tmp_path, dict(x=_Call(os.mkdir, str(tmp_path / 'RUN'))))
+    zoo = dict(local=bad.name)
+    monkeypatch.setattr(checkpoint_module, 'get_external_models', lambda: zoo)
+    with pytest.raises(CheckpointError, match='mkdir'):
+        CheckpointLoader.load_checkpoint('open-mmlab://local', 'cpu')
+    load = checkpoint_module._safe_torch_load
+    with pytest.raises(CheckpointError, match=r'from the storage backend is refused.*mkdir'):
+        load(io.BytesIO(bad.read_bytes()))
+    assert not (tmp_path / 'RUN').exists()
+    good = _saved(tmp_path, _runner_checkpoint())
+    assert load(io.BytesIO(good.read_bytes()))['meta']['epoch'] == 3
 
 
 def test_safetensors_only_where_installed(tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ def _one_process(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.delenv('COC_MM_TRACEBACK', raising=False)
+    # A run formats its config four times, which takes longer than the training here.
+    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
 
 
 @pytest.fixture(autouse=True)

@@ -136,3 +136,42 @@ def test_own_data_that_is_not_there(refused):
     config = ROOT / 'configs' / 'segmentation' / 'fpn_coc-s-c4_1xb4-50e-512x512_custom.py'
     says = ['data_root data/custom is no folder', '--cfg-options data_root=FOLDER']
     refused('train', config, says=says, leaves=['work_dirs'])
+
+
+PROJECT = """
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+
+
+@MODELS.register_module(force=True)
+class TinyProject(BaseModel):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, img, mode='tensor', **kwargs):
+        images = img.float().permute(0, 3, 1, 2) / 255
+        return dict(loss=self.backbone(images)[0].square().mean())
+"""
+
+PLAIN = """
+custom_imports = dict(imports=['tiny_project'])
+default_scope = 'coc_mm'
+model = dict(type='TinyProject', backbone=dict(type='ContextCluster', arch='tiny'))
+train_dataloader = dict(
+    batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='DigitsDataset', split='train', indices=16, pipeline=[
+        dict(type='mmcv.Resize', scale=(32, 32))]))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+def test_project_with_a_plain_runner(tool, tmp_path, monkeypatch, logs):
+    (tmp_path / 'tiny_project.py').write_text(PROJECT)
+    (tmp_path / 'plain.py').write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tool('train')(['plain.py', '--work-dir', 'work']) == 0
+    assert 'loss: ' in logs()
+    assert Path('work/epoch_1.pth').is_file()
