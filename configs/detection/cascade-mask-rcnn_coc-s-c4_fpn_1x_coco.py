@@ -1,0 +1,12 @@
+"""Cascade Mask R-CNN on CoC-Small, COCO, 12 epochs.
+
+Train: bash tools/dist_train.sh configs/detection/cascade-mask-rcnn_coc-s-c4_fpn_1x_coco.py 8
+GPUs:  8, 2 images each; hours and results are not measured.
+"""
+
+_base_ = [
+    '../_base_/models/cascade-mask-rcnn_coc_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/coco_1x_adamw.py',
+    '../_base_/det_runtime.py',
+]
