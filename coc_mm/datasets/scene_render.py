@@ -101,7 +101,7 @@ def compose_scene(spec, pool, rng):
         :class:`SceneDigit`, at least one, whose masks do not overlap.
     """
     images, labels, positions = pool
-    canvas = _background(spec, rng)
+    canvas = draw_background(spec.height, spec.width, rng)
     digits, areas = [], []
     wanted = rng.randint(spec.min_digits, spec.max_digits + 1)
     for _ in range(12 * wanted):
@@ -114,7 +114,7 @@ def compose_scene(spec, pool, rng):
             continue
         for other in digits:
             other.mask &= ~mask
-        _paint(canvas, ink, rng)
+        paint(canvas, ink, rng)
         digits.append(SceneDigit(int(labels[choice]), int(positions[choice]), mask))
         areas.append(mask.sum())
     noise = rng.normal(0, rng.uniform(1, 6), (spec.height, spec.width, 1))
@@ -151,17 +151,37 @@ def _place(image, spec, rng):
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_CONSTANT,
     )
-    # A grey 8x8 image grown to 60 pixels is a haze: sharpen the stroke's edge, keep its soft rim.
+    return sharpen(ink)
+
+
+def sharpen(ink):
+    """Sharpen the edge of a stroke, keeping a soft rim.
+
+    A grey 8x8 image grown to 60 pixels is a haze otherwise.
+
+    Args:
+        ink (np.ndarray): Float in 0..1.
+
+    Returns:
+        np.ndarray: The same, steeper.
+    """
     return np.clip((ink - 0.30) / 0.30, 0, 1)
 
 
-def _background(spec, rng):
-    """A cluttered background ``(height, width, 3)``, float in 0..255."""
+def draw_background(height, width, rng):
+    """Draw a cluttered background.
+
+    Args:
+        height (int): Rows in pixels.
+        width (int): Columns in pixels.
+        rng (np.random.RandomState): The source of all choices.
+
+    Returns:
+        np.ndarray: ``(height, width, 3)``, BGR, float32 in 0..255.
+    """
     base = rng.uniform(30, 225, 3)
     coarse = np.clip(base + rng.normal(0, 28, (rng.randint(2, 5), rng.randint(2, 6), 3)), 0, 255)
-    canvas = cv2.resize(
-        coarse.astype(np.float32), (spec.width, spec.height), interpolation=cv2.INTER_CUBIC
-    )
+    canvas = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
     for _ in range(rng.randint(6, 16)):
         _clutter(canvas, base, rng)
@@ -192,8 +212,14 @@ def _clutter(canvas, base, rng):
     cv2.addWeighted(layer, opacity := rng.uniform(0.4, 0.9), canvas, 1 - opacity, 0, canvas)
 
 
-def _paint(canvas, ink, rng):
-    """Lay the ink over the canvas, in place, in a colour that stands out from what it covers."""
+def paint(canvas, ink, rng):
+    """Lay ink over a canvas, in place, in a colour that stands out from what it covers.
+
+    Args:
+        canvas (np.ndarray): ``(height, width, 3)``, BGR, float32 in 0..255.
+        ink (np.ndarray): ``(height, width)``, float32 in 0..1, not all 0.
+        rng (np.random.RandomState): The source of all choices.
+    """
     rows, cols = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     window = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
     canvas, ink = canvas[window], ink[window]
