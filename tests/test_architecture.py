@@ -21,7 +21,16 @@ ALLOWED = {
     'visualization': {'ops', 'models', 'checkpoints', 'apis'},
     'datasets': {'registry'},
     'engine': {'registry', 'visualization', 'checkpoints', 'models'},
-    'apis': {'checkpoints', 'models', 'datasets', 'visualization', 'engine', 'registry', 'version'},
+    'apis': {
+        'checkpoints',
+        'compat',
+        'models',
+        'datasets',
+        'visualization',
+        'engine',
+        'registry',
+        'version',
+    },
 }
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from coc_mm.apis.weights import (
     pretrained_files,
 )
 from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
+from coc_mm.compat.gloo import name_rank, process_group_on_cpu, use_cpu_wrappers
 
 __all__ = ['build_runner', 'leaving_nothing_behind', 'run_test', 'run_train']
 
@@ -61,28 +62,54 @@ def leaving_nothing_behind(work_dir: str, config_path: str) -> Iterator[None]:
         raise
 
 
+# What each launcher sets for its processes; mmengine reads these.
+_LAUNCHERS = {
+    'pytorch': ('torchrun', ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')),
+    'slurm': ('srun', ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST')),
+    'mpi': (
+        'mpirun',
+        ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+    ),
+}
+
+
 def _check_launcher(launcher: str) -> None:
-    needed = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
-    variable = needed.get(launcher)
-    if variable is None:
+    if launcher not in _LAUNCHERS:
         return
-    if variable not in os.environ:
-        program = {'pytorch': 'torchrun', 'slurm': 'srun', 'mpi': 'mpirun'}[launcher]
+    program, variables = _LAUNCHERS[launcher]
+    lacking = [name for name in variables if name not in os.environ]
+    if lacking:
         raise UserError(
-            f'--launcher {launcher}: the variable {variable} is not set; start the tool with '
+            f'--launcher {launcher}: the variable {lacking[0]} is not set; start the tool with '
             f'{program}, or leave --launcher out for one process.'
         )
-    if not torch.cuda.is_available() and get_device() == 'cpu':
+    if get_device() == 'mps':
         raise UserError(
-            f'--launcher {launcher}: mmengine runs several processes on accelerators only and '
-            'none is available here; leave --launcher out to run on the CPU.'
+            f'--launcher {launcher}: mmengine runs one process on an Apple GPU; leave --launcher '
+            'out.'
         )
+    name_rank(launcher)
+
+
+def _processes(config: Config) -> AbstractContextManager:
+    """Start the process group where mmengine would not: over gloo, without an accelerator."""
+    launcher = config.get('launcher', 'none')
+    if launcher == 'none' or torch.cuda.is_available() or get_device() != 'cpu':
+        return nullcontext()
+    say('several processes: no accelerator here, so they run on the CPU, over gloo.')
+    use_cpu_wrappers(config)
+    timeout = ((config.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+    return process_group_on_cpu(launcher, timeout)
 
 
 def _settle_amp(config: Config) -> None:
     """Use bfloat16 autocast where there is no accelerator."""
     optim_wrapper = config.get('optim_wrapper')
-    if get_device() == 'cpu' and (optim_wrapper or {}).get('type') == 'AmpOptimWrapper':
+    if (optim_wrapper or {}).get('type') != 'AmpOptimWrapper':
+        return
+    if get_device() == 'mps':
+        raise UserError('mixed precision: mmengine has none on Apple GPUs; train without --amp.')
+    if get_device() == 'cpu':
         cpu_amp_config(optim_wrapper)
         say('mixed precision: no accelerator here, so bfloat16 on the CPU without loss scaling.')
 
@@ -183,7 +210,8 @@ def run_train(argv: Sequence[str] | None = None) -> None:
     _settle_resume(config, args)
     with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
         _check_start(config)
-        build_runner(config).train()
+        with _processes(config):
+            build_runner(config).train()
 
 
 def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -208,10 +236,11 @@ def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
             checkpoint = load_checkpoint_safely(start)
             check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
             del checkpoint
-        runner = build_runner(config)
-        if args.out and config.default_scope != 'mmseg':
-            runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
-        return runner.test()
+        with _processes(config):
+            runner = build_runner(config)
+            if args.out and config.default_scope != 'mmseg':
+                runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
+            return runner.test()
 
 
 def _without_tta(config: Config) -> Config:

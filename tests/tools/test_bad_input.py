@@ -302,10 +302,10 @@ def test_launcher_without_its_program(refused, projects, monkeypatch, launcher, 
     _train(refused, projects['mmpretrain'], '--launcher', launcher, says=says)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without an accelerator')
-def test_launcher_without_accelerator(refused, projects, monkeypatch):
+def test_launcher_with_half_its_variables(refused, projects, monkeypatch):
     monkeypatch.setenv('RANK', '0')
-    says = ['accelerators only', 'leave --launcher out']
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    says = ['WORLD_SIZE is not set', 'torchrun']
     _train(refused, projects['mmpretrain'], '--launcher', 'pytorch', says=says)
 
 

@@ -1,0 +1,89 @@
+"""Several processes on the CPU, where mmengine knows accelerators only.
+
+``mmengine.dist.init_dist`` sets a CUDA device before it starts the process group, and the
+runner and the strategies hand a device index to the wrapper of the model, which torch
+refuses for modules on the CPU. With a group that has been started already mmengine leaves
+``init_dist`` out, and the arguments of a wrapper can be named in the config.
+"""
+
+import datetime
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+__all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
+
+_VARIABLES = {
+    'slurm': dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
+    'mpi': dict(
+        RANK='OMPI_COMM_WORLD_RANK',
+        WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+        LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+
+
+def name_rank(launcher: str) -> None:
+    """Set ``RANK`` as torchrun does, so that one process of several can be told early.
+
+    Args:
+        launcher (str): ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+    """
+    source = _VARIABLES.get(launcher, {}).get('RANK')
+    if source is not None and source in os.environ:
+        os.environ['RANK'] = os.environ[source]
+
+
+def _name_the_rest(launcher: str) -> None:
+    for name, source in _VARIABLES.get(launcher, {}).items():
+        if source is not None and source in os.environ:
+            os.environ[name] = os.environ[source]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        nodes = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
+        os.environ['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def use_cpu_wrappers(config) -> None:
+    """Name wrapper arguments in a config that keep mmengine from choosing a GPU.
+
+    Args:
+        config (Config): Of a runner or, with ``strategy``, of a ``FlexibleRunner``; changed.
+    """
+    strategy = config.get('strategy')
+    if strategy is None:
+        wrapper = dict(config.get('model_wrapper_cfg') or {})
+        if not wrapper:  # what Runner.wrap_model does without one
+            unused = config.get('find_unused_parameters', False)
+            wrapper = dict(broadcast_buffers=False, find_unused_parameters=unused)
+        wrapper.setdefault('type', 'MMDistributedDataParallel')
+        config.model_wrapper_cfg = {**wrapper, 'device_ids': None}
+        return
+    wrapper = dict(strategy.get('model_wrapper') or {})
+    if strategy['type'].rsplit('.', 1)[-1] == 'FSDPStrategy':
+        # None would make torch look for an accelerator.
+        wrapper['device_id'] = 'cpu'
+    else:
+        wrapper = dict(broadcast_buffers=False) | wrapper | dict(device_ids=None)
+    strategy['model_wrapper'] = wrapper
+
+
+@contextmanager
+def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterator[None]:
+    """Start a group of processes over gloo; end it afterwards.
+
+    Args:
+        launcher (str): Who set the variables: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        timeout (float, optional): Seconds that one process waits for another.
+    """
+    _name_the_rest(launcher)
+    waiting = {} if timeout is None else dict(timeout=datetime.timedelta(seconds=timeout))
+    dist.init_process_group('gloo', **waiting)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
