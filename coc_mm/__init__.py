@@ -3,12 +3,29 @@
 Importing the package is cheap and imports none of the three task libraries:
 models, datasets and hooks are found through :mod:`coc_mm.registry` when a
 config names them. It also makes mmdet importable where mmcv was installed
-without its compiled operators, so import it before mmdet.
+without its compiled operators, so import it before mmdet, and gives the
+libraries' inferencers the names of our models (:mod:`coc_mm.apis.model_zoo`).
 """
 
 from coc_mm import compat
+from coc_mm.compat.after_import import after_import
 from coc_mm.version import __version__
 
+
+def _know_names_in_mmengine(module):
+    from coc_mm.apis.library_names import teach_mmengine
+
+    teach_mmengine(module)
+
+
+def _know_names_in_mmpretrain(module):
+    from coc_mm.apis.library_names import teach_mmpretrain
+
+    teach_mmpretrain(module)
+
+
 compat.install()
+after_import('mmengine.infer.infer', _know_names_in_mmengine)
+after_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
 
 __all__ = ['__version__']

@@ -9,6 +9,7 @@ harmless names that such files need, and nothing else is ever loaded.
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import pickle
@@ -141,8 +142,7 @@ def _check_zip(path: str, size: int) -> None:
 
 def _load_safetensors(path: str) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
         raise CheckpointError(
             f'reading {path} needs the package safetensors: pip install safetensors'
@@ -150,8 +150,13 @@ def _load_safetensors(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise CheckpointError(f'checkpoint {path} does not exist; check the path.')
     try:
-        return {'state_dict': load_file(path)}
-    except SafetensorError as error:
+        with safe_open(path, 'pt') as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+        # Files of this package carry class names and config in the header.
+        meta = {'meta': json.loads(header['meta'])} if 'meta' in header else {}
+        return {'state_dict': weights, **meta}
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f'checkpoint {path} is truncated or no safetensors file ({error}).'
         ) from None

@@ -1,0 +1,99 @@
+"""Make a training checkpoint fit to be given away."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coc_mm.checkpoints.files import check_target, save_checkpoint
+from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely
+
+__all__ = ['publish', 'strip_checkpoint']
+
+# Of the metadata, what prediction needs and what says where the weights are from.
+_KEPT = (
+    *('cfg', 'config', 'dataset_meta', 'CLASSES', 'PALETTE', 'coc_mm', 'epoch', 'iter'),
+    *('experiment_name', 'mmengine_version', 'mmcv_version', 'mmdet_version', 'mmseg_version'),
+    'mmpretrain_version',
+)
+
+
+def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
+    """Keep the weights and the metadata for prediction; drop the state of the training.
+
+    Args:
+        checkpoint (Mapping): From :func:`load_checkpoint_safely`.
+        path (str): Of the file, for messages.
+        ema (bool): Of a run with EMA, take the averaged weights (mmengine saves them as
+            ``state_dict``, those of training as ``ema_state_dict``; timm the other way
+            round). False takes the others. Defaults to True.
+
+    Returns:
+        dict: ``state_dict`` and ``meta``.
+
+    Raises:
+        CheckpointError: There are no weights, or not those asked for.
+    """
+    weights = checkpoint.get('state_dict')
+    if isinstance(checkpoint.get('state_dict_ema'), Mapping) and ema:
+        weights = checkpoint['state_dict_ema']
+    elif not ema:
+        weights = checkpoint.get('ema_state_dict', weights)
+        if 'ema_state_dict' not in checkpoint and 'state_dict_ema' not in checkpoint:
+            raise CheckpointError(f'{path} is of a run without EMA; leave out --no-ema.')
+    if weights is None:
+        weights = {} if isinstance(checkpoint.get('optimizer'), Mapping) else checkpoint
+    prefix = re.compile(r'^(module\.)+')
+    state_dict = type(weights)() if hasattr(weights, '_metadata') else {}
+    for name, value in weights.items():
+        # "steps" counts the averaging of mmengine's ema_state_dict.
+        if isinstance(value, torch.Tensor) and name != 'steps':
+            state_dict[prefix.sub('', name)] = value.detach().cpu().clone()
+    if not state_dict:
+        raise CheckpointError(f'{path} holds no weights to publish.')
+    if hasattr(weights, '_metadata'):
+        state_dict._metadata = weights._metadata
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    return dict(meta={k: meta[k] for k in _KEPT if k in meta}, state_dict=state_dict)
+
+
+def _digest(state_dict: Mapping) -> str:
+    """Hash names, types, shapes and values, so that equal weights get equal names."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        value = state_dict[name].contiguous()
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
+        if value.numel():
+            buffer = io.BytesIO(value.flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(buffer.getbuffer())
+    return digest.hexdigest()
+
+
+def publish(source: str, target: str, ema: bool = True, force: bool = False) -> Path:
+    """Strip a checkpoint and write it under a name with the hash of its weights.
+
+    Args:
+        source (str): A checkpoint of a training.
+        target (str): ``DIR/NAME.pth`` or ``.safetensors``, written as
+            ``DIR/NAME-<8 hex digits>.pth``.
+        ema (bool): See :func:`strip_checkpoint`. Defaults to True.
+        force (bool): Replace a file of that name. Defaults to False.
+
+    Returns:
+        Path: The file written.
+
+    Raises:
+        CheckpointError: The source cannot be read or the target not be written.
+    """
+    wanted = check_target(target, force=True)
+    checkpoint = strip_checkpoint(load_checkpoint_safely(source), source, ema)
+    stem = re.sub(r'-[0-9a-f]{8}$', '', wanted.stem)  # publishing what was published
+    name = f'{stem}-{_digest(checkpoint["state_dict"])[:8]}{wanted.suffix}'
+    path = check_target(wanted.with_name(name), force)
+    save_checkpoint(checkpoint, path)
+    return path
