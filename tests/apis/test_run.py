@@ -91,6 +91,10 @@ def test_amp_elsewhere_is_mmengines(monkeypatch):
     config = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper')))
     run._settle_amp(config)
     assert config.optim_wrapper.type == 'AmpOptimWrapper'
+    monkeypatch.setattr(run, 'get_device', lambda: 'mps')
+    with pytest.raises(UserError, match='train without --amp'):
+        run._settle_amp(config)
+    run._settle_amp(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
 
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmdet', 'mmseg'])
