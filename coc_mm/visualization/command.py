@@ -267,15 +267,14 @@ def _animate(writer: _Writer, name: str, image: np.ndarray, checkpoints) -> Path
     model, frames = writer.inspector.model, []
     for path in checkpoints:
         content = load_checkpoint_safely(path)
-        check_weights(model, content, str(path), strict=True)
         model.load_state_dict(state_dict_of(content, str(path)), strict=False)
         inspection = writer.look(image)
         title = f'{_progress(content, path)} · {writer.caption(inspection)}'
         if writer.args.stage is None:
             frames.append(contact_sheet([writer.row(inspection, 'input')], title))
         else:
-            (maps,) = list(inspection.maps.values())[-1:]
-            frames.append(writer.grid(inspection, maps, title))
+            last = list(inspection.maps.values())[-1]
+            frames.append(writer.grid(inspection, last, title))
     return save_gif(writer.out_dir / f'{name}.gif', frames)
 
 
@@ -293,8 +292,6 @@ def run_clusters(argv: Sequence[str] | None = None) -> None:
     args = parse_clusters(argv)
     images = find_images(args.image)
     checkpoints = _checkpoints(args.gif or [])
-    for path in checkpoints:
-        load_checkpoint_safely(path)  # a bad one is found before the work begins
     checkpoint = args.checkpoint or (str(checkpoints[-1]) if checkpoints else None)
     model, config = _load(args.model, checkpoint, _device(args.device))
     try:
@@ -302,10 +299,12 @@ def run_clusters(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(f'{args.model}: {error}.') from None
     _check_range(model, args)
+    for path in checkpoints:  # a bad one is found before the work begins
+        check_weights(model, load_checkpoint_safely(path), str(path), strict=True)
     out_dir = Path(args.out_dir or Path('work_dirs') / Path(args.model).stem / 'clusters')
     writer = _Writer(args, inspector, out_dir, '' if checkpoint else 'untrained · ')
     stems = [path.stem for path in images]
-    failed = []
+    failed, moving = [], {}
     for path in images:
         name = path.stem if stems.count(path.stem) == 1 else path.name
         try:
@@ -318,14 +317,15 @@ def run_clusters(argv: Sequence[str] | None = None) -> None:
             failed.append(path.name)
             continue
         print(f'{path}: {writer.caption(inspection)}')
-        written = writer.write(name, inspection)
-        if checkpoints:
-            written.append(_animate(writer, name, image, checkpoints))
-        for file in written:
+        for file in writer.write(name, inspection):
             print(f'  {file}')
+        if checkpoints:
+            moving[name] = path
     if len(writer.rows) > 1:
         sheet = save_picture(out_dir / 'stages.png', contact_sheet(writer.rows))
         print(f'all images: {sheet}')
+    for name, path in moving.items():  # last, as it replaces the weights
+        print(f'how the clusters form: {_animate(writer, name, _read(path), checkpoints)}')
     if failed:
         raise UserError(
             f'{len(failed)} of {len(images)} images could not be used: {", ".join(failed[:10])} '

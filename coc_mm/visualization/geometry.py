@@ -10,6 +10,7 @@ __all__ = ['Placement', 'locate']
 # What the three channels of the probe hold: column, row, and where there is a picture.
 _FULL = 255
 _TOLERANCE = 4.0  # grey levels that a pixel may lie off the fitted line
+_GOLDEN = 0.618034  # its multiples spread evenly between whole numbers
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,23 @@ class Placement:
         return ends[0], ends[2], ends[1], ends[3]
 
 
-def _probe(size: tuple[int, int]) -> np.ndarray:
-    """An image that tells of every pixel where it came from."""
-    height, width = size
-    probe = np.full((height, width, 3), _FULL, np.uint8)
-    probe[..., 0] = np.rint(_FULL * (np.arange(width) + 0.5) / width)
-    probe[..., 1] = np.rint(_FULL * (np.arange(height) + 0.5) / height)[:, None]
-    return probe
+def _ramp(length: int, across: int) -> tuple[np.ndarray, float, float]:
+    """Grey levels that rise along an axis (length, across), and those at its two ends."""
+    place = np.arange(length)[:, None]
+    if length <= _FULL:
+        step = _FULL // length  # whole, so that nothing is rounded
+        levels = np.broadcast_to(step // 2 + step * place, (length, across))
+        start = step // 2 - step / 2
+    else:
+        # Rounded up or down in changing places, which the mean across evens out.
+        step = _FULL / length
+        levels = np.floor(step * place + np.arange(across) * _GOLDEN % 1)
+        start = -step / 2
+    return levels, start, start + step * length
 
 
-def _fit(values: np.ndarray, valid: np.ndarray, axis: int) -> tuple[int, int] | None:
-    """Find the pixels at which a ramp would start and stop, beyond the image too."""
+def _fit(values, valid, axis: int, length: int, ends) -> tuple[int, int] | None:
+    """Find the pixels at which a ramp starts and stops, beyond the image too."""
     count = valid.sum(axis)
     level = np.where(valid, values, 0).sum(axis) / np.maximum(count, 1)
     # At the picture's own ends, scaling repeats its last pixels and bends the ramp.
@@ -90,11 +97,12 @@ def _fit(values: np.ndarray, valid: np.ndarray, axis: int) -> tuple[int, int] | 
     if len(place) < 4:
         return None
     slope, offset = np.polyfit(place, level[place], 1)
-    if slope <= 0 or np.abs(slope * place + offset - level[place]).max() > _TOLERANCE:
+    allowed = max(_TOLERANCE, (ends[1] - ends[0]) / length)  # one pixel of the picture
+    if slope <= 0 or np.abs(slope * place + offset - level[place]).max() > allowed:
         return None
     # Pipelines scale to whole pixels and crop and pad by whole pixels.
-    start, stop = ((v - offset) / slope + 0.5 for v in (0, _FULL))
-    return round(start), round(stop)
+    start, stop = (round((end - offset) / slope + 0.5) for end in ends)
+    return start, stop
 
 
 def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Placement | None:
@@ -112,7 +120,11 @@ def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) 
         Placement | None: None where the pipeline flips, turns, bends or discolours
         images, so that no box tells where the picture is.
     """
-    made = pipeline(_probe(size))
+    rows, *row_ends = _ramp(*size)
+    cols, *col_ends = _ramp(*size[::-1])
+    probe = np.full((*size, 3), _FULL, np.uint8)
+    probe[..., 0], probe[..., 1] = cols.T, rows
+    made = pipeline(probe)
     if made.dtype != np.uint8 or made.shape[2:] != (3,):
         return None
     # A pipeline may turn BGR into RGB. Columns vary along columns alone.
@@ -121,8 +133,8 @@ def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) 
     valid = made[..., 2] == _FULL
     if not valid.any():
         return None
-    cols = _fit(made[..., 0].astype(np.float64), valid, 0)
-    rows = _fit(made[..., 1].astype(np.float64), valid, 1)
+    cols = _fit(made[..., 0].astype(np.float64), valid, 0, size[1], col_ends)
+    rows = _fit(made[..., 1].astype(np.float64), valid, 1, size[0], row_ends)
     if cols is None or rows is None:
         return None
     return Placement(rows[0], cols[0], rows[1], cols[1])

@@ -211,9 +211,9 @@ class ClusterInspector:
         """
         found, sample = inspection.findings, inspection.sample
         if 'pred_score' in sample:
-            return f'{found[0][0]}  {100 * found[0][1]:.1f} %'
+            return f'{found[0][0]} ({100 * found[0][1]:.1f} %)'
         if 'pred_instances' in sample:
-            named = ', '.join(f'{name} {score:.2f}' for name, score in found[:3])
+            named = ', '.join(f'{name} ({score:.2f})' for name, score in found[:3])
             many = f'{len(found)} objects' if len(found) != 1 else '1 object'
             return f'{many}: {named}' if found else f'no object over {_LEAST_SCORE}'
-        return ', '.join(f'{name} {100 * share:.0f} %' for name, share in found[:3])
+        return ', '.join(f'{name} ({100 * share:.0f} %)' for name, share in found[:3])

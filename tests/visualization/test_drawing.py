@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+import torch
+
+from coc_mm.models import ContextCluster
+from coc_mm.visualization import ClusterMaps, cluster_colors, cluster_maps, draw_clusters
+from coc_mm.visualization.drawing import spread
+from coc_mm.visualization.maps import _center_positions
+
+
+def make_maps(size=(7, 10), folds=(2, 3), proposals=(2, 1), heads=(0, 1), batch=2, seed=0):
+    """Maps of points that fall at random."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, len(heads), *size)
+    center = torch.randint(proposals[0] * proposals[1], shape, generator=generator)
+    # The last point of region i is (i + 1) * n // f - 1.
+    edges = [[(i + 1) * n // f for i in range(f - 1)] for n, f in zip(size, folds, strict=True)]
+    regions = [
+        torch.bucketize(torch.arange(n), torch.tensor(e), right=True)
+        for n, e in zip(size, edges, strict=True)
+    ]
+    region = regions[0][:, None] * folds[1] + regions[1]
+    return ClusterMaps(
+        stage=0,
+        block=0,
+        heads=tuple(heads),
+        assignment=region * (proposals[0] * proposals[1]) + center,
+        center_index=center,
+        similarity=torch.rand(shape, generator=generator),
+        center_positions=_center_positions(size, proposals, folds),
+        proposals=proposals,
+        folds=folds,
+        input_size=(4 * size[0], 4 * size[1]),
+    )
+
+
+def noise(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('order', ['rgb', 'bgr'])
+@pytest.mark.parametrize('alpha', [0, 0.25, 0.5, 1])
+def test_alpha_is_exact(order, alpha):
+    image, maps = noise((61, 83)), make_maps()
+    before = image.copy()
+    out = draw_clusters(image, maps, channel_order=order, index=1, head=1, alpha=alpha)
+    colors = cluster_colors(maps.folds, maps.centers_per_region).astype(np.float64)
+    if order == 'bgr':
+        colors = colors[:, ::-1]
+    checked = 0
+    for y in range(0, 61, 3):
+        for x in range(0, 83, 3):
+            point = int((y + 0.5) / 61 * 7), int((x + 0.5) / 83 * 10)
+            cluster = maps.assignment[1, 1][point]
+            exact = (1 - alpha) * image[y, x] + alpha * colors[cluster]
+            np.testing.assert_allclose(out[y, x], exact, atol=0.5 + 1e-3)
+            checked += 1
+    assert checked == 21 * 28
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(image, before)
+    if alpha == 0:
+        np.testing.assert_array_equal(out, image)
+
+
+def test_alpha_one_has_the_colors_of_the_palette_and_no_others():
+    maps = make_maps()
+    out = draw_clusters(noise((100, 131)), maps, channel_order='rgb', head=0, alpha=1)
+    painted = {tuple(c) for c in out.reshape(-1, 3).tolist()}
+    assert painted <= {tuple(c) for c in cluster_colors((2, 3), 2).tolist()}
+    assert len(painted) == len(
+        {tuple(c) for c in cluster_colors((2, 3), 2)[maps.assignment[0, 0].unique()].tolist()}
+    )
+
+
+def test_red_stays_red():
+    """A red picture in either order, and clusters of the same colours in both."""
+    maps = make_maps()
+    for order, red in (('rgb', 0), ('bgr', 2)):
+        image = np.zeros((40, 40, 3), np.uint8)
+        image[..., red] = 255
+        out = draw_clusters(image, maps, channel_order=order, head=0, alpha=0.2)
+        assert (out[..., red] >= 204).all()
+        assert (out[..., [c for c in range(3) if c != red]] <= 51).all()
+    image = noise((40, 50))
+    rgb = draw_clusters(image, maps, channel_order='rgb', head=0, outlines=True, centers=True)
+    bgr = draw_clusters(
+        np.ascontiguousarray(image[..., ::-1]),
+        maps,
+        channel_order='bgr',
+        head=0,
+        outlines=True,
+        centers=True,
+    )
+    np.testing.assert_array_equal(rgb, bgr[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    ('size', 'folds', 'proposals'),
+    [((16, 16), (1, 1), (1, 5)), ((16, 16), (1, 1), (3, 5)), ((56, 56), (8, 8), (2, 2)),
+     ((13, 21), (4, 3), (7, 7)), ((24, 10), (3, 1), (2, 3))],
+)  # fmt: skip
+def test_neighbours_differ_in_the_picture(size, folds, proposals):
+    """5, 15 and hundreds of clusters: touching points of other clusters differ in colour."""
+    maps = make_maps(size, folds, proposals, heads=(0,), batch=1)
+    out = draw_clusters(noise(size), maps, channel_order='rgb', alpha=1).astype(int)
+    clusters = maps.assignment[0, 0].numpy()
+    met = 0
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        a = (slice(0, size[0] - dy), slice(max(0, -dx), size[1] - max(0, dx)))
+        b = (slice(dy, size[0]), slice(max(0, dx), size[1] + min(0, dx)))
+        other = clusters[a] != clusters[b]
+        same = (out[a] == out[b]).all(-1)
+        assert not (other & same).any()
+        assert same[~other].all()
+        met += other.sum()
+    assert met > size[0] * size[1]
+
+
+def test_labels_are_not_smeared():
+    maps = make_maps()
+    for size in ((7, 10), (70, 100), (71, 99), (3, 4), (640, 481)):
+        clusters, inside = spread(maps.assignment[0, 0].numpy(), size)
+        assert inside.all()
+        assert set(np.unique(clusters)) <= set(maps.assignment[0, 0].unique().tolist())
+    clusters, _ = spread(maps.assignment[0, 0].numpy(), (70, 100))
+    expected = maps.assignment[0, 0].repeat_interleave(10, 0).repeat_interleave(10, 1)
+    np.testing.assert_array_equal(clusters, expected.numpy())
+
+
+def test_extent_places_the_map():
+    """A network that saw the middle of the picture, and one whose input was padded."""
+    image, maps = noise((80, 100)), make_maps()
+    out = draw_clusters(
+        image, maps, channel_order='rgb', head=0, alpha=1, extent=(0.25, 0.1, 0.75, 0.9)
+    )
+    outside = np.ones((80, 100), bool)
+    outside[20:60, 10:90] = False
+    np.testing.assert_array_equal(out[outside], image[outside])
+    middle = draw_clusters(image[20:60, 10:90], maps, channel_order='rgb', head=0, alpha=1)
+    np.testing.assert_array_equal(out[20:60, 10:90], middle)
+    padded = draw_clusters(
+        image, maps, channel_order='rgb', head=0, alpha=1, extent=(0, 0, 1.4, 1.25)
+    )
+    larger = draw_clusters(noise((112, 125)), maps, channel_order='rgb', head=0, alpha=1)
+    np.testing.assert_array_equal(padded, larger[:80, :100])
+
+
+def test_borders_follow_uneven_regions():
+    maps = make_maps(size=(7, 10), folds=(2, 3))  # edges 3 of 7 and 3, 6 of 10
+    out = draw_clusters(
+        np.zeros((70, 100, 3), np.uint8), maps, channel_order='rgb', head=0, alpha=0, borders=True
+    )
+    white = (out == 255).all(-1)
+    rows = np.flatnonzero(white.all(1))
+    cols = np.flatnonzero(white.all(0))
+    assert rows.tolist() == [30]
+    assert cols.tolist() == [30, 60]
+
+
+def test_outlines_lie_where_clusters_meet():
+    maps = make_maps()
+    image = np.full((70, 100, 3), 200, np.uint8)
+    out = draw_clusters(image, maps, channel_order='rgb', head=1, alpha=0, outlines=True)
+    clusters = maps.assignment[0, 1].repeat_interleave(10, 0).repeat_interleave(10, 1).numpy()
+    edge = np.zeros((70, 100), bool)
+    edge[1:] |= clusters[1:] != clusters[:-1]
+    edge[:, 1:] |= clusters[:, 1:] != clusters[:, :-1]
+    assert edge.any()
+    np.testing.assert_array_equal((out == 50).all(-1), edge)
+
+
+def test_centers_are_marked_where_they_lie():
+    maps = make_maps(size=(8, 12), folds=(2, 3), proposals=(2, 2))
+    image = np.zeros((320, 480, 3), np.uint8)
+    out = draw_clusters(image, maps, channel_order='rgb', head=0, alpha=0, centers=True)
+    colors = cluster_colors((2, 3), 4)
+    assert len(maps.center_positions) == 24
+    for (y, x), color in zip(maps.center_positions.tolist(), colors, strict=True):
+        np.testing.assert_array_equal(out[int(y * 320), int(x * 480)], color)
+
+
+def test_highlight_shows_one_cluster():
+    maps, image = make_maps(), noise((70, 100))
+    chosen = int(maps.assignment[0, 0, 3, 4])
+    plain = draw_clusters(image, maps, channel_order='rgb', head=0)
+    out = draw_clusters(image, maps, channel_order='rgb', head=0, highlight=chosen)
+    clusters, _ = spread(maps.assignment[0, 0].numpy(), (70, 100))
+    member = clusters == chosen
+    np.testing.assert_array_equal(out[member], plain[member])
+    rest = out[~member].astype(int)
+    assert (rest.max(-1) == rest.min(-1)).all()
+    assert rest.max() <= 102
+    with pytest.raises(ValueError, match='clusters count from 0 to 11'):
+        draw_clusters(image, maps, channel_order='rgb', head=0, highlight=12)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(channel_order='RGB'), "'rgb' or 'bgr', got 'RGB'"),
+        (dict(alpha=1.2), 'alpha must be from 0 to 1'),
+        (dict(alpha=float('nan')), 'alpha must be from 0 to 1'),
+        (dict(head=None), 'heads 0, 1: name one'),
+        (dict(head=2), 'no head 2; they hold 0, 1'),
+        (dict(index=2), 'the maps hold 2 images'),
+        (dict(image=np.zeros((5, 5), np.uint8)), r'\(height, width, 3\) of uint8'),
+        (dict(image=np.zeros((5, 5, 3))), 'float64'),
+        (dict(image=np.zeros((0, 5, 3), np.uint8)), 'no pixels'),
+        (dict(colors=np.zeros((3, 3))), r'\(12, 3\), got \(3, 3\)'),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = dict(image=noise((20, 20)), maps=make_maps(), channel_order='rgb', head=0)
+    with pytest.raises(ValueError, match=message):
+        draw_clusters(**{**arguments, **change})
+
+
+def test_channel_order_must_be_said():
+    with pytest.raises(TypeError, match='channel_order'):
+        draw_clusters(noise((20, 20)), make_maps(), head=0)
+
+
+def test_real_maps_on_a_real_photograph():
+    data = pytest.importorskip('skimage.data')
+    photo = data.astronaut()[:300, :451]
+    torch.manual_seed(0)
+    model = ContextCluster('tiny', proposals=(3, 5), folds=(3, 2)).eval()
+    tensor = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255 - 0.5
+    maps = cluster_maps(model, tensor, stage=1, block=-1)
+    out = draw_clusters(
+        photo, maps, channel_order='rgb', head=2, borders=True, centers=True, outlines=True
+    )
+    assert out.shape == photo.shape
+    assert len(maps.assignment[0, 2].unique()) > 30
+    assert (out != photo).any(-1).mean() > 0.95

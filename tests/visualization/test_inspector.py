@@ -1,0 +1,181 @@
+"""A model with its own test pipeline, looking at pictures."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_projects import write_project
+
+from coc_mm.visualization import ClusterInspector, cluster_maps
+from coc_mm.visualization.geometry import Placement, locate
+
+
+def resize(image, size):
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize('order', [1, -1])
+@pytest.mark.parametrize('size', [(8, 8), (30, 47), (375, 500), (3000, 1999)])
+def test_scaling_cropping_and_padding_are_seen(size, order):
+    def pipeline(image):
+        image = resize(image, (256, 320))
+        image = image[16:240, 48:272]
+        return np.pad(image, ((5, 0), (7, 9), (0, 0)), constant_values=114)[..., ::order]
+
+    placement = locate(pipeline, size)
+    assert placement == Placement(5 - 16, 7 - 48, 5 - 16 + 256, 7 - 48 + 320)
+    top, left, bottom, right = placement.seen(size, (229, 240))
+    np.testing.assert_allclose([top, bottom], np.array([11, 240]) / 256 * size[0], atol=0.51)
+    np.testing.assert_allclose([left, right], np.array([41, 281]) / 320 * size[1], atol=0.51)
+
+
+def test_what_no_box_describes_is_told():
+    assert locate(lambda image: image[:, ::-1], (40, 60)) is None
+    assert locate(lambda image: image.transpose(1, 0, 2), (40, 60)) is None
+    assert locate(lambda image: image[..., :1], (40, 60)) is None
+    assert locate(lambda image: image.astype(np.float32), (40, 60)) is None
+    assert locate(lambda image: 255 - image, (40, 60)) is None
+    assert locate(lambda image: resize(image, (3, 3)), (40, 60)) is None
+    turn = cv2.getRotationMatrix2D((30, 20), 30, 1)
+    assert locate(lambda image: cv2.warpAffine(image, turn, (60, 40)), (40, 60)) is None
+
+
+def test_extent_covers_crop_and_padding():
+    # 100 x 200 scaled to 50 x 100, columns 20-80 kept, padded to 64 x 64.
+    placement = Placement(0, -20, 50, 80)
+    part = placement.seen((100, 200), (50, 60))
+    assert part == (0, 40, 100, 160)
+    assert placement.extent((100, 200), part, (64, 64)) == pytest.approx((0, 0, 1.28, 128 / 120))
+
+
+@pytest.fixture(scope='module', params=['mmpretrain', 'mmdet', 'mmseg'])
+def project(request, tmp_path_factory):
+    pytest.importorskip(request.param)
+    from coc_mm.apis.config import load_config
+    from coc_mm.apis.tasks import TASKS
+
+    config = load_config(str(write_project(tmp_path_factory.mktemp(request.param), request.param)))
+    torch.manual_seed(0)
+    model = TASKS[request.param].build(config.copy()).eval()
+    TASKS[request.param].set_classes(model, {}, config)
+    return request.param, model, config
+
+
+def photo(size=(96, 130)):
+    image = np.random.default_rng(0).integers(0, 60, (*size, 3), dtype=np.uint8)
+    image[20:60, 30:80] = (250, 40, 40)
+    return image
+
+
+def test_every_library_is_looked_into(project):
+    scope, model, config = project
+    inspector = ClusterInspector(model, config)
+    image = photo()
+    found = inspector(image, block=-1)
+    assert list(found.maps) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert inspector.depths == [1, 1, 1, 1]
+    assert inspector.heads == [2, 2, 2, 2]
+    np.testing.assert_array_equal(found.picture, image)
+    assert found.box == (0, 0, 96, 130)
+    # mmdet keeps the proportions (47 x 64) and pads to 64 x 64.
+    bottom = {'mmpretrain': 1, 'mmdet': 64 / 47, 'mmseg': 1}[scope]
+    assert found.extent == pytest.approx((0, 0, bottom, 1))
+    assert found.findings
+    names = {'mmpretrain': 2, 'mmdet': ('disc', 'box'), 'mmseg': ('ground', 'disc', 'box')}[scope]
+    if scope == 'mmpretrain':  # a folder of classes: without a checkpoint, numbers
+        assert sorted(name for name, _ in found.findings) == ['0', '1']
+        assert sum(p for _, p in found.findings) == pytest.approx(1)
+        assert inspector.caption(found) == (
+            f'{found.findings[0][0]} ({100 * found.findings[0][1]:.1f} %)'
+        )
+    else:
+        assert {name for name, _ in found.findings} <= set(names)
+    values = [value for _, value in found.findings]
+    assert values == sorted(values, reverse=True)
+
+
+def test_maps_and_prediction_are_the_models_own(project):
+    scope, model, config = project
+    inspector, image = ClusterInspector(model, config), photo()
+    found = inspector(image)
+    data = inspector._prepare(image)
+    batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+    with torch.no_grad():
+        (sample,) = model.test_step(batch)
+    inputs = model.data_preprocessor(batch)['inputs']
+    for key, maps in cluster_maps(model, inputs).items():
+        assert torch.equal(maps.assignment, found.maps[key].assignment)
+    kind = {'mmpretrain': 'pred_score', 'mmdet': 'pred_instances', 'mmseg': 'pred_sem_seg'}[scope]
+    own, seen = sample.get(kind), found.sample.get(kind)
+    if scope == 'mmdet':
+        own, seen = own.scores, seen.scores
+    elif scope == 'mmseg':
+        own, seen = own.data, seen.data
+    assert torch.equal(own, seen)
+
+
+def test_sliding_windows_show_the_whole_image(project):
+    scope, model, config = project
+    if scope != 'mmseg':
+        pytest.skip('only mmseg slides')
+    whole = ClusterInspector(model, config)(photo(), 0, 0)
+    before = model.test_cfg
+    model.test_cfg = before.copy()
+    model.test_cfg.update(mode='slide', crop_size=(48, 48), stride=(32, 32))
+    try:
+        slid = ClusterInspector(model, config)(photo(), 0, 0)
+    finally:
+        model.test_cfg = before
+    assert torch.equal(slid.maps[0, 0].assignment, whole.maps[0, 0].assignment)
+
+
+def test_large_pictures_shrink_and_odd_ones_are_refused(project):
+    _, model, config = project
+    inspector = ClusterInspector(model, config, longest=100)
+    found = inspector(photo((60, 250)), 0, 0)
+    assert found.picture.shape == (24, 100, 3)
+    assert found.box == (0, 0, 60, 250)
+    with pytest.raises(ValueError, match=r'\(height, width, 3\) of uint8'):
+        inspector(photo()[..., 0])
+    with pytest.raises(ValueError, match='stages 0 to 3'):
+        inspector(photo(), 4)
+
+
+def test_red_arrives_as_red(project):
+    """The pipeline gets the channel order that its own loader would give."""
+    _, model, config = project
+    inspector = ClusterInspector(model, config)
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 255
+    inputs = inspector._prepare(image)['inputs']
+    assert inputs[2].min() == 255  # BGR, as mmcv loads
+    assert inputs[:2].max() == 0
+
+
+def test_users_at_once(project):
+    _, model, config = project
+    inspector = ClusterInspector(model, config)
+    images = [photo((96, 130)), photo((70, 70)), photo((64, 200))]
+    expected = [inspector(image, 1, 0) for image in images]
+    failures, done = [], []
+
+    def work(number):
+        try:
+            for _ in range(3):
+                found = inspector(images[number], 1, 0)
+                maps, wanted = found.maps[1, 0], expected[number].maps[1, 0]
+                assert torch.equal(maps.assignment, wanted.assignment)
+                assert found.findings == expected[number].findings
+                done.append(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    assert len(done) == 9
