@@ -124,12 +124,13 @@ def test_soft_nms_is_the_plain_loop(method, kind, offset):
     assert dropped > 0
 
 
-def test_soft_nms_keeps_a_nan_score_where_it_is():
-    point = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 1], [5, 5, 9, 9]])
-    dets, kept = mmcv.ops.soft_nms(point, torch.tensor([0.9, 0.8, 0.7]), method='gaussian')
-    # The second point's score becomes NaN; nothing compares greater than it in its turn.
-    assert kept.tolist() == [0, 1, 2]
-    assert dets[1, 4].isnan()
+def test_soft_nms_neither_prefers_nor_passes_over_a_nan_score():
+    boxes = torch.tensor([[1.0, 1, 1, 1], [5, 5, 9, 9], [1, 1, 1, 1], [15, 5, 19, 9]])
+    dets, kept = mmcv.ops.soft_nms(boxes, torch.tensor([0.9, 0.7, 0.8, 0.6]), method='gaussian')
+    # The third box's score becomes NaN (its IoU with the first is 0 / 0): not greater
+    # than the second's, but then again nothing is greater than it in its turn.
+    assert kept.tolist() == [0, 1, 2, 3]
+    assert dets[:, 4].isnan().tolist() == [False, False, True, False]
 
 
 def test_nms_match_is_the_plain_loop():

@@ -107,8 +107,11 @@ def test_roi_align_max_takes_the_first_of_equals():
 def test_roi_align_of_a_roi_without_area():
     maps, roi = torch.ones(1, 1, 4, 4), torch.tensor([[0.0, 2, 2, 2, 2]])
     assert mmcv.ops.roi_align(maps, roi, 2, 1.0, 0, 'avg', True).tolist() == [[[[0, 0], [0, 0]]]]
-    # What mmcv's loop starts from where it finds no sample.
-    assert mmcv.ops.roi_align(maps, roi, 1, 1.0, 0, 'max', True).item() == -10000
+    # What mmcv's loop starts from where it finds no sample, and no gradient.
+    leaf = maps.clone().requires_grad_()
+    output = mmcv.ops.roi_align(leaf, roi, 1, 1.0, 0, 'max', True)
+    assert output.item() == -10000
+    assert torch.autograd.grad(output, leaf, torch.ones_like(output))[0].count_nonzero() == 0
     assert mmcv.ops.roi_align(maps, roi, 1, 1.0, 0, 'max', False).item() == 1
 
 
@@ -171,7 +174,7 @@ def test_roi_align_refuses_what_would_crash(roi, message):
 
 
 def plain_deform_conv(maps, offset, mask, weight, bias, stride, padding, dilation, groups, sharing):
-    """Sum over the kernel of displaced samples; one image, ``sharing`` deformable groups."""
+    """Sum over the kernel of displaced samples of one image, ``sharing`` deformable groups."""
     out_channels, per_group, kh, kw = weight.shape
     height, width = offset.shape[-2:]
     offset = offset.reshape(sharing, kh, kw, 2, height, width)
@@ -183,21 +186,23 @@ def plain_deform_conv(maps, offset, mask, weight, bias, stride, padding, dilatio
         channel = o // (out_channels // groups) * per_group + c
         share = channel // (len(maps) // sharing)
         dy, dx = offset[share, i, j, :, h, w].tolist()
-        y = h * stride - padding + i * dilation + dy
-        x = w * stride - padding + j * dilation + dx
+        y = h * stride[0] - padding[0] + i * dilation[0] + dy
+        x = w * stride[1] - padding[1] + j * dilation[1] + dx
         sample = bilinear(maps[channel], y, x, False)
         output[o, h, w] += weight[o, c, i, j] * mask[share, i, j, h, w] * sample
     return output
 
 
 @pytest.mark.parametrize(
-    ('stride', 'padding', 'dilation', 'groups', 'sharing'), [(1, 1, 1, 1, 1), (2, 2, 2, 2, 2)]
+    ('stride', 'padding', 'dilation', 'groups', 'sharing'),
+    [((1, 1), (1, 1), (1, 1), 1, 1), ((2, 1), (0, 2), (1, 3), 2, 2)],
 )
 def test_deformable_convolutions(stride, padding, dilation, groups, sharing):
     maps = torch.randn(1, 4, 5, 6, **double)
     weight = torch.randn(2, 4 // groups, 3, 2, **double)
     height, width = (
-        (size + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for size, k in ((5, 3), (6, 2))
+        (size + 2 * pad - gap * (k - 1) - 1) // step + 1
+        for size, pad, gap, k, step in zip((5, 6), padding, dilation, (3, 2), stride, strict=True)
     )
     offset = torch.randn(1, sharing * 12, height, width, **double)
     mask = torch.rand(1, sharing * 6, height, width, **double)
@@ -251,8 +256,8 @@ def test_deformable_convolution_has_mmcvs_slope_at_the_border():
             else:
                 output = mmcv.ops.modulated_deform_conv2d(maps, shift, mask, weight, None, 1, 1)
             grad = torch.autograd.grad(output.sum(), offset)[0].view(3, 3, 2, 3, 3)
-            first_tap_in_the_corner = grad[0, 0, :, 0, 0].abs().sum()
-            assert (first_tap_in_the_corner == 0) == (scale == 1)
+            upper_tap_at_the_upper_edge = grad[0, 1, :, 0, 1].abs().sum()
+            assert (upper_tap_at_the_upper_edge == 0) == (scale == 1)
 
 
 def test_deformable_attention():
