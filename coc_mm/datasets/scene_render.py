@@ -19,16 +19,16 @@ class SceneSpec:
 
     Args:
         seed (int): Seed of all scenes. Defaults to 0.
-        num_train (int): Scenes in the train split. Defaults to 640.
-        num_test (int): Scenes in the test split. Defaults to 128.
-        height (int): Rows of a scene in pixels. Defaults to 128.
-        width (int): Columns of a scene in pixels. Defaults to 160.
-        min_digits (int): Fewest digits that are tried per scene. Defaults to 3.
-        max_digits (int): Most digits per scene. Defaults to 6.
+        num_train (int): Scenes in the train split. Defaults to 1200.
+        num_test (int): Scenes in the test split. Defaults to 160.
+        height (int): Rows of a scene in pixels. Defaults to 96.
+        width (int): Columns of a scene in pixels. Defaults to 96.
+        min_digits (int): Fewest digits that are tried per scene. Defaults to 2.
+        max_digits (int): Most digits per scene. Defaults to 4.
         min_size (int): Smallest height of a digit's 8x8 frame in pixels. Defaults to 28.
-        max_size (int): Largest height of that frame. Defaults to 68.
+        max_size (int): Largest height of that frame. Defaults to 48.
         max_hidden (float): Most that others may hide of one digit, as a part of
-            its points. Defaults to 0.2.
+            its points. Defaults to 0.1.
 
     Raises:
         ValueError: If a count or size is not positive, a range is reversed, or
@@ -36,15 +36,15 @@ class SceneSpec:
     """
 
     seed: int = 0
-    num_train: int = 640
-    num_test: int = 128
-    height: int = 128
-    width: int = 160
-    min_digits: int = 3
-    max_digits: int = 6
+    num_train: int = 1200
+    num_test: int = 160
+    height: int = 96
+    width: int = 96
+    min_digits: int = 2
+    max_digits: int = 4
     min_size: int = 28
-    max_size: int = 68
-    max_hidden: float = 0.2
+    max_size: int = 48
+    max_hidden: float = 0.1
 
     def __post_init__(self):
         for name in ('num_train', 'num_test', 'min_digits'):
@@ -179,7 +179,7 @@ def draw_background(height, width, rng):
     Returns:
         np.ndarray: ``(height, width, 3)``, BGR, float32 in 0..255.
     """
-    base = rng.uniform(30, 225, 3)
+    base = rng.uniform(10, 110, 3)
     coarse = np.clip(base + rng.normal(0, 28, (rng.randint(2, 5), rng.randint(2, 6), 3)), 0, 255)
     canvas = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
@@ -193,7 +193,7 @@ def draw_background(height, width, rng):
 def _clutter(canvas, base, rng):
     """Draw one shape that is no digit onto the canvas, in place."""
     height, width = canvas.shape[:2]
-    colour = np.clip(base + rng.normal(0, 45, 3), 0, 255).tolist()
+    colour = np.clip(base + rng.normal(0, 35, 3), 0, 150).tolist()
     points = [(rng.randint(width), rng.randint(height)) for _ in range(4)]
     kind, layer = rng.randint(5), canvas.copy()
     if kind == 0:
@@ -213,7 +213,7 @@ def _clutter(canvas, base, rng):
 
 
 def paint(canvas, ink, rng):
-    """Lay ink over a canvas, in place, in a colour that stands out from what it covers.
+    """Lay ink over a canvas, in place, in a light colour that stands out from what it covers.
 
     Args:
         canvas (np.ndarray): ``(height, width, 3)``, BGR, float32 in 0..255.
@@ -225,11 +225,11 @@ def paint(canvas, ink, rng):
     canvas, ink = canvas[window], ink[window]
     ground = _luma(canvas[cv2.dilate(ink, np.ones((7, 7), np.uint8)) > INK_THRESHOLD]).mean()
     for _ in range(40):
-        colour = rng.uniform(0, 255, 3)
-        if abs(_luma(colour) - ground) >= 65:
+        colour = rng.uniform(150, 255, 3)
+        if _luma(colour) - ground >= 60:
             break
     else:
-        colour = np.full(3, 255.0 if ground < 128 else 0.0)
+        colour = np.full(3, 255.0)
     # Uneven ink: a slow ramp along the stroke.
     height, width = ink.shape
     ramp = np.add.outer(np.linspace(-1, 1, height), np.linspace(-1, 1, width))

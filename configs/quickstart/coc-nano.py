@@ -1,7 +1,7 @@
 """The backbone that the three quickstart configs share, small enough for two CPU cores."""
 
 nano = dict(
-    depths=(2, 2, 4, 2),
+    depths=(1, 1, 2, 1),
     dims=(32, 64, 128, 256),
     mlp_ratios=(4, 4, 4, 4),
     heads=(4, 4, 8, 8),

@@ -1,8 +1,8 @@
 """Digits found and cut out of cluttered scenes by Mask R-CNN on a tiny Context Cluster.
 
-Train: python tools/train.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-8e_digit-scenes.py
-Test:  python tools/test.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-8e_digit-scenes.py \\
-       work_dirs/quickstart/detection/epoch_8.pth
+Train: python tools/train.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-9e_digit-scenes.py
+Test:  python tools/test.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-9e_digit-scenes.py \\
+       work_dirs/quickstart/detection/epoch_9.pth
 
 The scenes are composed into data/digit_scenes at the first run. The backbone starts from the
 classification run, which must have been trained before.
@@ -13,7 +13,7 @@ _base_ = ['../_base_/models/mask-rcnn_coc_fpn.py', '../_base_/det_runtime.py', '
 work_dir = 'work_dirs/quickstart/detection'
 data_root = 'data/digit_scenes/'
 randomness = dict(seed=0)
-max_epochs = 8
+max_epochs = 9
 
 strides = [4, 8, 16, 32]
 model = dict(
@@ -25,7 +25,7 @@ model = dict(
         layer_scale_init_value=0.1,
         init_cfg=dict(checkpoint='work_dirs/quickstart/classification/epoch_15.pth'),
     ),
-    # Narrow heads and few proposals: a scene has 20 480 pixels and six digits, not 1 066 400
+    # Narrow heads and few proposals: a scene has 9 216 pixels and four digits, not 1 066 400
     # pixels and 80 classes.
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4),
     rpn_head=dict(
@@ -38,16 +38,16 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
         mask_roi_extractor=dict(out_channels=64, finest_scale=28),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=10),
+        mask_head=dict(num_convs=1, in_channels=64, conv_out_channels=64, num_classes=10),
     ),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=64),
-        rcnn=dict(sampler=dict(num=48)),
+        rpn=dict(sampler=dict(num=48)),
+        rpn_proposal=dict(nms_pre=100, max_per_img=32),
+        rcnn=dict(sampler=dict(num=24)),
     ),
     test_cfg=dict(
-        rpn=dict(nms_pre=200, max_per_img=64),
-        rcnn=dict(max_per_img=30),
+        rpn=dict(nms_pre=100, max_per_img=32),
+        rcnn=dict(max_per_img=20),
     ),
 )
 
@@ -55,12 +55,10 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(160, 128), keep_ratio=True),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 128), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
@@ -97,7 +95,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
     clip_grad=dict(max_norm=10.0),
 )
@@ -105,7 +103,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=60),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
