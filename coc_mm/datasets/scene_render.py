@@ -25,8 +25,8 @@ class SceneSpec:
         width (int): Columns of a scene in pixels. Defaults to 96.
         min_digits (int): Fewest digits that are tried per scene. Defaults to 2.
         max_digits (int): Most digits per scene. Defaults to 4.
-        min_size (int): Smallest height of a digit's 8x8 frame in pixels. Defaults to 28.
-        max_size (int): Largest height of that frame. Defaults to 48.
+        min_size (int): Smallest height of a digit's 8x8 frame in pixels. Defaults to 34.
+        max_size (int): Largest height of that frame. Defaults to 56.
         max_hidden (float): Most that others may hide of one digit, as a part of
             its points. Defaults to 0.1.
 
@@ -42,8 +42,8 @@ class SceneSpec:
     width: int = 96
     min_digits: int = 2
     max_digits: int = 4
-    min_size: int = 28
-    max_size: int = 48
+    min_size: int = 34
+    max_size: int = 56
     max_hidden: float = 0.1
 
     def __post_init__(self):
@@ -132,7 +132,7 @@ def _crowded(mask, digits, areas, max_hidden):
 def _place(image, spec, rng):
     """The ink ``(height, width)``, float in 0..1, of one digit, slanted, sized and placed."""
     size = np.exp(rng.uniform(np.log(spec.min_size), np.log(spec.max_size)))
-    angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.15, 0.15)
+    angle, shear = np.deg2rad(rng.uniform(-8, 8)), rng.uniform(-0.1, 0.1)
     rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     scale_x = size / 8 * rng.uniform(0.85, 1.1)
     linear = rotate @ np.array([[scale_x, shear * scale_x], [0, size / 8]])
