@@ -29,10 +29,16 @@ model = dict(
 
 train_pipeline = [
     dict(type='Resize', scale=image_size, interpolation='bicubic'),
-    dict(type='Rotate', magnitude_range=(0, 15), prob=0.7, pad_val=0),
-    dict(type='Shear', magnitude_range=(0, 0.2), prob=0.7, pad_val=0),
-    dict(type='Translate', magnitude_range=(0, 0.12), prob=0.7, pad_val=0),
-    dict(type='Translate', magnitude_range=(0, 0.12), prob=0.7, direction='vertical', pad_val=0),
+    dict(type='NumpyToPIL'),
+    dict(
+        type='torchvision/RandomAffine',
+        degrees=12,
+        translate=(0.1, 0.1),
+        scale=(0.85, 1.15),
+        shear=10,
+        interpolation='bilinear',
+    ),
+    dict(type='PILToNumpy'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

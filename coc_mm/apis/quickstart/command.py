@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -129,11 +130,12 @@ def write_summary(work_dir: Path, runs: dict[str, StageRun]) -> None:
 
 def _table(runs: dict[str, StageRun], seconds: float) -> Table:
     """The results of the finished stages, for the screen."""
-    table = Table(title=f'quickstart: {seconds:.0f} s this time')
+    title = f'quickstart, {seconds:.0f} s this time'
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in ('task', 'model', 'metric'):
-        table.add_column(column)
-    for column in ('value', 'training and test', 'this time'):
-        table.add_column(column, justify='right')
+        table.add_column(column, no_wrap=True)
+    for column in ('value', 'time', 'was'):
+        table.add_column(column, justify='right', no_wrap=True)
     for name, run in runs.items():
         record = run.results()
         if record is None:
@@ -141,8 +143,9 @@ def _table(runs: dict[str, StageRun], seconds: float) -> Table:
         for i, metric in enumerate(run.stage.metrics):
             value = metric.format(record.metrics[metric.key])
             if i == 0:
+                how = run.how or 'kept'
                 took = f'{record.seconds:.0f} s'
-                table.add_row(name, run.stage.model, metric.title, value, took, run.how or 'kept')
+                table.add_row(name, run.stage.model, metric.title, value, took, how)
             else:
                 table.add_row('', '', metric.title, value, '', '')
     return table
@@ -152,7 +155,5 @@ def _draw(work_dir: Path, runs: dict[str, StageRun], console: Console) -> None:
     """Draw what is not drawn yet, or older than what it shows."""
     from coc_mm.apis.quickstart.pictures import draw_pictures
 
-    with console.status('drawing pictures'):
-        drawn = draw_pictures(work_dir / 'pictures', runs)
-    for path in drawn:
+    for path in draw_pictures(work_dir / 'pictures', runs):
         console.print(f'picture:  {path}', highlight=False)

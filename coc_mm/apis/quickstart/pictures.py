@@ -1,8 +1,11 @@
 """Pictures of what the quickstart has learned."""
 
 import json
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -19,13 +22,14 @@ from torch import nn
 from coc_mm.apis.infer import load_model
 from coc_mm.apis.quickstart.runs import StageRun
 from coc_mm.apis.quickstart.stages import stage_config
+from coc_mm.datasets.digit_scenes import BACKGROUND_LABEL
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.sheets import contact_sheet, fit, save_picture, stage_row
 
 __all__ = ['draw_pictures']
 
 SCENES = 6
-ENLARGED = 3  # a scene is 160 pixels wide, too few for a caption in it
+ENLARGED = 4  # a scene is 96 pixels wide, too few for a caption in it
 DIGITS = (6, 12)  # rows and columns of the classified digits
 _WRONG = (214, 39, 40)
 
@@ -52,7 +56,14 @@ def draw_pictures(folder: Path, runs: dict[str, StageRun]) -> list[Path]:
     for path, (draw_one, shown) in wanted.items():
         newest = max(run.checkpoint.stat().st_mtime for run in shown)
         if not path.exists() or path.stat().st_mtime < newest:
-            save_picture(path, draw_one(*shown))
+            # What the libraries say while they build a model stands in the logs of its training.
+            with (
+                warnings.catch_warnings(),
+                redirect_stdout(StringIO()),
+                redirect_stderr(StringIO()),
+            ):
+                warnings.simplefilter('ignore')
+                save_picture(path, draw_one(*shown))
     return list(wanted)
 
 
@@ -100,7 +111,7 @@ def draw_digits(run: StageRun) -> np.ndarray:
     # Beside the wrong ones, the dataset's own order: a fair sample of the right ones.
     right = [i for i in range(len(answers)) if i not in set(wrong)]
     tiles = []
-    for i in [*wrong, *right][: rows * columns]:
+    for i in [*wrong[: rows * columns // 2], *right][: rows * columns]:
         answer, score, truth = answers[i]
         tile = cv2.resize(dataset.get_data_info(i)['img'], (96, 96), interpolation=cv2.INTER_CUBIC)
         text = f'{answer}  {100 * score:.0f} %'
@@ -109,7 +120,7 @@ def draw_digits(run: StageRun) -> np.ndarray:
             text = f'{answer}, is {truth}'
         tiles.append((tile, text))
     title = f'{len(right)} of {len(answers)} test digits classified correctly'
-    title += ', the others framed' if wrong else ''
+    title += ', wrong ones framed' if wrong else ''
     return contact_sheet(_grid(tiles, columns), title)
 
 
@@ -157,7 +168,7 @@ def draw_regions(run: StageRun) -> np.ndarray:
     from mmseg.visualization import SegLocalVisualizer
 
     inspector, looks = _inspect_scenes(run)
-    visualizer = SegLocalVisualizer(alpha=0.7)
+    visualizer = SegLocalVisualizer(alpha=0.6)
     visualizer.dataset_meta = inspector.model.dataset_meta
     rows = [[], [], []]
     for look, path in looks[:4]:
@@ -171,6 +182,8 @@ def draw_regions(run: StageRun) -> np.ndarray:
         for row, labels, caption in zip(rows[1:], maps, ('truth', 'prediction'), strict=True):
             height, width = picture.shape[:2]
             labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+            # Beyond the classes nothing is painted: the background stays as it is, only darker.
+            labels = np.where(labels == BACKGROUND_LABEL, 255, labels)
             sample = look.sample.new()
             sample.pred_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
             visualizer.add_datasample(path.stem, picture, sample, draw_gt=False, show=False)

@@ -94,7 +94,7 @@ STAGES = {
         ),
         Stage(
             'segmentation',
-            'quickstart/fpn_coc-nano_1xb8-9e_digit-scenes.py',
+            'quickstart/fpn_coc-nano_1xb8-12e_digit-scenes.py',
             'Semantic FPN, CoC-nano',
             (Metric('mIoU', 'mIoU', 'mIoU', True),),
             needs='classification',

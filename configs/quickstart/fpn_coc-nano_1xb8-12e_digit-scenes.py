@@ -1,8 +1,8 @@
 """Every pixel of cluttered scenes named by Semantic FPN on a tiny Context Cluster.
 
-Train: python tools/train.py configs/quickstart/fpn_coc-nano_1xb8-9e_digit-scenes.py
-Test:  python tools/test.py configs/quickstart/fpn_coc-nano_1xb8-9e_digit-scenes.py \\
-       work_dirs/quickstart/segmentation/epoch_9.pth
+Train: python tools/train.py configs/quickstart/fpn_coc-nano_1xb8-12e_digit-scenes.py
+Test:  python tools/test.py configs/quickstart/fpn_coc-nano_1xb8-12e_digit-scenes.py \\
+       work_dirs/quickstart/segmentation/epoch_12.pth
 
 Eleven classes: the background is one, so that digits painted all over it cost something. The
 scenes are composed into data/digit_scenes at the first run. The backbone starts from the
@@ -14,7 +14,7 @@ _base_ = ['../_base_/models/fpn_coc.py', '../_base_/seg_runtime.py', './coc-nano
 work_dir = 'work_dirs/quickstart/segmentation'
 data_root = 'data/digit_scenes'
 randomness = dict(seed=0)
-max_epochs = 9
+max_epochs = 12
 
 data_preprocessor = dict(mean=[127.5] * 3, std=[63.75] * 3, size=(96, 96))
 model = dict(
