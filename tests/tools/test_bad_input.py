@@ -315,7 +315,7 @@ def test_launcher_with_half_its_variables(refused, projects, monkeypatch):
 @pytest.mark.parametrize('scope', SCOPES)
 def test_missing_dataset(refused, projects, scope):
     option = 'train_dataloader.dataset.data_root=data/nowhere'
-    says = ['data/nowhere', 'does not exist', 'README', 'data_root=']
+    says = ['data/nowhere', 'does not exist', 'docs/data.md', 'data_root=']
     _train(refused, projects[scope], '--cfg-options', option, says=says)
 
 
