@@ -3,18 +3,19 @@
 #   VENV=DIR      environment to use (default .venv). One that exists and was not made here is
 #                 used with the torch it has; what is missing is added to it.
 #   TORCH=2.6.0   another torch than the tested one, for a driver that needs it.
+#   ARGS='-k op'  arguments of pytest (default: two workers).
 #   PYTHON=...    interpreter that makes the environment (default python3).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 WORK_DIR ?= work_dirs/quickstart
+ARGS ?= -n 2 --dist loadfile
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.coc_mm-torch-$(or $(TORCH),tested)
 TASKS := classification detection segmentation
 
-# Two cores and many small operators: more threads than cores only wait for each other.
 export MPLBACKEND ?= Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -67,6 +68,8 @@ format: $(STAMP)
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+# One thread per worker: the tests are many small problems.
+test: export OMP_NUM_THREADS ?= 1
 test: lint
 	$(PY) -m pytest $(ARGS)
 

@@ -56,12 +56,15 @@ class Sandbox:
         status = run_command(
             quickstart.run_quickstart, [*arguments, '--work-dir', str(self.work_dir)]
         )
-        self.calls = [json.loads(line) for line in self._log.read_text().splitlines()]
         stage_of = {str(find_shipped(f'configs/{s.config}')): s.name for s in STAGES.values()}
-        called = [
-            (tool, next(name for path, name in stage_of.items() if path.endswith(config)))
-            for tool, config, *_ in self.calls
-        ]
+
+        def stage(call):
+            return next(name for path, name in stage_of.items() if path.endswith(call[1]))
+
+        # Detection and segmentation run side by side: their calls may alternate.
+        calls = [json.loads(line) for line in self._log.read_text().splitlines()]
+        self.calls = sorted(calls, key=lambda call: list(STAGES).index(stage(call)))
+        called = [(call[0], stage(call)) for call in self.calls]
         out, err = self.capsys.readouterr()
         return status, called, out + err
 
@@ -86,6 +89,13 @@ def sandbox(tmp_path, monkeypatch, capsys):
 
 def both(*stages):
     return [(tool, stage) for stage in stages for tool in ('train', 'test')]
+
+
+def test_dense_tasks_wait_for_the_classification(sandbox):
+    sandbox.run()
+    lines = [json.loads(line) for line in sandbox._log.read_text().splitlines()]
+    assert len(lines) == 6
+    assert all('coc-nano_1xb64' in config for _, config, *_ in lines[:2])
 
 
 def test_all_tasks_run_in_order_and_are_summarised(sandbox):

@@ -7,7 +7,7 @@ from typing import Any
 
 import mmengine
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 from coc_mm.apis.cli import say
 from coc_mm.apis.errors import UserError
@@ -51,8 +51,9 @@ def _target_config(task: str, arch: str, denominator: str, proposals: int | None
 
 def _dataset_meta(config: Config) -> dict[str, Any]:
     """Class names, and colours where the dataset has them."""
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        dataset = DATASETS.get(config.test_dataloader.dataset.type)
+    name = config.test_dataloader.dataset.type
+    # A bare name is looked for at the root, whatever the default scope.
+    dataset = DATASETS.get(name if '.' in name else f'{config.default_scope}.{name}')
     return {key.lower(): value for key, value in dataset.METAINFO.items()}
 
 

@@ -64,7 +64,7 @@ def use_cpu_wrappers(config) -> None:
         config.model_wrapper_cfg = {**wrapper, 'device_ids': None}
         return
     wrapper = dict(strategy.get('model_wrapper') or {})
-    if strategy['type'].rsplit('.', 1)[-1] == 'FSDPStrategy':
+    if str(strategy['type']).endswith('FSDPStrategy'):
         # None would make torch look for an accelerator.
         wrapper['device_id'] = 'cpu'
     else:

@@ -6,13 +6,11 @@ from coc_mm.datasets.digits import DigitsDataset, load_digits_split
 from coc_mm.datasets.folder_datasets import ClassFolders, ImageMaskFolders
 from coc_mm.datasets.scene_datasets import digit_scenes_coco, digit_scenes_seg
 from coc_mm.datasets.scene_render import SceneDigit, SceneSpec, compose_scene
-from coc_mm.datasets.transforms import PaintDigit
 
 __all__ = [
     'ClassFolders',
     'DigitsDataset',
     'ImageMaskFolders',
-    'PaintDigit',
     'SceneDigit',
     'SceneSpec',
     'compose_scene',

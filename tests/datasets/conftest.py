@@ -2,7 +2,7 @@ import pytest
 
 from coc_mm.datasets import SceneSpec, ensure_digit_scenes
 
-TINY_SPEC = dict(num_train=8, num_test=4, height=96, width=112, max_size=48)
+TINY_SPEC = dict(num_train=8, num_test=4, height=96, width=112, min_size=24, max_size=48)
 
 
 @pytest.fixture

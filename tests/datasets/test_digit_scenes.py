@@ -129,7 +129,7 @@ def _damage_generator(root):
     'damage', [_damage_delete, _damage_truncate, _damage_manifest, _damage_generator]
 )
 def test_damaged_tree_is_rebuilt(damage, tmp_path):
-    spec = SceneSpec(num_train=4, num_test=2, height=64, width=64, max_size=40)
+    spec = SceneSpec(num_train=4, num_test=2, height=64, width=64, min_size=24, max_size=40)
     root = ensure_digit_scenes(tmp_path / 'scenes', spec)
     whole = contents(root)
     damage(root)
@@ -140,7 +140,7 @@ def test_damaged_tree_is_rebuilt(damage, tmp_path):
 
 
 def test_sound_tree_is_reused_and_another_spec_replaces_it(tmp_path):
-    spec = dict(num_train=2, num_test=1, height=64, width=64, max_size=40)
+    spec = dict(num_train=2, num_test=1, height=64, width=64, min_size=24, max_size=40)
     root = ensure_digit_scenes(tmp_path / 'scenes', spec)
     before = root.stat().st_ino
     ensure_digit_scenes(root, spec)

@@ -1,8 +1,10 @@
 """The command: stages in order, a summary, a table, pictures."""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich import box
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coc_mm.apis.quickstart.runs import StageRun, write_json
-from coc_mm.apis.quickstart.stages import STAGES, fingerprint, in_order
+from coc_mm.apis.quickstart.stages import STAGES, Stage, fingerprint, in_order
 
 __all__ = ['parse_quickstart', 'run_quickstart']
 
@@ -88,17 +90,39 @@ def run_quickstart(argv: Sequence[str] | None = None) -> None:
         name: StageRun(stage, args.work_dir, args.cfg_options, console)
         for name, stage in STAGES.items()
     }
-    for stage in stages:
-        asked = not args.tasks or stage.name in args.tasks
-        if not asked and runs[stage.name].results() is None:
-            console.print(
-                f'{", ".join(args.tasks)} starts from the {stage.name}, which comes first.'
-            )
-        runs[stage.name].complete(fresh=args.fresh and asked)
+    for wave in _waves(stages):
+        # Side by side each stage has its share of the cores, which small models use better than
+        # one stage uses all; bars of two would fight over the screen, so they print lines.
+        alone = len(wave) == 1
+        for stage in wave:
+            run = runs[stage.name]
+            if not alone:
+                run.console = Console(force_terminal=False)
+                run.threads = max((os.cpu_count() or 1) // len(wave), 1)
+            if args.tasks and stage.name not in args.tasks and run.results() is None:
+                console.print(
+                    f'{", ".join(args.tasks)} starts from the {stage.name}, which comes first.'
+                )
+        with ThreadPoolExecutor(len(wave)) as pool:
+            waiting = [
+                pool.submit(
+                    runs[stage.name].complete,
+                    fresh=args.fresh and (not args.tasks or stage.name in args.tasks),
+                )
+                for stage in wave
+            ]
+        for future in waiting:
+            future.result()
         write_summary(args.work_dir, runs)
     _draw(args.work_dir, runs, console)
     console.print(_table(runs, time.monotonic() - started))
     console.print(f'summary:  {args.work_dir / "summary.json"}', highlight=False)
+
+
+def _waves(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Group stages that may run side by side, those that others start from first."""
+    waves = [[s for s in stages if not s.needs], [s for s in stages if s.needs]]
+    return [wave for wave in waves if wave]
 
 
 def summarize(runs: dict[str, StageRun]) -> dict[str, dict[str, float]]:

@@ -70,6 +70,7 @@ class StageRun:
 
     Attributes:
         how (str): 'trained', 'resumed' or 'reused', once :meth:`complete` is through.
+        threads (int | None): Threads that a tool may use; None leaves it to torch.
     """
 
     def __init__(self, stage: Stage, work_dir: Path, options: Sequence[str], console: Console):
@@ -77,6 +78,7 @@ class StageRun:
         self.work_dir = Path(work_dir)
         self.folder = self.work_dir / stage.name
         self.how = ''
+        self.threads: int | None = None
 
     @property
     def record(self) -> Record | None:
@@ -208,6 +210,10 @@ class StageRun:
             chosen.append(f'model.backbone.init_cfg.checkpoint={start.checkpoint}')
         return chosen
 
+    def _environment(self) -> dict[str, str]:
+        threads = {} if self.threads is None else {'OMP_NUM_THREADS': str(self.threads)}
+        return {**os.environ, **_CALM_THREADS, **threads}
+
     def _run(self, tool: str, record: Record, arguments: list[str], epochs: int | None) -> None:
         """Run ``tools/train.py`` or ``tools/test.py`` as somebody at a terminal would."""
         command = [sys.executable, '-u', str(find_shipped(f'tools/{tool}.py')), str(self._config)]
@@ -223,7 +229,7 @@ class StageRun:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors='replace',
-                env={**os.environ, **_CALM_THREADS},
+                env=self._environment(),
             )
             try:
                 for line in process.stdout:

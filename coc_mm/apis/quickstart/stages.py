@@ -13,6 +13,7 @@ import coc_mm
 from coc_mm.apis.cli import parse_train
 from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.errors import UserError
+from coc_mm.datasets.digit_scenes import generator_fingerprint
 
 __all__ = [
     'STAGES',
@@ -149,8 +150,8 @@ def stage_options(name: str, options: Sequence[str]) -> list[str]:
 def _code_digest() -> str:
     """A digest of the code that results depend on: operator, model and data."""
     package = Path(coc_mm.__file__).resolve().parent
-    digest = hashlib.sha256()
-    for folder in ('ops', 'models', 'datasets', 'engine'):
+    digest = hashlib.sha256(generator_fingerprint().encode())
+    for folder in ('ops', 'models'):
         for path in sorted((package / folder).rglob('*.py')):
             digest.update(path.relative_to(package).as_posix().encode())
             digest.update(path.read_bytes())

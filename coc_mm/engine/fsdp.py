@@ -1,0 +1,91 @@
+"""Fully sharded data parallelism: where a model is cut, and mmengine's strategy made to resume."""
+
+from mmengine._strategy.fsdp import FSDPStrategy
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+from coc_mm.models.layers import ContextClusterBlock
+
+__all__ = ['ResumableFSDPStrategy', 'wrap_context_cluster_blocks']
+
+# What wrappers of modules put into the names of weights.
+_WRAPPERS = ('_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')
+
+
+def wrap_context_cluster_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+    """Make each block a unit; the rest (stem, reducers, norms, neck, heads) is one more.
+
+    ``auto_wrap_policy`` of mmengine's ``MMFullyShardedDataParallel``, named in a config as
+    ``'coc_mm.engine.fsdp.wrap_context_cluster_blocks'``. The weights of a unit are gathered
+    when it runs and let go afterwards.
+
+    Args:
+        module (nn.Module): A module that torch asks about.
+        recurse (bool): Whether it asks for the children, or for the module itself.
+        nonwrapped_numel (int): Number of its weights that belong to no unit yet.
+
+    Returns:
+        bool: Whether to go into the children, or to make the module a unit.
+    """
+    return transformer_auto_wrap_policy(module, recurse, nonwrapped_numel, {ContextClusterBlock})
+
+
+class ResumableFSDPStrategy(FSDPStrategy):
+    """``FSDPStrategy`` whose runs can be resumed, also from and by runs without FSDP.
+
+    mmengine's own (0.10) hands torch the optimizer's state in the order of arguments of torch
+    before 2.1, so that no run resumes; it gives torch a group of settings without weights, which
+    it refuses, where a config has ``paramwise_cfg``; and it drops the loss scale of AMP. Named in
+    a config as ``'coc_mm.engine.fsdp.ResumableFSDPStrategy'``, with ``state_dict_cfg='full'`` and
+    the default ``use_orig_params=True``. Arguments are those of ``FSDPStrategy``.
+    """
+
+    def optim_state_dict(self) -> dict:
+        """Gather the state of the optimizer.
+
+        Returns:
+            dict: Keyed by the names of weights, whole on rank 0.
+        """
+        own = self.optim_wrapper.state_dict()
+        extras = {key: own[key] for key in own.keys() - {'state', 'param_groups'}}
+        found = FullyShardedDataParallel.optim_state_dict(self.model, self.optim_wrapper.optimizer)
+        return {**found, **extras}
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Shard the state of an optimizer and load it.
+
+        Args:
+            state_dict (dict): Whole, keyed by names or, from a run without FSDP, by numbers.
+        """
+        optimizer = self.optim_wrapper.optimizer
+        extras = {key: state_dict[key] for key in state_dict.keys() - {'state', 'param_groups'}}
+        loaded = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=optimizer, optim_state_dict=self._by_name(state_dict)
+        )
+        self.optim_wrapper.load_state_dict({**loaded, **extras})
+
+    def _by_name(self, state_dict: dict) -> dict:
+        """Key a state by the names of weights; numbers count them in the optimizer's order."""
+        names = {}
+        for name, weight in self.model.named_parameters():
+            for wrapper in _WRAPPERS:
+                name = name.replace(wrapper, '')
+            names[id(weight)] = name
+        saved = state_dict['param_groups']
+        groups = self.optim_wrapper.optimizer.param_groups
+        if [len(group['params']) for group in saved] != [len(group['params']) for group in groups]:
+            raise ValueError(
+                'the checkpoint to resume has other groups of weights in its optimizer: resume '
+                'with the optim_wrapper that it was trained with.'
+            )
+        new = {}
+        for old, group in zip(saved, groups, strict=True):
+            for key, weight in zip(old['params'], group['params'], strict=True):
+                new[key] = key if isinstance(key, str) else names[id(weight)]
+        return dict(
+            state={new[key]: value for key, value in state_dict['state'].items()},
+            param_groups=[
+                {**group, 'params': [new[key] for key in group['params']]} for group in saved
+            ],
+        )
