@@ -30,6 +30,8 @@ ALLOWED = {
         'engine',
         'registry',
         'version',
+        'ops',
+        'compat',
     },
 }
 
