@@ -7,8 +7,9 @@ Each ContextClusterBlock is a unit of its own. Checkpoints are whole, as those o
 tools/test.py and init_cfg take them, and a run goes on with another number of processes.
 """
 
-_base_ = './coc-medium_8xb128_in1k.py'
+_base_ = './coc-small_8xb128_in1k.py'
 
+model = dict(backbone=dict(arch='medium'))
 runner_type = 'FlexibleRunner'
 strategy = dict(
     type='coc_mm.engine.fsdp.ResumableFSDPStrategy',

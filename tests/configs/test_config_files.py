@@ -61,15 +61,16 @@ def test_inheritance(path):
         assert len(path.read_text().splitlines()) - len(head_of(path).splitlines()) <= 15
 
 
-VARIANTS = ('amp', 'cp', 'ema', 'layer-decay', 'retinanet', 'cascade', 'upernet')
+VARIANTS = ('amp', 'cp', 'ema', 'fsdp', 'layer-decay', 'retinanet', 'cascade', 'upernet')
 
 
 def test_variants_take_15_lines():
     found = [path for path in PATHS if any(v in path.stem for v in VARIANTS)]
     found = [path for path in found if not path.stem.endswith('_custom')]
-    assert len(found) == 11
+    assert len(found) == 12
     for path in found:
-        assert len(path.read_text().splitlines()) <= 15, path
+        lines = path.read_text().splitlines()
+        assert len(lines) - len(head_of(path).splitlines()) <= 15, path
 
 
 @pytest.mark.parametrize('path', PATHS, ids=name_of)
@@ -161,6 +162,8 @@ def test_name_agrees_with_contents(path):
         wrapper.get('constructor') == 'coc_mm.LayerDecayOptimWrapperConstructor'
     )
     assert bool(re.search(r'[-_]cp-', setting)) == backbone.get('with_cp', False)
+    strategy = cfg.get('strategy', {}).get('type', '')
+    assert ('fsdp' in setting) == ('FSDP' in strategy)
     hooks = [hook.type for hook in cfg.get('custom_hooks', [])]
     assert hooks == (['EMAHook'] if 'ema' in setting else [])
 
@@ -298,4 +301,4 @@ def test_no_machine_paths():
     for path in files:
         assert str(ROOT) not in path.read_text()
         assert '/home/' not in path.read_text()
-    assert len(files) == 50
+    assert len(files) == 51

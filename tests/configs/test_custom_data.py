@@ -337,6 +337,15 @@ def test_starting_weights(tiny_data):
     assert 'no starting weights' not in report
 
 
+@pytest.mark.parametrize('name', [FOLDERS, COCO, BOXES, MASKS])
+def test_no_validation_by_flag(name, tiny_data):
+    root = {FOLDERS: 'folders', MASKS: 'ade'}.get(name, 'objects')
+    off = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+    cfg, _ = resolved(name, tiny_data / root, **off)
+    assert cfg.val_dataloader is None
+    assert str(tiny_data / root) in cfg.test_dataloader.dataset.data_root
+
+
 def test_set_classes():
     cfg = Config.fromfile(CONFIGS / COCO)
     set_classes(cfg, ('a', 'b', 'c'))
