@@ -27,7 +27,8 @@ print('Epoch(train)   [1][10/10]  lr: 1.0e-03  eta: 0:00:00  loss: 1.2500')
 with zipfile.ZipFile(folder / 'epoch_1.pth', 'w') as checkpoint:
     checkpoint.writestr('weights', b'0')
 (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
-if os.environ.get('BREAK') == 'train':
+broken = os.environ.get('BREAK')
+if broken == 'train' or (broken and broken in sys.argv[1]):
     sys.exit('the disk is full')
 """
 TEST = f"""
@@ -171,6 +172,14 @@ def test_failing_stage_stops_the_rest(sandbox):
     assert status == 2
     assert called == both('classification')
     assert 'the test logged no accuracy/top1' in text
+
+
+def test_failing_stage_leaves_the_results_of_its_neighbour(sandbox):
+    status, called, text = sandbox.run(broken='mask-rcnn')
+    assert status == 2
+    assert ('test', 'detection') not in called
+    assert re.search(r'error: detection: tools/train\.py ended.*the disk is full', text, re.DOTALL)
+    assert set(sandbox.summary) == {'classification', 'segmentation'}
 
 
 def test_truncated_checkpoint_is_not_reused(sandbox):

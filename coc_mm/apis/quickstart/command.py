@@ -111,9 +111,9 @@ def run_quickstart(argv: Sequence[str] | None = None) -> None:
                 )
                 for stage in wave
             ]
+        write_summary(args.work_dir, runs)  # of one that is finished, too, if the other failed
         for future in waiting:
             future.result()
-        write_summary(args.work_dir, runs)
     _draw(args.work_dir, runs, console)
     console.print(_table(runs, time.monotonic() - started))
     console.print(f'summary:  {args.work_dir / "summary.json"}', highlight=False)
@@ -143,13 +143,17 @@ def summarize(runs: dict[str, StageRun]) -> dict[str, dict[str, float]]:
 
 
 def write_summary(work_dir: Path, runs: dict[str, StageRun]) -> None:
-    """Write ``summary.json``.
+    """Write ``summary.json``; where nothing is finished, none is left behind.
 
     Args:
         work_dir (Path): The folder.
         runs (dict[str, StageRun]): By name.
     """
-    write_json(work_dir / 'summary.json', summarize(runs))
+    path, summary = work_dir / 'summary.json', summarize(runs)
+    if summary:
+        write_json(path, summary)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _table(runs: dict[str, StageRun], seconds: float) -> Table:

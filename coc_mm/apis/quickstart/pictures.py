@@ -29,7 +29,7 @@ from coc_mm.visualization.sheets import contact_sheet, fit, save_picture, stage_
 __all__ = ['draw_pictures']
 
 SCENES = 6
-ENLARGED = 4  # a scene is 96 pixels wide, too few for a caption in it
+ENLARGED = 5  # a scene is 96 pixels wide, too few for captions in it
 DIGITS = (6, 12)  # rows and columns of the classified digits
 _WRONG = (214, 39, 40)
 
@@ -114,7 +114,7 @@ def draw_digits(run: StageRun) -> np.ndarray:
     for i in [*wrong[: rows * columns // 2], *right][: rows * columns]:
         answer, score, truth = answers[i]
         tile = cv2.resize(dataset.get_data_info(i)['img'], (96, 96), interpolation=cv2.INTER_CUBIC)
-        text = f'{answer}  {100 * score:.0f} %'
+        text = f'{answer} · {100 * score:.0f} %'
         if answer != truth:
             cv2.rectangle(tile, (0, 0), (95, 95), _WRONG, 5)
             text = f'{answer}, is {truth}'
