@@ -16,8 +16,7 @@ from coc_mm.apis.weights import Comparison, build_model
 from coc_mm.checkpoints.convert import TASKS, convert_official
 from coc_mm.checkpoints.files import check_target, save_checkpoint
 from coc_mm.checkpoints.official import Official, read_official
-from coc_mm.models.backbones.context_cluster import ContextCluster
-from coc_mm.ops.context_cluster.interface import DENOMINATORS
+from coc_mm.models.backbones.context_cluster import DENOMINATORS, ContextCluster
 from coc_mm.version import __version__
 
 __all__ = ['convert_checkpoint', 'run_convert']
