@@ -120,7 +120,8 @@ def test_boxes_below_the_threshold_are_said_to_be_there(tool, projects, photo, c
     assert 'no object with a score of 1.0 or more; the best has 0.' in printed
 
 
-def test_folder_with_bad_images(tool, projects, photo, tmp_path, capsys):
+def test_folder_with_bad_images(tool, projects, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '400')  # long paths stay on their line
     folder = tmp_path / 'images'
     folder.mkdir()
     shutil.copy(photo, folder / 'good.jpg')
