@@ -31,7 +31,6 @@ ALLOWED = {
         'registry',
         'version',
         'ops',
-        'compat',
     },
 }
 
