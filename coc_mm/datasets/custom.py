@@ -294,7 +294,8 @@ def _resolve_coco(cfg, root, classes):
     _set_datasets(cfg, root, train, val)
     if val:
         for name in ('val_evaluator', 'test_evaluator'):
-            cfg[name].ann_file = str(files['val'])
+            if cfg.get(name) is not None:
+                cfg[name].ann_file = str(files['val'])
     found = ', '.join(
         f'{_relative(files[s], root)} ({len(c["images"])} images)' for s, c in contents.items()
     )
