@@ -19,7 +19,7 @@ class SceneSpec:
 
     Args:
         seed (int): Seed of all scenes. Defaults to 0.
-        num_train (int): Scenes in the train split. Defaults to 1200.
+        num_train (int): Scenes in the train split. Defaults to 2400.
         num_test (int): Scenes in the test split. Defaults to 160.
         height (int): Rows of a scene in pixels. Defaults to 96.
         width (int): Columns of a scene in pixels. Defaults to 96.
@@ -36,7 +36,7 @@ class SceneSpec:
     """
 
     seed: int = 0
-    num_train: int = 1200
+    num_train: int = 2400
     num_test: int = 160
     height: int = 96
     width: int = 96

@@ -85,7 +85,7 @@ STAGES = {
         ),
         Stage(
             'detection',
-            'quickstart/mask-rcnn_coc-nano_fpn_1xb8-5e_digit-scenes.py',
+            'quickstart/mask-rcnn_coc-nano_fpn_1xb8-2e_digit-scenes.py',
             'Mask R-CNN, CoC-nano',
             (
                 Metric('bbox_mAP_50', 'coco/bbox_mAP_50', 'box AP50', False),
@@ -95,7 +95,7 @@ STAGES = {
         ),
         Stage(
             'segmentation',
-            'quickstart/fpn_coc-nano_1xb8-12e_digit-scenes.py',
+            'quickstart/fpn_coc-nano_1xb8-7e_digit-scenes.py',
             'Semantic FPN, CoC-nano',
             (Metric('mIoU', 'mIoU', 'mIoU', True),),
             needs='classification',

@@ -1,8 +1,8 @@
 """Digits found and cut out of cluttered scenes by Mask R-CNN on a tiny Context Cluster.
 
-Train: python tools/train.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-5e_digit-scenes.py
-Test:  python tools/test.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-5e_digit-scenes.py \\
-       work_dirs/quickstart/detection/epoch_5.pth
+Train: python tools/train.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-2e_digit-scenes.py
+Test:  python tools/test.py configs/quickstart/mask-rcnn_coc-nano_fpn_1xb8-2e_digit-scenes.py \\
+       work_dirs/quickstart/detection/epoch_2.pth
 
 The scenes are composed into data/digit_scenes at the first run. The backbone starts from the
 classification run, which must have been trained before.
@@ -13,7 +13,7 @@ _base_ = ['../_base_/models/mask-rcnn_coc_fpn.py', '../_base_/det_runtime.py', '
 work_dir = 'work_dirs/quickstart/detection'
 data_root = 'data/digit_scenes/'
 randomness = dict(seed=0)
-max_epochs = 5
+max_epochs = 2
 
 strides = [4, 8, 16, 32]
 model = dict(
