@@ -1,0 +1,151 @@
+"""Own data from the folder to a prediction, by the libraries' own functions."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from shrunk_configs import CONFIGS, load, make_ade, make_class_folders, make_coco
+from tiny_projects import ARCH
+
+from coc_mm.checkpoints.io import load_checkpoint_safely
+from coc_mm.datasets import resolve_custom
+
+KINDS = dict(
+    classification=(
+        'coc-small_1xb64-50e_custom.py',
+        lambda root: make_class_folders(root, ('cat', 'dog', 'owl')),
+        dict([('model.head.in_channels', 16)]),
+    ),
+    detection=(
+        'mask-rcnn_coc-s-c4_fpn_1xb2-12e_custom.py',
+        lambda root: make_coco(root, categories=('disc', 'ring')),
+        {'model.neck.in_channels': [8, 16, 16, 16]},
+    ),
+    segmentation=(
+        'fpn_coc-s-c4_1xb4-50e-512x512_custom.py',
+        make_ade,
+        {'model.neck.in_channels': [8, 16, 16, 16]},
+    ),
+)
+
+
+def runner_of(kind, data, work_dir, **options):
+    name, _, sizes = KINDS[kind]
+    cfg = load(CONFIGS / kind / name)
+    cfg.default_hooks.checkpoint = Config.fromfile(cfg.filename).default_hooks.checkpoint
+    cfg.model.backbone.arch = ARCH
+    cfg.merge_from_dict(sizes)
+    cfg.merge_from_dict(dict(data_root=str(data), work_dir=str(work_dir), **options))
+    cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'experiment_name': f'{kind}_{work_dir.name}'})
+    resolve_custom(cfg)
+    return Runner.from_cfg(cfg)
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def trained(request, tmp_path_factory):
+    """Kind, written config, checkpoint and an image; the data are gone."""
+    kind = request.param
+    root = tmp_path_factory.mktemp(kind)
+    KINDS[kind][1](root / 'data')
+    runner_of(kind, root / 'data', root / 'work').train()
+    image = root / 'image.jpg'
+    shutil.copy(sorted((root / 'data').rglob('*.jpg'))[0], image)
+    shutil.move(root / 'data', root / 'moved')
+    return kind, root / 'work' / KINDS[kind][0], root / 'work' / 'epoch_1.pth', image
+
+
+CLASSES = dict(
+    classification=['cat', 'dog', 'owl'],
+    detection=['disc', 'ring'],
+    segmentation=['0', '1', '2', '3'],
+)
+
+
+def test_checkpoint_and_config_are_complete(trained):
+    kind, config, checkpoint, _ = trained
+    content = load_checkpoint_safely(str(checkpoint))
+    assert list(content['meta']['dataset_meta']['classes']) == CLASSES[kind]
+    written = Config.fromfile(config)
+    assert written.classes == CLASSES[kind]
+    assert any(file.name.startswith('best_') for file in checkpoint.parent.iterdir())
+
+
+def predict(kind, config, checkpoint, image):
+    config, checkpoint, image = str(config), str(checkpoint), str(image)
+    if kind == 'classification':
+        from mmpretrain import ImageClassificationInferencer
+
+        (result,) = ImageClassificationInferencer(config, pretrained=checkpoint)(image)
+        assert result['pred_class'] in CLASSES[kind]
+        return result['pred_scores']
+    if kind == 'detection':
+        from mmdet.apis import inference_detector, init_detector
+
+        model = init_detector(config, checkpoint, device='cpu')
+        assert list(model.dataset_meta['classes']) == CLASSES[kind]
+        found = inference_detector(model, image).pred_instances
+        assert len(found) > 0
+        assert set(found.labels.tolist()) <= {0, 1}
+        return found.scores.numpy()
+    from mmseg.apis import inference_model, init_model
+
+    model = init_model(config, checkpoint, device='cpu')
+    assert list(model.dataset_meta['classes']) == CLASSES[kind]
+    result = inference_model(model, image)
+    assert result.pred_sem_seg.data.shape[1:] == (64, 96)
+    return result.seg_logits.data.numpy()
+
+
+def test_predicts_without_the_data(trained):
+    kind, config, checkpoint, image = trained
+    assert np.isfinite(predict(kind, config, checkpoint, image)).all()
+
+
+def test_starts_from_a_checkpoint_with_other_classes(trained, tmp_path):
+    kind, _, checkpoint, _ = trained
+    make = dict(
+        classification=lambda root: make_class_folders(root, ('a', 'b')),
+        detection=lambda root: make_coco(root, categories=('x', 'y', 'z')),
+        segmentation=lambda root: (
+            make_ade(root),
+            (root / 'classes.txt').write_text('a\nb\nc\nd\ne'),
+        ),
+    )
+    make[kind](tmp_path / 'data')
+    source = load_checkpoint_safely(str(checkpoint))['state_dict']
+    for key in ('load_from', 'pretrained'):
+        runner = runner_of(kind, tmp_path / 'data', tmp_path / key, **{key: str(checkpoint)})
+        runner._init_model_weights()
+        runner.load_or_resume()
+        state = runner.model.state_dict()
+        backbone = [name for name in state if name.startswith('backbone.')]
+        assert len(backbone) > 50
+        assert all(torch.equal(state[name], source[name]) for name in backbone)
+        assert any(state[name].shape != source[name].shape for name in state)
+        neck = [name for name in state if name.startswith('neck.') and name.endswith('weight')]
+        if neck:  # of the whole model all that fits
+            same = all(torch.equal(state[name], source[name]) for name in neck)
+            assert same == (key == 'load_from')
+
+
+def test_dumped_config_tests_where_the_data_are(trained):
+    kind, config, checkpoint, image = trained
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(
+        dict(
+            data_root=str(Path(image).parent / 'moved'),
+            load_from=str(checkpoint),
+            experiment_name=f'{kind}_again',
+            work_dir=str(image.parent / 'again'),
+        )
+    )
+    assert len(resolve_custom(cfg)) == 1
+    metrics = Runner.from_cfg(cfg).test()
+    assert (
+        dict(classification='accuracy/top1', detection='coco/bbox_mAP', segmentation='mIoU')[kind]
+        in metrics
+    )
