@@ -1,0 +1,88 @@
+"""Run tools in several processes of one group, importing the libraries only once.
+
+``python fork_ranks.py RUNS.json``, a list of ``dict(tool, library, argv, world, env, log)``. The
+processes are forks of this one, which has computed nothing; they find the variables of torchrun,
+or what ``env`` says. Beside ``log`` lie what each rank said, its losses, and how all ended.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+import coc_mm  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
+
+
+def record_losses(path):
+    """Write the loss of every iteration of this process, which mmengine logs of rank 0 only."""
+    from mmengine.hooks import LoggerHook
+
+    after_train_iter = LoggerHook.after_train_iter
+
+    def recording(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(path, 'a') as file:
+            file.write(f'{float(outputs["loss"])!r}\n')
+        return after_train_iter(self, runner, batch_idx, data_batch, outputs)
+
+    LoggerHook.after_train_iter = recording
+
+
+def one_rank(run, rank, port):
+    world = str(run['world'])
+    with open(f'{run["log"]}.{rank}', 'w') as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if run.get('env') is None:
+        if run['world'] > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world)
+            os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    else:
+        os.environ.update({k: v.format(rank=rank, world=world) for k, v in run['env'].items()})
+        os.environ['MASTER_PORT'] = str(port)
+    torch.set_num_threads(1)
+    record_losses(f'{run["log"]}.{rank}.losses')
+    path = ROOT / 'tools' / f'{run["tool"]}.py'
+    spec = importlib.util.spec_from_file_location('tool', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    status = module.main(run['argv'])
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def main(path):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        os.environ.pop(name, None)
+    runs = json.loads(Path(path).read_text())
+    for library in {run['library'] for run in runs}:
+        importlib.import_module(f'{library}.apis')
+    fork = multiprocessing.get_context('fork')
+    for run in runs:
+        port = free_port()
+        ranks = [
+            fork.Process(target=one_rank, args=(run, rank, port)) for rank in range(run['world'])
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(300)
+            if rank.is_alive():
+                rank.kill()
+        Path(f'{run["log"]}.status').write_text(json.dumps([rank.exitcode for rank in ranks]))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
