@@ -154,12 +154,21 @@ def _load_safetensors(path: str) -> dict[str, Any]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
         # Files of this package carry class names and config in the header.
-        meta = {'meta': json.loads(header['meta'])} if 'meta' in header else {}
+        meta = {'meta': _as_pickled(json.loads(header['meta']))} if 'meta' in header else {}
         return {'state_dict': weights, **meta}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f'checkpoint {path} is truncated or no safetensors file ({error}).'
         ) from None
+
+
+def _as_pickled(meta: Any) -> Any:
+    """Make colours tuples again, which JSON has as lists and mmdet does not draw with."""
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    if isinstance(dataset, dict) and isinstance(dataset.get('palette'), list):
+        colors = dataset['palette']
+        dataset['palette'] = [tuple(c) if isinstance(c, list) else c for c in colors]
+    return meta
 
 
 def load_checkpoint_safely(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:

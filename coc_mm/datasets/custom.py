@@ -320,7 +320,7 @@ def _check_masks(file, content):
 def _palette(count):
     """Colours around the wheel, neighbours far apart."""
     wheel = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.75, 0.95) for i in range(count)]
-    return [[round(255 * x) for x in color] for color in wheel]
+    return [tuple(round(255 * x) for x in color) for color in wheel]  # mmdet draws with tuples only
 
 
 def _image_mask_dirs(root):
@@ -367,25 +367,31 @@ def _values_of(folder, names):
     return values
 
 
-def _resolve_image_masks(cfg, root, classes):
-    reduce_zero = bool(cfg.get('reduce_zero_label', False))
-    dirs = _image_mask_dirs(root)
-    names = {split: [m for _, m in pair_masks(*pair)] for split, pair in dirs.items()}
-    discovered = classes is None
-    if discovered:
-        values = _values_of(dirs['train'][1], names['train'])
-        if values in ([], [0]):
-            raise ValueError(
-                f'the masks in {dirs["train"][1]} hold nothing but {values or "255"} (and 255, '
-                'which means unlabelled): write the index of its class into every pixel, e.g. 1 '
-                'instead of 255.'
-            )
-        first = int(reduce_zero)
-        classes = [str(value) for value in range(first, values[-1] + 1)]
+def _discover_mask_classes(dirs, names, reduce_zero):
+    """Name classes after the values in the masks of both splits; say which none learns."""
+    values = {split: _values_of(dirs[split][1], names[split]) for split in dirs}
+    if values['train'] in ([], [0]):
+        raise ValueError(
+            f'the masks in {dirs["train"][1]} hold nothing but {values["train"] or "255"} (and '
+            '255, which means unlabelled): write the index of its class into every pixel, e.g. 1 '
+            'instead of 255.'
+        )
+    highest = max(found[-1] for found in values.values() if found)
+    unseen = sorted(set(values.get('val', ())) - set(values['train']))
+    remark = []
+    if unseen:
+        remark = [
+            f'custom data: {dirs["val"][1]} holds {", ".join(map(str, unseen[:8]))}'
+            f'{", ..." if len(unseen) > 8 else ""}, which no mask for training has: such classes '
+            'are not learned and lower the mean.'
+        ]
+    return [str(value) for value in range(int(reduce_zero), highest + 1)], remark
+
+
+def _check_mask_values(dirs, names, classes, reduce_zero):
+    """Refuse given classes that are too few, as far as a sample of the masks tells."""
     for split, (_, masks) in dirs.items():
-        step = 1 if discovered else max(1, len(names[split]) // MASKS_CHECKED)
-        if discovered and split == 'train':
-            continue
+        step = max(1, len(names[split]) // MASKS_CHECKED)
         highest = max(_values_of(masks, names[split][::step]), default=0)
         if highest - int(reduce_zero) >= len(classes):
             raise ValueError(
@@ -394,6 +400,17 @@ def _resolve_image_masks(cfg, root, classes):
                 'classes in classes.txt; if 0 means unlabelled and 1 is the first class: '
                 '--cfg-options reduce_zero_label=True'
             )
+
+
+def _resolve_image_masks(cfg, root, classes):
+    reduce_zero = bool(cfg.get('reduce_zero_label', False))
+    dirs = _image_mask_dirs(root)
+    names = {split: [m for _, m in pair_masks(*pair)] for split, pair in dirs.items()}
+    remark = []
+    if classes is None:
+        classes, remark = _discover_mask_classes(dirs, names, reduce_zero)
+    else:
+        _check_mask_values(dirs, names, classes, reduce_zero)
     set_classes(cfg, classes)
     base = dict(
         type='coc_mm.ImageMaskFolders',
@@ -409,4 +426,4 @@ def _resolve_image_masks(cfg, root, classes):
     _set_datasets(cfg, root, sets['train'], sets['val'])
     found = f'{len(names["train"])} images with masks for training, '
     found += f'{len(names["val"])} for validation' if 'val' in dirs else 'a fifth of them held out'
-    return _summary(root, classes, found)
+    return _summary(root, classes, found) + remark

@@ -46,7 +46,7 @@ def parse_clusters(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         argparse.Namespace: ``image model checkpoint stage block head all alpha centers
-        height out_dir device gif``.
+        size height out_dir device gif``.
 
     Raises:
         SystemExit: With status 2 and the usage on stderr.
@@ -77,6 +77,12 @@ def parse_clusters(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--centers', action='store_true', help='mark the centres, too')
     parser.add_argument(
+        '--size',
+        type=int,
+        help="longer side of the network's input, in pixels: more are more points to cluster; "
+        "default: what the config's test pipeline makes of an image",
+    )
+    parser.add_argument(
         '--height', type=int, default=256, help='of pictures on a sheet, in pixels; default: 256'
     )
     parser.add_argument(
@@ -95,6 +101,8 @@ def parse_clusters(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'argument --alpha: between 0 and 1, got {args.alpha}')
     if not 32 <= args.height <= 2048:
         parser.error(f'argument --height: between 32 and 2048, got {args.height}')
+    if args.size is not None and not 32 <= args.size <= 4096:
+        parser.error(f'argument --size: between 32 and 4096, got {args.size}')
     if args.all and not (args.block is None and args.head is None):
         parser.error('argument --all: leave out --block and --head, or --all')
     return args
@@ -130,9 +138,9 @@ def _load(name: str, checkpoint: str | None, device: str) -> tuple[nn.Module, Co
 def _load_by_name(name: str, checkpoint: str | None, device: str) -> tuple[nn.Module, Config]:
     from coc_mm import apis
 
-    if not hasattr(apis, 'get_model'):
-        raise UserError(f'config {name} does not exist; give the path of a .py file.')
-    model = apis.get_model(name, pretrained=checkpoint or False)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # the same picture every time
+        model = apis.get_model(name, pretrained=checkpoint or False)
     config = getattr(model, 'cfg', None) or model._config
     return model.to(device).eval(), config
 
@@ -295,7 +303,7 @@ def run_clusters(argv: Sequence[str] | None = None) -> None:
     checkpoint = args.checkpoint or (str(checkpoints[-1]) if checkpoints else None)
     model, config = _load(args.model, checkpoint, _device(args.device))
     try:
-        inspector = ClusterInspector(model, config)
+        inspector = ClusterInspector(model, config, size=args.size)
     except ValueError as error:
         raise UserError(f'{args.model}: {error}.') from None
     _check_range(model, args)

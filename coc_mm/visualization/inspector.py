@@ -1,5 +1,6 @@
 """A model, its own way to prepare an image, and what both make of a picture."""
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -59,6 +60,14 @@ def _test_pipeline(config: Config) -> list:
     return deepcopy(list(pipeline))
 
 
+def _scaled_to(steps: list, size: int) -> list:
+    """The transforms that load and pack, with plain scaling between them."""
+    kept = [step for step in steps if re.match(r'(\w+\.)?(Load|Pack)', step['type'])]
+    place = next(i for i, step in enumerate(kept) if 'Pack' in step['type'])
+    resize = dict(type='Resize', scale=(size, size), keep_ratio=True)
+    return [*kept[:place], resize, *kept[place:]]
+
+
 class ClusterInspector:
     """Look at what a model makes of images, prepared by its own test pipeline.
 
@@ -70,16 +79,23 @@ class ClusterInspector:
         config (Config): Of the model, with ``default_scope`` and a test pipeline.
         longest (int): Greatest height or width of pictures; larger ones are shrunk.
             Defaults to 1600.
+        size (int | None): Longer side of the network's input, in pixels: images are
+            scaled to it as a whole, instead of what the pipeline does to their size.
+            More pixels are more points to cluster. Defaults to None, the pipeline's.
 
     Raises:
         ValueError: No ContextCluster in the model, or no test pipeline in the config.
     """
 
-    def __init__(self, model: nn.Module, config: Config, longest: int = 1600):
+    def __init__(
+        self, model: nn.Module, config: Config, longest: int = 1600, size: int | None = None
+    ):
         self.model = model
         self.backbone = find_backbone(model)
         self.longest = longest
         steps = _test_pipeline(config)
+        if size is not None:
+            steps = _scaled_to(steps, size)
         self._loader = steps[0] if steps[0]['type'].endswith('LoadImageFromFile') else {}
         # Images come as arrays here, and nothing is known about them.
         steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]

@@ -239,6 +239,14 @@ class TestImageMasks:
         assert data.get_data_info(2)['seg_map_path'].endswith('annotations/training/2.png')
         assert len(dataset(cfg, 'val_dataloader')) == 4
 
+    def test_a_class_of_validation_alone_is_told(self, tmp_path):
+        make_ade(tmp_path)
+        file = tmp_path / 'annotations' / 'validation' / '2.png'
+        Image.fromarray(np.full((64, 96), 6, np.uint8)).save(file)
+        cfg, report = resolved(MASKS, tmp_path)
+        assert cfg.model.decode_head.num_classes == 7
+        assert 'annotations/validation holds 6, which no mask for training has' in report
+
     def test_unlabelled_zero(self, tmp_path):
         make_ade(tmp_path)
         cfg, _ = resolved(MASKS, tmp_path, reduce_zero_label=True)

@@ -1,67 +1,92 @@
-"""Own data from the folder to a prediction, by the libraries' own functions."""
+"""Own data from the folder to a prediction, by the tools and by the libraries' own functions.
+
+The folders hold real photographs where there are some, see ``photographs.py``.
+"""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
+import photographs
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 from shrunk_configs import CONFIGS, load, make_ade, make_class_folders, make_coco
-from tiny_projects import ARCH
+from tiny_projects import ARCH, forget_singletons
 
+from coc_mm.apis.errors import run_command
+from coc_mm.apis.infer import run_infer
+from coc_mm.apis.run import run_train
 from coc_mm.checkpoints.io import load_checkpoint_safely
 from coc_mm.datasets import resolve_custom
 
 KINDS = dict(
     classification=(
         'coc-small_1xb64-50e_custom.py',
-        lambda root: make_class_folders(root, ('cat', 'dog', 'owl')),
-        dict([('model.head.in_channels', 16)]),
+        photographs.class_folders,
+        {'model.head.in_channels': 16},
     ),
     detection=(
         'mask-rcnn_coc-s-c4_fpn_1xb2-12e_custom.py',
-        lambda root: make_coco(root, categories=('disc', 'ring')),
+        photographs.coco,
         {'model.neck.in_channels': [8, 16, 16, 16]},
     ),
     segmentation=(
         'fpn_coc-s-c4_1xb4-50e-512x512_custom.py',
-        make_ade,
+        photographs.image_masks,
         {'model.neck.in_channels': [8, 16, 16, 16]},
     ),
 )
 
 
-def runner_of(kind, data, work_dir, **options):
+def shrunk(kind):
+    """Give the config of a kind of data with a tiny backbone and small images."""
     name, _, sizes = KINDS[kind]
     cfg = load(CONFIGS / kind / name)
     cfg.default_hooks.checkpoint = Config.fromfile(cfg.filename).default_hooks.checkpoint
     cfg.model.backbone.arch = ARCH
     cfg.merge_from_dict(sizes)
+    cfg.train_cfg.max_epochs = 1
+    return cfg
+
+
+def runner_of(kind, data, work_dir, **options):
+    cfg = shrunk(kind)
     cfg.merge_from_dict(dict(data_root=str(data), work_dir=str(work_dir), **options))
-    cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'experiment_name': f'{kind}_{work_dir.name}'})
+    cfg.experiment_name = f'{kind}_{work_dir.name}'
     resolve_custom(cfg)
     return Runner.from_cfg(cfg)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_singletons():
+    yield
+    forget_singletons()
+
+
 @pytest.fixture(scope='module', params=KINDS)
 def trained(request, tmp_path_factory):
-    """Kind, written config, checkpoint and an image; the data are gone."""
+    """Kind, written config, checkpoint and an image, trained by one command; the data are gone."""
     kind = request.param
+    name, place, _ = KINDS[kind]
     root = tmp_path_factory.mktemp(kind)
-    KINDS[kind][1](root / 'data')
-    runner_of(kind, root / 'data', root / 'work').train()
+    place(root / 'data')
+    shrunk(kind).dump(root / name)
+    argv = ['--work-dir', root / 'work', '--cfg-options', f'data_root={root / "data"}']
+    assert run_command(run_train, [str(arg) for arg in (root / name, *argv)]) == 0
     image = root / 'image.jpg'
     shutil.copy(sorted((root / 'data').rglob('*.jpg'))[0], image)
     shutil.move(root / 'data', root / 'moved')
-    return kind, root / 'work' / KINDS[kind][0], root / 'work' / 'epoch_1.pth', image
+    return kind, root / 'work' / name, root / 'work' / 'epoch_1.pth', image
 
 
 CLASSES = dict(
-    classification=['cat', 'dog', 'owl'],
-    detection=['disc', 'ring'],
+    classification=list(photographs.CLASSES),
     segmentation=['0', '1', '2', '3'],
+    # In the order of the file.
+    detection=['person', 'car', 'cup'] if photographs.REAL else list(photographs.CLASSES),
 )
 
 
@@ -89,14 +114,15 @@ def predict(kind, config, checkpoint, image):
         assert list(model.dataset_meta['classes']) == CLASSES[kind]
         found = inference_detector(model, image).pred_instances
         assert len(found) > 0
-        assert set(found.labels.tolist()) <= {0, 1}
+        assert set(found.labels.tolist()) <= {0, 1, 2}
         return found.scores.numpy()
     from mmseg.apis import inference_model, init_model
 
     model = init_model(config, checkpoint, device='cpu')
     assert list(model.dataset_meta['classes']) == CLASSES[kind]
     result = inference_model(model, image)
-    assert result.pred_sem_seg.data.shape[1:] == (64, 96)
+    with Image.open(image) as photo:
+        assert result.pred_sem_seg.data.shape[1:] == photo.size[::-1]
     return result.seg_logits.data.numpy()
 
 
@@ -105,11 +131,20 @@ def test_predicts_without_the_data(trained):
     assert np.isfinite(predict(kind, config, checkpoint, image)).all()
 
 
+def test_the_tool_predicts_without_the_data(trained, tmp_path, capsys):
+    kind, config, checkpoint, image = trained
+    argv = [image, config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu']
+    assert run_command(run_infer, [str(arg) for arg in argv]) == 0
+    assert any(path.stat().st_size > 0 for path in (tmp_path / 'out').rglob('image*'))
+    if kind == 'classification':
+        assert any(name in capsys.readouterr().out for name in CLASSES[kind])
+
+
 def test_starts_from_a_checkpoint_with_other_classes(trained, tmp_path):
     kind, _, checkpoint, _ = trained
     make = dict(
         classification=lambda root: make_class_folders(root, ('a', 'b')),
-        detection=lambda root: make_coco(root, categories=('x', 'y', 'z')),
+        detection=lambda root: make_coco(root, categories=('x', 'y')),
         segmentation=lambda root: (
             make_ade(root),
             (root / 'classes.txt').write_text('a\nb\nc\nd\ne'),

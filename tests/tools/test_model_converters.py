@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from coc_mm.apis.model_zoo import config_of, get_model
+from coc_mm.apis.official import convert_checkpoint
 from coc_mm.apis.weights import build_model
 from coc_mm.checkpoints.io import load_checkpoint_safely
 
@@ -33,17 +34,17 @@ def tiny(tmp_path):
     return tmp_path / 'official.pth.tar'
 
 
-def published_dense(scope, path):
+def published_dense(scope, path, size='small'):
     """Save a dense model as mmdet 2.x and mmseg 0.x did: heads of today, official backbone."""
     pytest.importorskip(scope)
-    model = build_model(config_of(DENSE[scope]))
+    model = build_model(config_of(DENSE[scope].replace('coc-s-', f'coc-{size[0]}-')))
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith('backbone.')}
-    backbone = golden.official_state_dict('small_dense')
+    backbone = golden.official_state_dict(f'{size}_dense')
     weights.update({f'backbone.{k}': v.float() for k, v in backbone.items()})
     meta = dict(
         CLASSES=('person',),
         time='Mon Mar  6 10:20:30 2023',
-        config="model = dict(backbone=dict(type='context_cluster_small_feat7'))",
+        config=f"model = dict(backbone=dict(type='context_cluster_{size}_feat7'))",
         hook_msgs={},
     )
     torch.save(dict(meta=meta, state_dict=weights, optimizer={}), path)
@@ -127,6 +128,64 @@ def test_segmentor(tool, tmp_path):
     model.cfg.test_pipeline[1].scale = (64, 64)
     sample = inference_model(model, np.zeros((64, 64, 3), np.uint8))
     assert sample.pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def convs(*names):
+    return {f'{name}.{leaf}' for name in names for leaf in ('weight', 'bias')}
+
+
+# The names of mmdet 2.x and mmseg 0.x, written down; the models of today are to have the same.
+NECK = convs(*(f'neck.{kind}_convs.{i}.conv' for kind in ('lateral', 'fpn') for i in range(4)))
+LEAVES = ('conv.weight', *(f'bn.{x}' for x in ('weight', 'bias', 'running_mean', 'running_var')))
+HEADS = {
+    'mmdet': convs(
+        *(f'rpn_head.rpn_{x}' for x in ('conv', 'cls', 'reg')),
+        *(f'roi_head.bbox_head.{x}' for x in ('fc_cls', 'fc_reg', 'shared_fcs.0', 'shared_fcs.1')),
+        *(f'roi_head.mask_head.convs.{i}.conv' for i in range(4)),
+        *(f'roi_head.mask_head.{x}' for x in ('upsample', 'conv_logits')),
+    ),
+    'mmseg': convs('decode_head.conv_seg')
+    | {
+        f'decode_head.scale_heads.{level}.{leaf}'
+        for level in ('0.0', '1.0', '2.0', '2.2', '3.0', '3.2', '3.4')
+        for leaf in (*LEAVES, 'bn.num_batches_tracked')
+    },
+}
+
+
+@pytest.mark.parametrize('scope', HEADS)
+def test_heads_have_the_names_of_the_older_libraries(scope, tmp_path):
+    weights = published_dense(scope, tmp_path / 'published.pth', 'medium')
+    heads = {name for name in weights if not name.startswith('backbone.')}
+    assert heads == NECK | HEADS[scope]
+    # The medium model, which mmseg 0.x may have saved before it counted batches.
+    content = torch.load(tmp_path / 'published.pth', weights_only=False)
+    for name in [name for name in weights if name.endswith('num_batches_tracked')]:
+        del content['state_dict'][name]
+    torch.save(content, tmp_path / 'published.pth')
+    converted = convert_checkpoint(str(tmp_path / 'published.pth'))
+    record = converted['meta']['coc_mm']
+    assert (record['arch'], record['backbone']) == (
+        'medium',
+        dict(denominator='count', proposals=7),
+    )
+    assert len(converted['state_dict']) > 200
+
+
+def test_colours_survive_safetensors(tool, tmp_path):
+    """JSON has no tuples, and mmdet draws with nothing else."""
+    pytest.importorskip('safetensors')
+    published_dense('mmdet', tmp_path / 'epoch_12.pth')
+    target = tmp_path / 'ours.safetensors'
+    assert tool(CONVERT)([str(tmp_path / 'epoch_12.pth'), str(target)]) == 0
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(weights=str(target), device='cpu', show_progress=False)
+    inferencer.model.test_cfg.rcnn.score_thr = 0.0
+    image = np.zeros((64, 64, 3), np.uint8)
+    (drawn,) = inferencer(image, return_vis=True, pred_score_thr=0.0)['visualization']
+    assert drawn.shape == image.shape
+    assert drawn.any(), 'nothing was drawn'
 
 
 def test_every_key_that_does_not_fit_is_named(tiny, tmp_path, capsys, tool):
