@@ -1,0 +1,105 @@
+"""What the datasets of clouds share: memory, checks, and what becomes of damaged clouds."""
+
+import logging
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from projects.point_cloud.point_cloud.data.readers import check_points
+from projects.point_cloud.point_cloud.errors import PointCloudError
+
+__all__ = ['PointCloudDataset']
+
+
+class PointCloudDataset(BaseDataset):
+    """Clouds in memory with one label each.
+
+    A subclass gives :meth:`load_clouds`. Every cloud is checked once: coordinates finite, a point
+    or more, a label that is a class.
+
+    Args:
+        on_bad (str): What becomes of damaged clouds and files: 'refuse' stops and names the
+            first few with their number; 'skip' leaves them out and logs the same.
+            Defaults to 'refuse'.
+        **kwargs: Of :class:`mmengine.dataset.BaseDataset`, such as ``data_root``, ``pipeline``,
+            ``indices``.
+
+    Raises:
+        PointCloudError: Data are missing or damaged.
+    """
+
+    def __init__(self, on_bad='refuse', **kwargs):
+        if on_bad not in ('refuse', 'skip'):
+            raise PointCloudError(f"on_bad must be 'refuse' or 'skip', not {on_bad!r}")
+        self.on_bad = on_bad
+        # The clouds stay outside of what BaseDataset serialises.
+        self.clouds, self._bad = [], []
+        super().__init__(**kwargs)
+
+    def load_clouds(self):
+        """Read the data.
+
+        Yields:
+            tuple[str, np.ndarray, int]: Name for messages, points (N, 3), label. A file that
+            cannot be read is passed to :meth:`add_bad` instead.
+        """
+        raise NotImplementedError
+
+    def add_bad(self, reason):
+        """Note a damaged cloud.
+
+        Args:
+            reason (str): Name and reason in one line.
+        """
+        self._bad.append(reason)
+
+    def load_data_list(self):
+        """Read and check all clouds.
+
+        Returns:
+            list[dict]: ``cloud`` (position in :attr:`clouds`), ``gt_label`` and ``name``.
+        """
+        classes = self.metainfo.get('classes') or ()
+        data = []
+        for name, points, label in self.load_clouds():
+            reason = check_points(points)
+            if reason is None and not 0 <= label < len(classes):
+                reason = (
+                    f'has the label {label}; the {len(classes)} classes end at {len(classes) - 1}'
+                )
+            if reason:
+                self.add_bad(f'{name} {reason}')
+                continue
+            data.append(dict(cloud=len(self.clouds), gt_label=int(label), name=name))
+            self.clouds.append(points)
+        self._settle_bad(len(data))
+        return data
+
+    def _settle_bad(self, good):
+        if self._bad:
+            listed = '; '.join(self._bad[:5]) + ('; ...' if len(self._bad) > 5 else '')
+            total = good + len(self._bad)
+            message = f'{len(self._bad)} of {total} clouds are damaged: {listed}'
+            if self.on_bad == 'refuse':
+                raise PointCloudError(
+                    f"{message}.\nReplace or remove them, or leave them out with on_bad='skip'."
+                )
+            print_log(f'{message}. They are left out.', 'current', logging.WARNING)
+        if good == 0:
+            raise PointCloudError(
+                f'{type(self).__name__} has no clouds in {self.data_root or "it"}'
+            )
+
+    def get_data_info(self, idx):
+        """Give what the pipeline starts from.
+
+        Args:
+            idx (int): Position.
+
+        Returns:
+            dict: ``points`` (N, 3) float32, a copy; ``gt_label``; ``name``; ``sample_idx``.
+        """
+        info = super().get_data_info(idx)
+        info['points'] = np.array(self.clouds[info['cloud']], np.float32)
+        return info

@@ -1,0 +1,331 @@
+"""The layers of PointMLP on points-major tensors (..., C), under the names of the original.
+
+The original moves channels to the front for its convolutions of length one and back for the
+clusters; here they are matrix products on points, and nothing is moved.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coc_mm.ops import assign_points, context_cluster
+from projects.point_cloud.point_cloud.errors import PointCloudError
+from projects.point_cloud.point_cloud.ops import (
+    farthest_point_sample,
+    gather_points,
+    nearest_neighbours,
+)
+
+ACTIVATIONS = {
+    'relu': nn.ReLU,
+    'gelu': nn.GELU,
+    'rrelu': nn.RReLU,
+    'selu': nn.SELU,
+    'silu': nn.SiLU,
+    'hardswish': nn.Hardswish,
+    'leakyrelu': nn.LeakyReLU,
+    'leakyrelu0.2': functools.partial(nn.LeakyReLU, 0.2),
+}
+
+
+def activation_layer(name):
+    """Build an activation.
+
+    Args:
+        name (str): One of :data:`ACTIVATIONS`, in any case.
+
+    Returns:
+        nn.Module: The layer, without parameters.
+
+    Raises:
+        PointCloudError: There is no such activation.
+    """
+    if str(name).lower() not in ACTIVATIONS:
+        raise PointCloudError(f'unknown activation {name!r}: choose one of {sorted(ACTIVATIONS)}')
+    return ACTIVATIONS[str(name).lower()]()
+
+
+class Pointwise(nn.Conv1d):
+    """A convolution of length one as a matrix product on points.
+
+    Args:
+        in_channels (int): Channels of a point.
+        out_channels (int): Channels after it.
+        groups (int): Groups of channels. Defaults to 1.
+        bias (bool): Defaults to True.
+    """
+
+    def __init__(self, in_channels, out_channels, groups=1, bias=True):
+        super().__init__(in_channels, out_channels, 1, groups=groups, bias=bias)
+
+    def forward(self, x):
+        """Map points (P, in_channels) to (P, out_channels)."""
+        if self.groups > 1:
+            return super().forward(x.unsqueeze(-1)).squeeze(-1)
+        return F.linear(x, self.weight.squeeze(-1), self.bias)
+
+
+class PointwiseNormAct(nn.Module):
+    """Pointwise map, batch norm, activation.
+
+    Args:
+        in_channels (int): Channels of a point.
+        out_channels (int): Channels after it.
+        bias (bool): Defaults to True.
+        activation (str): Defaults to 'relu'.
+    """
+
+    def __init__(self, in_channels, out_channels, bias=True, activation='relu'):
+        super().__init__()
+        self.net = nn.Sequential(
+            Pointwise(in_channels, out_channels, bias=bias),
+            nn.BatchNorm1d(out_channels),
+            activation_layer(activation),
+        )
+
+    def forward(self, x):
+        """Map points (P, in_channels) to (P, out_channels)."""
+        return self.net(x)
+
+    def forward_pair(self, own, shared):
+        """Map points whose last channels are common to a group, without repeating these.
+
+        Args:
+            own (Tensor): (G, K, C1).
+            shared (Tensor): (G, C2), C1 + C2 the input channels.
+
+        Returns:
+            Tensor: (G, K, out_channels).
+        """
+        weight = self.net[0].weight.squeeze(-1)
+        split = own.shape[-1]
+        x = F.linear(own, weight[:, :split])
+        x = x + F.linear(shared, weight[:, split:], self.net[0].bias).unsqueeze(1)
+        return self.net[2](self.net[1](x.flatten(0, 1))).view_as(x)
+
+
+class ResidualPointwise(nn.Module):
+    """Two pointwise maps around a residual connection (three if grouped).
+
+    Args:
+        channels (int): Channels of a point.
+        groups (int): Groups of channels. Defaults to 1.
+        res_expansion (float): Hidden over outer channels. Defaults to 1.
+        bias (bool): Defaults to True.
+        activation (str): Defaults to 'relu'.
+    """
+
+    def __init__(self, channels, groups=1, res_expansion=1.0, bias=True, activation='relu'):
+        super().__init__()
+        hidden = int(channels * res_expansion)
+        self.act = activation_layer(activation)
+        self.net1 = nn.Sequential(
+            Pointwise(channels, hidden, groups, bias),
+            nn.BatchNorm1d(hidden),
+            activation_layer(activation),
+        )
+        layers = [Pointwise(hidden, channels, groups, bias), nn.BatchNorm1d(channels)]
+        if groups > 1:
+            layers += [
+                activation_layer(activation),
+                Pointwise(channels, channels, bias=bias),
+                nn.BatchNorm1d(channels),
+            ]
+        self.net2 = nn.Sequential(*layers)
+
+    def forward(self, x):
+        """Map points (..., channels) to the same shape."""
+        flat = x.reshape(-1, x.shape[-1])
+        return self.act(self.net2(self.net1(flat)) + flat).view_as(x)
+
+
+class GroupCluster(nn.Module):
+    """One context cluster per group of neighbours, with a residual connection.
+
+    The operator of the images, :func:`coc_mm.ops.context_cluster`, on maps of one row with one
+    centre: a group is a map, its neighbours are the points.
+
+    Args:
+        channels (int): Channels of a point.
+        heads (int): Heads, E. Defaults to 1.
+        head_dim (int | None): Channels of a head, D. Defaults to None, a quarter of ``channels``
+            but 32 or more.
+        backend (str | None): The operator's backend. Defaults to None, the fastest.
+    """
+
+    def __init__(self, channels, heads=1, head_dim=None, backend=None):
+        super().__init__()
+        head_dim = max(channels // 4, 32) if head_dim is None else head_dim
+        self.heads, self.head_dim, self.backend = heads, head_dim, backend
+        self.fc1 = nn.Linear(channels, heads * head_dim)
+        self.fc2 = nn.Linear(heads * head_dim, channels)
+        self.fc_v = nn.Linear(channels, heads * head_dim)
+        self.sim_alpha = nn.Parameter(torch.ones(1))
+        self.sim_beta = nn.Parameter(torch.zeros(1))
+
+    def _as_map(self, x):
+        return x.unflatten(-1, (self.heads, self.head_dim)).unsqueeze(1)  # (G, 1, K, E, D)
+
+    def forward(self, x):
+        """Mix the points of every group.
+
+        Args:
+            x (Tensor): (G, K, channels).
+
+        Returns:
+            Tensor: (G, K, channels).
+        """
+        mixed = context_cluster(
+            self._as_map(self.fc1(x)),
+            self._as_map(self.fc_v(x)),
+            self.sim_alpha,
+            self.sim_beta,
+            proposals=(1, 1),
+            backend=self.backend,
+        )
+        return x + self.fc2(mixed.flatten(-2).squeeze(1))
+
+    def similarity(self, x):
+        """Tell how similar every point is to the centre of its group.
+
+        Args:
+            x (Tensor): (G, K, channels).
+
+        Returns:
+            Tensor: (G, K), 0 to 1, the mean over heads.
+        """
+        features = self._as_map(self.fc1(x))
+        similarity = assign_points(features, self.sim_alpha, self.sim_beta, proposals=(1, 1))[2]
+        return similarity.squeeze(1).mean(-1)
+
+
+class LocalGrouper(nn.Module):
+    """Sample centres, gather their neighbours, normalise them ("geometric affine").
+
+    PointMLP, `arXiv 2202.07123 <https://arxiv.org/abs/2202.07123>`_, section 3.2.
+
+    Args:
+        channels (int): Channels of a point, C.
+        centres (int): Centres, S.
+        neighbours (int): Neighbours per centre, K.
+        use_xyz (bool): Append the coordinates to the features. Defaults to True.
+        normalize (str | None): 'anchor' subtracts the centre's features, 'center' the mean of
+            the group; both divide by the standard deviation over the cloud. None leaves features
+            as they are. Defaults to 'anchor'.
+        start (int | str): First sampled point, an index or 'random'. Defaults to 0.
+        backend (str | None): Of sampling and search. Defaults to None, the fastest.
+    """
+
+    def __init__(
+        self,
+        channels,
+        centres,
+        neighbours,
+        use_xyz=True,
+        normalize='anchor',
+        start=0,
+        backend=None,
+    ):
+        super().__init__()
+        if normalize not in ('anchor', 'center', None):
+            raise PointCloudError(
+                f"normalize must be 'anchor', 'center' or None, not {normalize!r}"
+            )
+        self.centres, self.neighbours = centres, neighbours
+        self.use_xyz, self.normalize = use_xyz, normalize
+        self.start, self.backend = start, backend
+        self.channels = channels + (3 if use_xyz else 0)
+        if normalize:
+            self.affine_alpha = nn.Parameter(torch.ones(1, 1, 1, self.channels))
+            self.affine_beta = nn.Parameter(torch.zeros(1, 1, 1, self.channels))
+
+    def forward(self, xyz, x):
+        """Group a cloud.
+
+        Args:
+            xyz (Tensor): (B, N, 3), coordinates.
+            x (Tensor): (B, N, C), features.
+
+        Returns:
+            tuple: Indices of the centres (B, S); of the neighbours (B, S, K); features of the
+            neighbours (B, S, K, C [+ 3]); features of the centres (B, S, C).
+        """
+        chosen = farthest_point_sample(xyz, self.centres, self.start, self.backend)
+        centre_xyz = gather_points(xyz, chosen)
+        index = nearest_neighbours(centre_xyz, xyz, self.neighbours, self.backend)
+        centre = gather_points(x, chosen)
+        anchor = torch.cat([centre, centre_xyz.to(x.dtype)], -1) if self.use_xyz else centre
+        points = torch.cat([x, xyz.to(x.dtype)], -1) if self.use_xyz else x
+        grouped = gather_points(points, index)
+        if self.normalize:
+            mean = anchor.unsqueeze(2) if self.normalize == 'anchor' else grouped.mean(2, True)
+            grouped = grouped - mean
+            std = grouped.flatten(1).std(1).view(-1, 1, 1, 1)
+            grouped = grouped * (self.affine_alpha / (std + 1e-5)) + self.affine_beta
+        return chosen, index, grouped, centre
+
+
+class GroupBlocks(nn.Module):
+    """What turns the groups of a stage into points: clusters and residual blocks, then a maximum.
+
+    Args:
+        grouped (int): Channels of a neighbour.
+        centre (int): Channels of a centre, appended to each neighbour.
+        out_channels (int): Channels of the points that come out.
+        blocks (int): Pairs of a cluster and a residual block.
+        cluster (dict): Arguments of :class:`GroupCluster`.
+        residual (dict): Arguments of :class:`ResidualPointwise`.
+    """
+
+    def __init__(self, grouped, centre, out_channels, blocks, cluster, residual):
+        super().__init__()
+        kept = {key: residual[key] for key in ('bias', 'activation')}
+        self.transfer = PointwiseNormAct(grouped + centre, out_channels, **kept)
+        layers = []
+        for _ in range(blocks):
+            layers.append(GroupCluster(out_channels, **cluster))
+            layers.append(ResidualPointwise(out_channels, **residual))
+        self.operation = nn.Sequential(*layers)
+
+    def forward(self, grouped, centre):
+        """Map (B, S, K, C1) and (B, S, C2) to (B, S, out_channels)."""
+        x = self.transfer.forward_pair(grouped.flatten(0, 1), centre.flatten(0, 1))
+        return self.operation(x).amax(1).unflatten(0, grouped.shape[:2])
+
+    def similarity(self, grouped, centre, block):
+        """Similarities in one block's clusters.
+
+        Args:
+            grouped (Tensor): (B, S, K, C1).
+            centre (Tensor): (B, S, C2).
+            block (int): Counted from 0, negative from the end.
+
+        Returns:
+            Tensor: (B, S, K).
+        """
+        x = self.transfer.forward_pair(grouped.flatten(0, 1), centre.flatten(0, 1))
+        last = 2 * (block % (len(self.operation) // 2))
+        x = self.operation[last].similarity(self.operation[:last](x))
+        return x.unflatten(0, grouped.shape[:2])
+
+
+class PointBlocks(nn.Module):
+    """Residual blocks on the points of a stage.
+
+    Args:
+        channels (int): Channels of a point.
+        blocks (int): Blocks.
+        residual (dict): Arguments of :class:`ResidualPointwise`.
+    """
+
+    def __init__(self, channels, blocks, residual):
+        super().__init__()
+        self.operation = nn.Sequential(
+            *[ResidualPointwise(channels, **residual) for _ in range(blocks)]
+        )
+
+    def forward(self, x):
+        """Map points (B, S, channels) to the same shape."""
+        return self.operation(x)
