@@ -1,0 +1,1 @@
+"""The web demo: everything but the page works without gradio."""
