@@ -224,7 +224,7 @@ def run_complexity(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--csv', action='store_true', help='print CSV, in units, not a table')
     args = parser.parse_args(argv)
-    shape = args.shape and tuple(args.shape * (3 - len(args.shape)))
+    shape = args.shape and tuple(args.shape * 2 if len(args.shape) == 1 else args.shape)
     if shape and (len(shape) != 2 or min(shape) < MIN_SIZE):
         parser.error(f'argument --shape: one or two numbers, at least {MIN_SIZE}')
     names = [] if args.names else list_models(task='classification')

@@ -13,7 +13,7 @@ from test_prepare_archives import tree, write_tar, write_zip
 from test_prepare_download import server  # noqa: F401  a fixture
 
 from coc_mm.apis.errors import run_command
-from coc_mm.datasets.prepare import RECIPES, command, read_zip, run_prepare
+from coc_mm.datasets.prepare import RECIPES, PrepareError, command, read_zip, run_prepare
 from coc_mm.datasets.prepare.archives import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,6 +210,22 @@ def test_bad_arguments_and_a_small_disk(recipes, run, tmp_path, coco_archives, m
     assert status == 2
     assert 'are needed' in said
     assert not root.exists()
+    (tmp_path / 'file').write_text('in the way')
+    for way in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        status, said = run('coco', '--root', way, '--archives', coco_archives)
+        assert status == 2
+        assert f'error: {way} cannot be made' in said
+    for wrong in (('--url', 'ftp://x'), ('--jobs', '0'), ('--jobs', 'x')):
+        with pytest.raises(SystemExit):
+            run('coco', '--root', root, *wrong)
+    nowhere = ('--url', 'http://127.0.0.1:9', '--root', root / 'deeper')
+    monkeypatch.setattr('coc_mm.datasets.prepare.tree.download', _refused)
+    assert run('coco', *nowhere)[0] == 2
+    assert not root.exists(), 'an empty tree is left'
+
+
+def _refused(url, *args, **kwargs):
+    raise PrepareError(f'{url}: gave up')
 
 
 def _ade():

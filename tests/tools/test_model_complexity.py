@@ -117,5 +117,7 @@ def test_command(tool, capsys, refused):
     for figure in ('coc-tiny_8xb128_in1k', '224x224', '5.6', '5.3', '1.0', 'whole model'):
         assert figure in out
     refused(TOOL, 'coc-tny', says=['did you mean'])
-    with pytest.raises(SystemExit):
-        main(['coc-tiny_8xb128_in1k', '--shape', '16'])
+    for wrong in (['16'], ['64', '96', '128'], ['64', '16'], ['wide']):
+        with pytest.raises(SystemExit):
+            main(['coc-tiny_8xb128_in1k', '--shape', *wrong])
+        assert 'error: argument --shape' in capsys.readouterr().err

@@ -12,10 +12,15 @@ __all__ = ['run_prepare']
 
 
 def _jobs(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError('at least 1')
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'a number of at least 1 is needed, got {text!r}')
+    return int(text)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(('http://', 'https://')):
+        raise argparse.ArgumentTypeError(f'http:// or https:// is needed, got {text!r}')
+    return text
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +39,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help='holds archives that you have, and gets those that are downloaded; default: '
         'ROOT/archives',
     )
-    parser.add_argument('--url', help='folder on a web server with the archives, a mirror')
+    parser.add_argument(
+        '--url', type=_url, help='folder on a web server with the archives, a mirror'
+    )
     parser.add_argument('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
     parser.add_argument(
         '--jobs', type=_jobs, default=3, help='files downloaded at once; default: 3'

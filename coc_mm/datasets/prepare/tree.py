@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,6 +26,7 @@ from coc_mm.datasets.prepare.recipes import Archive, Part, Recipe
 __all__ = ['find_lacking', 'prepare']
 
 _NOTES = '.prepared'  # listings of what was unpacked, below the root
+_LOCK = '.prepare.lock'  # held while a tree is worked on
 
 
 def _listing(root: Path, part: Part) -> Path:
@@ -159,7 +161,7 @@ def _find_archives(recipe, parts, folder, mirror) -> tuple[list[Archive], list[A
 
 
 def _download_all(absent, folder, mirror, jobs, skip_checksum, progress) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     stop = threading.Event()
 
     def fetch(archive):
@@ -220,6 +222,21 @@ def _unpack_part(part, root, folder, progress) -> None:
     progress.update(task, total=sum(files.values()), completed=sum(files.values()))
 
 
+def _fetch_and_unpack(
+    parts, present, absent, root, folder, mirror, jobs, skip_checksum, progress, say
+) -> None:
+    for archive in [] if skip_checksum else present:
+        say(f'checking {folder / archive.name}')
+        verify(folder / archive.name, archive.checksum)
+    if absent:
+        _download_all(absent, folder, mirror, jobs, skip_checksum, progress)
+    for archive in [*present, *absent]:
+        if skip_checksum or archive.checksum is None:
+            say(f'{archive.name}: no checksum; structure, sizes and, in a zip, CRCs count')
+    for part in parts:
+        _unpack_part(part, root, folder, progress)
+
+
 def _progress() -> Progress:
     return Progress(
         TextColumn('{task.description}'),
@@ -228,6 +245,31 @@ def _progress() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file is in the way, or the folder is not ours to write
+        raise PrepareError(
+            f'{path} cannot be made ({error.strerror}); name another folder with --root or '
+            '--archives.'
+        ) from error
+
+
+@contextmanager
+def _leaving_no_empty_folders(*folders: Path) -> Iterator[None]:
+    """Take back the folders made for what was not to be had."""
+    new = [path for folder in folders for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except PrepareError:
+        for path in sorted(set(new), key=lambda path: len(path.parts), reverse=True):
+            lock = path / _LOCK
+            if path.is_dir() and not any(child != lock for child in path.iterdir()):
+                lock.unlink(missing_ok=True)
+                path.rmdir()
+        raise
 
 
 def prepare(
@@ -267,19 +309,13 @@ def prepare(
     parts = [part for part in recipe.parts if part.name in lacking]
     present, absent = _find_archives(recipe, parts, folder, mirror)
     _check_room(root, parts, folder, absent)
-    root.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(root / '.prepare.lock', timeout=0), _progress() as progress:
-            for archive in [] if skip_checksum else present:
-                say(f'checking {folder / archive.name}')
-                verify(folder / archive.name, archive.checksum)
-            if absent:
-                _download_all(absent, folder, mirror, jobs, skip_checksum, progress)
-            for archive in [*present, *absent]:
-                if skip_checksum or archive.checksum is None:
-                    say(f'{archive.name}: no checksum; structure, sizes and, in a zip, CRCs count')
-            for part in parts:
-                _unpack_part(part, root, folder, progress)
+        with _leaving_no_empty_folders(root, folder):
+            _make_folder(root)
+            with FileLock(root / _LOCK, timeout=0), _progress() as progress:
+                _fetch_and_unpack(
+                    parts, present, absent, root, folder, mirror, jobs, skip_checksum, progress, say
+                )
     except Timeout as error:
         raise PrepareError(f'{root}: another process is preparing it; wait for that.') from error
     if delete_downloads:
