@@ -3,6 +3,7 @@
 import argparse
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mmengine
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from coc_mm.apis.cli import say
+from coc_mm.apis.config import load_config
 from coc_mm.apis.errors import UserError
 from coc_mm.apis.model_zoo import config_of, entries
 from coc_mm.apis.weights import Comparison, build_model
@@ -25,6 +27,8 @@ _DENSE = {
     'detection': 'mask-rcnn_coc-{}-c{}_fpn_1x_coco',
     'segmentation': 'fpn_coc-{}-c{}_4xb4-80k_ade20k-512x512',
 }
+
+_POINT_CLOUD = 'projects/point_cloud/configs/pointmlp-coc_1xb32-250e_scanobjectnn.py'
 
 
 def _target_config(task: str, arch: str, denominator: str, proposals: int | None) -> Config:
@@ -95,7 +99,7 @@ def convert_checkpoint(
 
     Args:
         source (str): The official file.
-        task (str, optional): 'classification', 'detection' or 'segmentation';
+        task (str, optional): 'classification', 'detection', 'segmentation' or 'point_cloud';
             recognised from the keys if None.
         arch (str, optional): A name of ``ContextCluster.arch_zoo``; recognised from
             shapes and options if None, where these suffice.
@@ -119,11 +123,7 @@ def convert_checkpoint(
     except ValueError as error:
         raise UserError(f'{source}: {error}') from None
     if official.task == 'point_cloud':
-        raise UserError(
-            f'{source} holds PointMLP with context clusters. Its {len(weights)} keys are as they '
-            'should be and keep their names, but there is no model here to hold them against '
-            "strictly; coc_mm.checkpoints.convert_official(weights, 'point_cloud') gives them."
-        )
+        return _convert_point_cloud(weights, official)
     arch = official.arch(arch)
     proposals = official.proposals(proposals)
     denominator, why = official.denominator(denominator)
@@ -150,6 +150,44 @@ def convert_checkpoint(
     meta = dict(
         cfg=config.pretty_text,
         dataset_meta=_dataset_meta(config),
+        coc_mm=record,
+        mmengine_version=mmengine.__version__,
+    )
+    return dict(meta=meta, state_dict=fitted)
+
+
+def _convert_point_cloud(weights: dict, official: Official) -> dict[str, Any]:
+    """Fit PointMLP with context clusters to the model of the project of that name."""
+    path = Path(__file__).resolve().parents[2] / _POINT_CLOUD
+    if not path.is_file():
+        raise UserError(
+            f'{official.path} holds PointMLP with context clusters, whose model is no part of the '
+            f'installed package: it is in a checkout, {_POINT_CLOUD}. Convert there (pip install '
+            '-e .).'
+        )
+    config = load_config(str(path))
+    # The last layer alone says how many classes these are.
+    last = max(
+        (n for n in weights if n.startswith('classifier.')), key=lambda n: int(n.split('.')[1])
+    )
+    classes = len(weights[last])
+    meta = _dataset_meta(config)
+    if classes != config.model.num_classes:
+        meta = dict(classes=[str(i) for i in range(classes)])
+        config.model.num_classes = classes
+    fitted = _fit(weights, build_model(config), official)
+    for remark in official.remarks:
+        say(remark)
+    say(f'point_cloud, pointMLP_CoC: {len(weights)} weights fit, {classes} classes')
+    record = dict(
+        converted_from='official Context-Cluster weights',
+        task='point_cloud',
+        arch='pointMLP_CoC',
+        version=__version__,
+    )
+    meta = dict(
+        cfg=config.pretty_text,
+        dataset_meta=meta,
         coc_mm=record,
         mmengine_version=mmengine.__version__,
     )

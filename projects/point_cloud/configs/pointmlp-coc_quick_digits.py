@@ -7,8 +7,8 @@ The digits are scikit-learn's (real images, 8x8), turned into reliefs of points.
 
 _base_ = ['./_base_/runtime.py']
 
-num_points = 192
-epochs = 12
+num_points = 128
+epochs = 10
 
 model = dict(
     type='PointMLPCoC',
@@ -19,7 +19,7 @@ model = dict(
     dim_expansion=(2, 2, 2),
     pre_blocks=(1, 1, 1),
     pos_blocks=(1, 1, 1),
-    k_neighbors=(12, 12, 8),
+    k_neighbors=(10, 10, 8),
     reducers=(2, 2, 2),
 )
 

@@ -9,7 +9,7 @@ away. They say whether the model learns, nothing about scans.
 _base_ = ['./pointmlp-coc_quick_digits.py']
 
 train_pipeline = [
-    dict(type='SamplePoints', num_points=192, how='random', shuffle=True),
+    dict(type='SamplePoints', num_points=128, how='random', shuffle=True),
     dict(type='CentrePoints'),
     dict(type='RotatePoints', axis='z'),
     dict(type='ScaleShiftPoints', scale=(0.8, 1.25), shift=0.1),

@@ -1,0 +1,155 @@
+"""What ``tools/visualization/point_clusters.py`` runs."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.registry import DATASETS, DefaultScope
+
+from coc_mm.apis.cli import say
+from coc_mm.apis.config import load_config
+from coc_mm.apis.weights import build_model, check_weights
+from coc_mm.checkpoints.io import load_checkpoint_safely, state_dict_of
+from projects.point_cloud.point_cloud.data import SamplePoints, read_h5, read_points
+from projects.point_cloud.point_cloud.errors import PointCloudError
+from projects.point_cloud.point_cloud.visualization.inspector import (
+    colour_by_centre,
+    colour_by_cluster,
+)
+from projects.point_cloud.point_cloud.visualization.pictures import save_html, save_png
+
+__all__ = ['run_point_clusters']
+
+_SAVERS = {'.png': save_png, '.html': save_html}
+
+
+def parse_point_clusters(argv=None):
+    """Parse the arguments of the tool.
+
+    Args:
+        argv (list[str], optional): Arguments; those of the process if None.
+
+    Returns:
+        argparse.Namespace: ``cloud by config checkpoint stage block centres points up out``.
+
+    Raises:
+        SystemExit: With status 2 and the usage on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog='point_clusters.py',
+        description='Colour a cloud by its context clusters or by its sampled centres.',
+    )
+    parser.add_argument(
+        'cloud',
+        help='a .xyz, .npy, .ply or .off file; FILE.h5:I for cloud I of a file; with --config, a '
+        'number for that cloud of its test set',
+    )
+    parser.add_argument(
+        '--by',
+        choices=['cluster', 'centre'],
+        help='cluster: the one that a point is most similar to the centre of; centre: the '
+        'nearest sampled point; default: cluster where there is a checkpoint',
+    )
+    parser.add_argument('--config', help='the config of a model')
+    parser.add_argument('--checkpoint', help='its checkpoint')
+    parser.add_argument('--stage', type=int, default=-1, help='of the model; default: the last')
+    parser.add_argument('--block', type=int, default=-1, help='of the stage; default: the last')
+    parser.add_argument(
+        '--centres', type=int, default=64, help='without a model: centres to sample; default: 64'
+    )
+    parser.add_argument(
+        '--points', type=int, default=2048, help='without a model: points shown; default: 2048'
+    )
+    parser.add_argument('--up', choices='xyz', default='z', help='axis that points up; default: z')
+    parser.add_argument(
+        '--out',
+        action='append',
+        metavar='FILE',
+        help='a .png or .html file, may be given twice; default: both in work_dirs/point_clusters',
+    )
+    args = parser.parse_args(argv)
+    if args.checkpoint and not args.config:
+        parser.error('argument --checkpoint: needs the --config of its model')
+    if args.by == 'cluster' and not args.checkpoint:
+        parser.error("argument --by cluster: clusters are a model's: --config and --checkpoint")
+    args.by = args.by or ('cluster' if args.checkpoint else 'centre')
+    for path in args.out or ():
+        if Path(path).suffix.lower() not in _SAVERS:
+            parser.error(f'argument --out: a .png or .html file, got {path!r}')
+    return args
+
+
+def _from_test_set(config, number):
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        dataset = DATASETS.build(config.test_dataloader.dataset)
+    if not 0 <= number < len(dataset):
+        raise PointCloudError(f'the test set has {len(dataset)} clouds, counted from 0')
+    info = dataset.get_data_info(number)
+    return info, str(info['name'])
+
+
+def _read(args, config):
+    """Read the cloud that is meant; return a sample and a name."""
+    if args.cloud.isdigit():
+        if config is None:
+            raise PointCloudError(f'cloud {args.cloud} of which test set? Name its --config')
+        return _from_test_set(config, int(args.cloud))
+    path, _, number = args.cloud.rpartition(':')
+    if path.endswith('.h5') and number.isdigit():
+        clouds, _ = read_h5(path)
+        if int(number) >= len(clouds):
+            raise PointCloudError(f'{path} has {len(clouds)} clouds, counted from 0')
+        return dict(points=clouds[int(number)]), f'{Path(path).stem}-{number}'
+    if args.cloud.endswith('.h5'):
+        raise PointCloudError(f'{args.cloud} holds many clouds; name one, {args.cloud}:0')
+    return dict(points=read_points(args.cloud)), Path(args.cloud).stem
+
+
+def _prepare(sample, config, points):
+    """Pass a cloud through the test pipeline of the config, or take as many points as shown."""
+    if config is None:
+        if len(sample['points']) > points:
+            sample = SamplePoints(points, how='farthest')(sample)
+        return sample['points']
+    from mmcv.transforms import Compose
+
+    pipeline = config.test_dataloader.dataset.pipeline
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return Compose(pipeline)(sample)['inputs'].numpy()
+
+
+def _load(config, checkpoint):
+    model = build_model(config)
+    if checkpoint:
+        content = load_checkpoint_safely(checkpoint)
+        check_weights(model, content, checkpoint, strict=True)
+        model.load_state_dict(state_dict_of(content, checkpoint), strict=False)
+    return model.eval()
+
+
+def run_point_clusters(argv=None):
+    """Draw, as ``tools/visualization/point_clusters.py`` does.
+
+    Args:
+        argv (list[str], optional): Arguments; those of the process if None.
+
+    Raises:
+        UserError: The cloud, the config or the checkpoint cannot be used.
+    """
+    args = parse_point_clusters(argv)
+    config = load_config(args.config) if args.config else None
+    sample, name = _read(args, config)
+    points = _prepare(sample, config, args.points)
+    model = _load(config, args.checkpoint) if config is not None else None
+    if args.by == 'cluster':
+        cloud = colour_by_cluster(points, model, args.stage, args.block)
+    else:
+        cloud = colour_by_centre(points, min(args.centres, len(points)), model, args.stage)
+    what = f'{len(cloud.centres)} ' + ('clusters' if args.by == 'cluster' else 'sampled centres')
+    where = f', stage {args.stage}' if model is not None else ''
+    title = f'{name}: {len(points)} points by {what}{where}'
+    stem = (
+        Path('work_dirs/point_clusters') / f'{name.replace(" ", "-").replace("/", "-")}-{args.by}'
+    )
+    for path in args.out or [f'{stem}{suffix}' for suffix in _SAVERS]:
+        _SAVERS[Path(path).suffix.lower()](cloud, path, title, args.up)
+        say(f'wrote {path}')

@@ -1,0 +1,130 @@
+"""Which cluster, or which sampled centre, every point of a cloud belongs to."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from projects.point_cloud.point_cloud.errors import PointCloudError
+from projects.point_cloud.point_cloud.ops import (
+    farthest_point_sample,
+    gather_points,
+    nearest_neighbours,
+)
+
+__all__ = ['ColouredCloud', 'colour_by_centre', 'colour_by_cluster']
+
+
+@dataclass
+class ColouredCloud:
+    """A cloud with a group for every point.
+
+    Attributes:
+        points (np.ndarray): (N, 3), float32.
+        groups (np.ndarray): (N,), int64: the group, counted from 0; -1 for none.
+        centres (np.ndarray): (S,), int64: the points that are the groups' centres.
+        similarity (np.ndarray | None): (N,), float32, to the cluster's centre, where that is
+            what groups the points.
+    """
+
+    points: np.ndarray
+    groups: np.ndarray
+    centres: np.ndarray
+    similarity: np.ndarray | None = None
+
+
+def _stages(model, cloud):
+    """Run a model in evaluation mode; return what its stages see, and their centres' indices."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        seen, chosen, indices = [], None, []
+        for xyz, grouping, _ in model.stage_inputs(cloud.transpose(1, 2)):
+            chosen = grouping[0] if chosen is None else chosen.gather(1, grouping[0])
+            seen.append((xyz, grouping))
+            indices.append(chosen)
+    model.train(was_training)
+    return seen, indices
+
+
+def _position(number, count, what):
+    if not -count <= number < count:
+        raise PointCloudError(f'there are {count} {what}s, counted from 0; there is no {number}')
+    return number % count
+
+
+def _as_batch(points, model=None):
+    cloud = torch.as_tensor(np.asarray(points, np.float32))[None]
+    return cloud if model is None else cloud.to(next(model.parameters()))
+
+
+def colour_by_centre(points, centres=64, model=None, stage=-1):
+    """Group points by the nearest sampled centre.
+
+    Args:
+        points (np.ndarray): (N, 3).
+        centres (int): Centres to sample; without effect where a model is given. Defaults to 64.
+        model (PointMLPCoC | None): Take the centres of one of its stages. Defaults to None.
+        stage (int): Which, counted from 0, negative from the end. Defaults to -1.
+
+    Returns:
+        ColouredCloud: With every point in a group.
+
+    Raises:
+        PointCloudError: There is no such stage, or there are fewer points than centres.
+    """
+    cloud = _as_batch(points, model)
+    if model is None:
+        chosen = farthest_point_sample(cloud, centres)
+    else:
+        stages = len(model.local_grouper_list)
+        chosen = _stages(model, cloud)[1][_position(stage, stages, 'stage')]
+    nearest = nearest_neighbours(cloud, gather_points(cloud, chosen), 1)
+    return ColouredCloud(
+        np.asarray(points, np.float32),
+        nearest.flatten().cpu().numpy(),
+        chosen.flatten().cpu().numpy(),
+    )
+
+
+def colour_by_cluster(points, model, stage=-1, block=-1):
+    """Group points by the context cluster that they are most similar to the centre of.
+
+    Neighbourhoods overlap, so a point may be in several clusters of a stage, or in none. It is
+    shown in the one where its similarity is highest. Later stages see a part of the points;
+    every other one is shown as the nearest of these.
+
+    Args:
+        points (np.ndarray): (N, 3).
+        model (PointMLPCoC): The model.
+        stage (int): Stage, counted from 0, negative from the end. Defaults to -1.
+        block (int): Pair of cluster and residual block in it. Defaults to -1.
+
+    Returns:
+        ColouredCloud: With the similarities.
+
+    Raises:
+        PointCloudError: There is no such stage or block, or there are too few points.
+    """
+    cloud = _as_batch(points, model)
+    seen, indices = _stages(model, cloud)
+    stage = _position(stage, len(seen), 'stage')
+    blocks = model.pre_blocks_list[stage]
+    block = _position(block, len(blocks.operation) // 2, 'block')
+    xyz, (_, index, grouped, centre) = seen[stage]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        similarity = blocks.similarity(grouped, centre, block)[0].float().cpu().numpy()
+    model.train(was_training)
+    member = index[0].cpu().numpy()
+    group = np.broadcast_to(np.arange(len(member))[:, None], member.shape)
+    # The last of repeated assignments stays: the highest similarity, then the lower group.
+    order = np.lexsort((-group.ravel(), similarity.ravel()))
+    groups = np.full(xyz.shape[1], -1, np.int64)
+    groups[member.ravel()[order]] = group.ravel()[order]
+    best = np.zeros(xyz.shape[1], np.float32)
+    best[member.ravel()[order]] = similarity.ravel()[order]
+    shown = nearest_neighbours(cloud, xyz, 1).flatten().cpu().numpy()
+    centres = indices[stage].flatten().cpu().numpy()
+    return ColouredCloud(np.asarray(points, np.float32), groups[shown], centres, best[shown])

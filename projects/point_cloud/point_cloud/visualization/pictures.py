@@ -1,0 +1,134 @@
+"""A coloured cloud as a PNG and as an HTML page that needs no network."""
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from coc_mm.visualization.palette import palette
+from projects.point_cloud.point_cloud.errors import PointCloudError
+
+__all__ = ['save_html', 'save_png']
+
+_NO_GROUP = (190, 190, 190)
+
+
+def _colours(cloud):
+    """One RGB colour per point, 0 to 255; neighbouring centres get no more alike than others."""
+    colours = np.vstack([palette(max(1, len(cloud.centres))), _NO_GROUP])
+    return colours[cloud.groups]  # -1 is the last
+
+
+@contextmanager
+def _whole(path):
+    """Write beside the target and move there, so that no half of a file is left."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(path.suffix, '.', path.parent)
+    except OSError as error:
+        raise PointCloudError(f'{path} cannot be written ({error.strerror})') from None
+    os.close(handle)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's is for its owner alone
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def save_png(cloud, path, title='', up='z'):
+    """Draw a cloud from two sides.
+
+    Args:
+        cloud (ColouredCloud): The cloud; its centres are ringed.
+        path (str | os.PathLike): The picture.
+        title (str): Above it. Defaults to ''.
+        up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
+
+    Raises:
+        PointCloudError: The file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.4), dpi=120)
+    FigureCanvasAgg(figure)
+    colours = _colours(cloud) / 255
+    size = float(np.clip(24000 / max(1, len(cloud.points)), 4, 60))
+    for i, azimuth in enumerate((-60, 30)):
+        axes = figure.add_subplot(1, 2, i + 1, projection='3d')
+        axes.scatter(*cloud.points.T, c=colours, s=size, edgecolors='none', alpha=0.9)
+        centres = cloud.points[cloud.centres]
+        ring = colours[cloud.centres]
+        axes.scatter(*centres.T, c=ring, s=2.2 * size, edgecolors='black', linewidths=0.9, alpha=1)
+        axes.view_init(elev=20, azim=azimuth, vertical_axis=up)
+        extent = np.maximum(np.ptp(cloud.points, axis=0), 1e-6)
+        axes.set_box_aspect(extent / extent.max(), zoom=1.0)
+        axes.set(xlabel='x', ylabel='y', zlabel='z')
+        axes.tick_params(labelsize=7)
+        axes.set_title(f'seen at {azimuth} degrees around {up}', fontsize=9)
+    figure.suptitle(title, fontsize=12)
+    figure.subplots_adjust(left=0.0, right=0.96, bottom=0.06, top=0.9, wspace=0.02)
+    with _whole(path) as temporary:
+        figure.savefig(temporary)
+
+
+def save_html(cloud, path, title='', up='z'):
+    """Write a page in which the cloud can be turned; hovering names point, group and centre.
+
+    Args:
+        cloud (ColouredCloud): The cloud.
+        path (str | os.PathLike): The page; plotly's code is in it, about 5 MB.
+        title (str): Above it. Defaults to ''.
+        up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
+
+    Raises:
+        PointCloudError: plotly is missing, or the file cannot be written.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ModuleNotFoundError:
+        raise PointCloudError(
+            f'writing {path} needs the package plotly: pip install "coc-mm[points]"'
+        ) from None
+    colours = np.array([f'rgb({r},{g},{b})' for r, g, b in _colours(cloud).astype(int)])
+    texts = [f'point {i}<br>group {g}' for i, g in enumerate(cloud.groups)]
+    if cloud.similarity is not None:
+        texts = [f'{t}<br>similarity {s:.3f}' for t, s in zip(texts, cloud.similarity, strict=True)]
+    texts = np.array(texts)
+    size = float(np.clip(3000 / max(1, len(cloud.points)), 2.5, 6))
+    traces = []
+    for name, chosen, marker in (
+        ('points', slice(None), dict(size=size)),
+        ('centres', cloud.centres, dict(size=1.8 * size, line=dict(color='black', width=2))),
+    ):
+        x, y, z = cloud.points[chosen].T.astype(float).round(5).tolist()
+        traces.append(
+            go.Scatter3d(
+                x=x,
+                y=y,
+                z=z,
+                mode='markers',
+                name=name,
+                marker=dict(color=colours[chosen].tolist(), **marker),
+                text=texts[chosen].tolist(),
+                hovertemplate='%{text}<br>%{x:.3f}, %{y:.3f}, %{z:.3f}<extra></extra>',
+            )
+        )
+    figure = go.Figure(traces)
+    upright = {axis: float(axis == up) for axis in 'xyz'}
+    eye = {axis: 0.8 if axis == up else 1.6 for axis in 'xyz'}
+    figure.update_layout(
+        title=title,
+        scene=dict(aspectmode='data', camera=dict(up=upright, eye=eye)),
+        margin=dict(l=0, r=0, t=48, b=0),
+        legend=dict(itemsizing='constant'),
+    )
+    with _whole(path) as temporary:
+        figure.write_html(temporary, include_plotlyjs=True)
