@@ -8,7 +8,7 @@ The digits are scikit-learn's (real images, 8x8), turned into reliefs of points.
 _base_ = ['./_base_/runtime.py']
 
 num_points = 128
-epochs = 10
+epochs = 12
 
 model = dict(
     type='PointMLPCoC',
@@ -21,6 +21,8 @@ model = dict(
     pos_blocks=(1, 1, 1),
     k_neighbors=(10, 10, 8),
     reducers=(2, 2, 2),
+    dropout=0.1,
+    smoothing=0.1,
 )
 
 train_pipeline = [
@@ -31,12 +33,12 @@ train_pipeline = [
     dict(type='PackPoints'),
 ]
 test_pipeline = [
-    dict(type='SamplePoints', num_points=num_points, how='farthest'),
+    dict(type='SamplePoints', num_points=num_points),
     dict(type='CentrePoints'),
     dict(type='PackPoints'),
 ]
 tta_pipeline = [
-    dict(type='SamplePoints', num_points=num_points, how='farthest'),
+    dict(type='SamplePoints', num_points=num_points),
     dict(type='CentrePoints'),
     dict(
         type='VotePoints', transforms=[dict(type='ScaleShiftPoints', scale=(0.8, 1.25), shift=0.0)]
@@ -59,7 +61,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.01))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, end=1, by_epoch=True, convert_to_iter_based=True),
     dict(

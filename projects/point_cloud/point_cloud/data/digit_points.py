@@ -14,7 +14,7 @@ class DigitPoints(PointCloudDataset):
 
     The images (8x8, 17 levels) and their split into 1347 and 450 are those of the quickstart. A
     column's points lie at random in the pixel's square, at heights from 0 to the pixel's level,
-    by a generator seeded with the digit's position.
+    by a generator seeded with the digit's position, and come in random order.
 
     Args:
         split (str): 'train' or 'test'.
@@ -41,4 +41,4 @@ class DigitPoints(PointCloudDataset):
             points = np.empty((len(spot), 3), np.float32)
             points[:, :2] = spot + rng.random(spot.shape)
             points[:, 2] = 2 * height
-            yield f'digit {position}', points, int(label)
+            yield f'digit {position}', rng.permutation(points), int(label)

@@ -126,14 +126,14 @@ def make_solid(name, rng, points=512, noise=0.02, occlusion=0.3, tilt=0.2):
             Defaults to 0.2.
 
     Returns:
-        np.ndarray: (points, 3), float32.
+        np.ndarray: (points, 3), float32, in random order.
     """
     # The same number of random draws of points whatever is hidden.
     hidden = rng.uniform(0, occlusion)
     total = int(np.ceil(points / (1 - hidden)))
     x = SHAPES[name](rng, total) * rng.uniform(0.85, 1.15, 3)
     direction = rng.standard_normal(3)
-    x = x[np.argsort(x @ direction, kind='stable')[:points]]
+    x = rng.permutation(x[np.argsort(x @ direction, kind='stable')[:points]])
     around, lean, towards = (
         rng.uniform(0, 2 * np.pi),
         rng.uniform(0, tilt),
