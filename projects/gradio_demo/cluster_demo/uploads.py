@@ -103,7 +103,10 @@ def read_upload(path: str | Path, limits: Limits | None = None) -> tuple[np.ndar
     except FileNotFoundError:
         raise UserError('The file is gone; give it again.') from None
     except Image.DecompressionBombError:
-        raise UserError('The image has too many pixels; scale it down first.') from None
+        raise UserError(
+            f'The image has far more than the {limits.megapixels:g} million pixels that are taken '
+            'here; scale it down first.'
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
         raise UserError('The image is damaged: it cannot be decoded to its end.') from None
     height, width = pixels.shape[:2]

@@ -1,0 +1,259 @@
+"""The page in a real browser: a headless Chromium, driven by Playwright."""
+
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason='no chromium: apt-get install chromium'),
+    pytest.mark.timeout(300),
+]
+WAIT = 30_000  # ms; machines that run other tests at the same time are slow
+
+
+@pytest.fixture(scope='module')
+def browser():
+    playwright = pytest.importorskip(
+        'playwright.sync_api', reason='no playwright: pip install playwright'
+    )
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A visitor whose page shows the first example, and who talks to nobody else."""
+    opened = browser.new_page(viewport=dict(width=1280, height=1000), accept_downloads=True)
+    opened.set_default_timeout(WAIT)
+    problems, others = [], []
+    opened.on('pageerror', lambda error: problems.append(str(error)))
+    ours = (server.url, 'data:', 'blob:')
+    opened.on('request', lambda r: r.url.startswith(ours) or others.append(r.url))
+    opened.goto(server.url)
+    opened.wait_for_selector('#overlay-a img')
+    opened.wait_for_selector('#classes-a .confidence-set, #found-a p, #found-a li')
+    yield opened
+    opened.close()
+    assert not problems
+    assert not others
+
+
+@pytest.fixture
+def red(tmp_path):
+    """A red picture with a corner of blue."""
+    pixels = np.zeros((500, 640, 3), np.uint8)
+    pixels[...] = (255, 0, 0)
+    pixels[:200, :200] = (0, 0, 255)
+    path = tmp_path / 'red.png'
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def source_of(page, where):
+    return page.locator(f'{where} img').get_attribute('src')
+
+
+def changes(page, where, action, timeout=WAIT / 1000):
+    """Do something and wait for a picture to become another one."""
+    before = source_of(page, where)
+    action()
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        found = page.locator(f'{where} img')
+        if found.count() and found.get_attribute('src') != before:
+            page.wait_for_timeout(200)
+            return found.get_attribute('src')
+        page.wait_for_timeout(100)
+    raise AssertionError(f'{where} shows the same picture as before')
+
+
+def upload(page, path):
+    page.locator('#image input[type=file]').first.set_input_files(path)
+
+
+def choose(page, side, name):
+    page.click(f'#model-{side} input')
+    page.get_by_role('option', name=name).last.click()
+
+
+def slide(page, name, value):
+    field = page.locator(f'#{name} input[type=number]')
+    field.fill(str(value))
+    field.press('Enter')
+
+
+def maximum(page, name):
+    return page.locator(f'#{name} input[type=range]').get_attribute('max')
+
+
+def pixels_of(page, where):
+    with urllib.request.urlopen(source_of(page, where), timeout=30) as answer:
+        return np.asarray(Image.open(answer).convert('RGB'))
+
+
+def test_upload_sliders_and_download(page, red):
+    choose(page, 'a', 'small/epoch_10.pth')
+    changes(page, '#overlay-a', lambda: upload(page, red))
+    page.wait_for_function("document.querySelector('#remark').innerText.includes('640 x 500')")
+    # Names and probabilities of the classes, which sum to one.
+    label = page.locator('#classes-a').inner_text().split()
+    assert {'disc', 'box'} <= set(label)
+    shares = [int(word.rstrip('%')) for word in label if word.endswith('%')]
+    assert len(shares) == 2
+    assert sum(shares) in (99, 100, 101)
+    # The opacity is obeyed, red is red, and the picture keeps its size.
+    changes(page, '#overlay-a', lambda: page.get_by_label('region borders').uncheck())
+    changes(page, '#overlay-a', lambda: slide(page, 'alpha', 0))
+    shown = pixels_of(page, '#overlay-a')
+    np.testing.assert_array_equal(shown, np.asarray(Image.open(red)))
+    changes(page, '#overlay-a', lambda: slide(page, 'alpha', 1))
+    assert len(np.unique(pixels_of(page, '#overlay-a').reshape(-1, 3), axis=0)) <= 16
+    changes(page, '#overlay-a', lambda: slide(page, 'head-a', 1))
+    changes(page, '#overlay-a', lambda: slide(page, 'stage-a', 0))
+    with page.expect_download() as waiting:
+        page.click('#download-a')
+    assert waiting.value.suggested_filename == 'clusters_stage0_block0_head1.png'
+    saved = np.asarray(Image.open(waiting.value.path()).convert('RGB'))
+    np.testing.assert_array_equal(saved, pixels_of(page, '#overlay-a'))
+
+
+def test_ranges_follow_the_model_and_the_stage(page):
+    choose(page, 'a', 'deep/iter_5.pth')
+    page.wait_for_function("document.querySelector('#block-a').innerText.includes('0-1')")
+    assert (maximum(page, 'stage-a'), maximum(page, 'head-a')) == ('3', '2')
+    slide(page, 'head-a', 2)
+    for stage, blocks, heads in ((2, 'Block, 0-2', 'Head, 0-3'), (3, 'Block, only 0', 'Head, 0-4')):
+        slide(page, 'stage-a', stage)
+        page.wait_for_function(f"document.querySelector('#block-a').innerText.includes('{blocks}')")
+        assert heads in page.locator('#head-a').inner_text()
+    assert page.locator('#block-a input[type=range]').is_disabled()
+    slide(page, 'head-a', 4)
+    page.wait_for_function("document.querySelector('#head-a input[type=number]').value === '4'")
+    choose(page, 'a', 'small/epoch_10.pth')  # which has no head 4
+    page.wait_for_function("document.querySelector('#head-a').innerText.includes('0-1')")
+    assert page.locator('#head-a input[type=number]').input_value() == '1'
+    assert page.locator('#message-a').inner_text().strip() == ''
+
+
+def test_models_of_all_tasks_and_untrained_ones(page):
+    for name, said in (('boxes/epoch_10.pth', 'Detection'), ('areas/epoch_10.pth', 'Segmentation')):
+        choose(page, 'a', name)
+        page.wait_for_function(f"document.querySelector('#facts-a').innerText.includes('{said}')")
+        page.wait_for_selector('#answer-a img')
+        assert not page.locator('#classes-a').is_visible()
+    assert page.locator('#found-a li').count() >= 1
+    choose(page, 'a', 'coc-tiny-plain_8xb128_in1k (untrained)')
+    page.wait_for_function("document.querySelector('#facts-a').innerText.includes('Untrained')")
+    assert 'its answers mean nothing' in page.locator('#facts-a').inner_text()
+    assert not page.locator('#answer-a').is_visible()
+
+
+def test_click_a_point_and_compare(page, red):
+    changes(page, '#overlay-a', lambda: upload(page, red))
+    choose(page, 'a', 'small/epoch_10.pth')
+    page.wait_for_timeout(1500)
+    box = page.locator('#overlay-a img').bounding_box()
+    place = (box['x'] + box['width'] * 0.75, box['y'] + box['height'] * 0.75)
+    changes(page, '#overlay-a', lambda: page.mouse.click(*place))
+    page.wait_for_selector('#point-a table')
+    assert 'similarity to its centre 0.' in page.locator('#point-a').inner_text()
+    rows = page.locator('#point-a tbody tr')
+    assert rows.count() == 2
+    assert rows.first.locator('td').last.inner_text() == '100 %'
+    # Elsewhere the picture is grey now; where the click went it is not.
+    shown = pixels_of(page, '#overlay-a').astype(int)
+    spread = shown.max(2) - shown.min(2)
+    assert spread[400, 500] > 20
+    assert (spread == 0).mean() > 0.2
+    # The second panel begins with the next head, at the same point.
+    page.get_by_label('Compare two models or heads').check()
+    page.wait_for_selector('#overlay-b img')
+    page.wait_for_selector('#point-b table')
+    assert page.locator('#head-b input[type=number]').input_value() == '1'
+    changes(page, '#overlay-b', lambda: choose(page, 'b', 'deep/iter_5.pth'))
+    page.wait_for_function("document.querySelectorAll('#point-b tbody tr').length === 3")
+    assert page.locator('#model-a input').input_value() == 'small/epoch_10.pth'
+    changes(page, '#overlay-a', lambda: page.click('#clear-a'))
+    page.wait_for_selector('#point-a table', state='detached')
+    # The same without a mouse.
+    page.get_by_text('Choose a point without a mouse').click()
+    changes(page, '#overlay-a', lambda: page.click('#choose'))
+    page.wait_for_selector('#point-a table')
+
+
+def test_bad_files_are_told_and_the_page_lives_on(page, tmp_path, red):
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(red.read_bytes()[:700])
+    upload(page, broken)
+    page.wait_for_selector('#message [role=alert]')
+    assert 'The image is damaged' in page.locator('#message').inner_text()
+    assert page.locator('#overlay-a img').count() == 0
+    upload(page, red)
+    page.wait_for_selector('#overlay-a img')
+    page.wait_for_selector('#message [role=alert]', state='detached')
+    page.click('#image button[aria-label="Remove Image"]')
+    page.wait_for_selector('#image [data-testid=upload-text]')
+    for name, size, said in (('text.txt', 10, 'Only image'), ('big.png', 3_000_000, 'maximum')):
+        (tmp_path / name).write_bytes(b'x' * size)
+        upload(page, tmp_path / name)
+        toast = page.locator('.toast-body').filter(has_text=said)
+        toast.wait_for()
+        page.locator('.toast-close').first.click()
+    large = tmp_path / 'large.png'
+    Image.fromarray(np.zeros((2000, 1500, 3), np.uint8)).save(large)
+    upload(page, large)
+    page.wait_for_selector('#message [role=alert]')
+    assert 'more than the 2 million' in page.locator('#message').inner_text()
+    page.locator('#examples button').nth(1).click()
+    page.wait_for_selector('#overlay-a img')
+
+
+def test_a_narrow_page_fits(browser, server):
+    page = browser.new_page(viewport=dict(width=480, height=900))
+    page.set_default_timeout(WAIT)
+    page.goto(server.url)
+    page.wait_for_selector('#overlay-a img')
+    assert page.evaluate('document.documentElement.scrollWidth') <= 480
+    page.close()
+
+
+def status_of(url):
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_no_other_file_can_be_read(server, checkpoints):
+    asked = [
+        checkpoints / 'small' / 'epoch_2.pth',
+        server.place / 'log',
+        '/etc/passwd',
+        f'{server.temporary}/../log',
+    ]
+    for path in asked:
+        url = f'{server.url}gradio_api/file={urllib.parse.quote(str(path))}'
+        assert status_of(url) in (403, 404), path
+    assert len(asked) == 4
+    assert status_of(server.url) == 200
+
+
+def test_nothing_is_left_when_it_stops(server):
+    """Runs last: it ends the server."""
+    (folder,) = server.temporary.glob('coc_mm_demo_*')
+    names = {path.name for path in folder.rglob('*') if path.is_file()}
+    assert 'red.png' not in names  # its visitors have left
+    assert 'Traceback' not in server.log.read_text()
+    server.process.terminate()
+    server.process.wait(60)
+    assert not list(server.temporary.glob('coc_mm_demo_*'))

@@ -1,0 +1,154 @@
+"""What is offered, and that reading it runs nothing."""
+
+import pickle
+
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+from cluster_demo.catalog import find_models, load_source
+from cluster_demo.config_text import parse_config, read_config
+
+from coc_mm.apis.config import load_config
+from coc_mm.apis.errors import UserError
+from coc_mm.apis.infer import load_model
+from coc_mm.checkpoints.io import CheckpointError
+
+PLAIN = "default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n"
+
+
+def labels(found):
+    return [source.label for source in found]
+
+
+def test_only_checkpoints_of_the_folder_newest_first(checkpoints, tmp_path):
+    assert labels(find_models(checkpoints)) == [
+        'areas/epoch_10.pth',
+        'areas/epoch_2.pth',
+        'boxes/epoch_10.pth',
+        'boxes/epoch_2.pth',
+        'deep/iter_5.pth',
+        'small/epoch_10.pth',
+        'small/epoch_2.pth',
+    ]
+    folder = tmp_path / 'mine'
+    (folder / '.hidden').mkdir(parents=True)
+    (folder / 'note.txt').write_text('')
+    (folder / '.hidden' / 'a.pth').write_bytes(b'x')
+    (folder / 'link.pth').symlink_to(checkpoints / 'small' / 'epoch_2.pth')
+    (folder / 'linked').symlink_to(checkpoints)
+    assert find_models(folder) == []
+
+
+def test_quickstart_gives_the_newest_of_each_task(tmp_path):
+    for name in ('classification/epoch_9.pth', 'classification/epoch_15.pth', 'other/epoch_1.pth'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'x')
+    found = find_models(tmp_path, newest_only=True)
+    assert labels(found) == ['classification/epoch_15.pth']
+    assert found[0].trained
+
+
+def test_models_by_name_are_labelled_untrained(tmp_path):
+    found = find_models(tmp_path, ['coc-tiny_*', 'coc-tiny_8xb128_in1k'])
+    assert labels(found) == ['coc-tiny_8xb128_in1k (untrained)']
+    assert not found[0].trained
+    with pytest.raises(UserError, match="no model is named 'coc-huge'"):
+        find_models(tmp_path, ['coc-huge'])
+
+
+@pytest.mark.parametrize('name', ['small', 'boxes', 'areas'])
+def test_loaded_as_by_the_tools(sources, checkpoints, name):
+    model, config = load_source(sources[name])
+    path = checkpoints / name
+    expected = load_model(load_config(str(path / f'{name}.py')), str(path / 'epoch_10.pth'))
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert type(model) is type(expected)
+    assert 'optim_wrapper' not in config
+    assert 'train_dataloader' not in config
+
+
+def test_config_inside_the_checkpoint_or_known_by_name(checkpoints, tmp_path):
+    content = torch.load(checkpoints / 'small' / 'epoch_2.pth', weights_only=True)
+    torch.save(content, tmp_path / 'bare.pth')
+    (source,) = find_models(tmp_path)
+    with pytest.raises(UserError, match='comes without its config'):
+        load_source(source)
+    content['meta']['cfg'] = (checkpoints / 'small' / 'small.py').read_text()
+    torch.save(content, tmp_path / 'bare.pth')
+    model, _ = load_source(source)
+    assert type(model).__name__ == 'ImageClassifier'
+    other = tmp_path / 'zoo'
+    other.mkdir()
+    torch.save(content, other / 'coc-tiny_8xb128_in1k.pth')
+    assert find_models(other)[0].name == 'coc-tiny_8xb128_in1k'
+
+
+def test_code_in_a_config_is_not_run(tmp_path):
+    mark = tmp_path / 'ran'
+    codes = [
+        f'import pathlib\npathlib.Path({str(mark)!r}).touch()\n{PLAIN}',
+        f'{PLAIN}x = open({str(mark)!r}, "w")\n',
+        f'{PLAIN}x = [open({str(mark)!r}, "w") for i in range(1)]\n',
+        f'{PLAIN}def f():\n    pass\n',
+        f'{PLAIN}x = dict(**{{}})\n',
+        "_base_ = ['other.py']\nx = _base_.y\n",
+        f'{PLAIN}(\n',
+        'x = ' + '(' * 5000,
+        f'{PLAIN}x = 10 ** 10 ** 10\n',
+    ]
+    for text in codes:
+        (tmp_path / 'config.py').write_text(text)
+        with pytest.raises(UserError, match=r'config\.py'):
+            read_config(tmp_path / 'config.py')
+    assert len(codes) == 9
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    'node',
+    [
+        "dict(type='os.system', command='true')",
+        "dict(type='subprocess.Popen', args=['true'])",
+        "dict(type='antigravity')",
+        "dict(type='mmengine.load', file='x.pkl')",
+        "dict(type='coc_mm.apis.get_model')",
+        'dict(type=3)',
+        "dict(type='LinearClsHead', _scope_='os')",
+    ],
+)
+def test_types_of_other_packages_are_refused(node):
+    with pytest.raises(UserError, match=r'refused|none of|is not a name'):
+        parse_config(f"{PLAIN}data_preprocessor = dict(a=[{node}], type='X')\n", 'config.py')
+
+
+def test_values_are_read_as_python_reads_them():
+    text = f"'''Doc.'''\n{PLAIN}test_pipeline = [dict(a=-1, b=(1, 2.5), c=None, d={{'e': True}})]\n"
+    config = parse_config(text, 'config.py')
+    assert config.test_pipeline[0] == dict(a=-1, b=(1, 2.5), c=None, d=dict(e=True))
+    start = "model = dict(type='A', init_cfg=dict(type='Pretrained', checkpoint='x.pth'))"
+    assert 'init_cfg' not in parse_config(f"default_scope = 'mmdet'\n{start}\n", 'c').model
+    for text, message in (('', 'default_scope None'), ("default_scope = 'mmdet'", 'sets no model')):
+        with pytest.raises(UserError, match=message):
+            parse_config(text, 'config.py')
+
+
+class Trap:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (open, (str(self.mark), 'w'))
+
+
+def test_pickled_code_is_not_run(checkpoints, tmp_path):
+    mark = tmp_path / 'ran'
+    config = (checkpoints / 'small' / 'small.py').read_text()
+    (tmp_path / 'config.py').write_text(config)
+    with (tmp_path / 'trap.pth').open('wb') as file:
+        pickle.dump(dict(state_dict=Trap(mark)), file)
+    (source,) = find_models(tmp_path)
+    with pytest.raises(CheckpointError):
+        load_source(source)
+    assert not mark.exists()
