@@ -63,10 +63,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, end=1, by_epoch=True, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR', begin=1, T_max=epochs - 1, by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]  # fmt: skip
+    dict(type='LinearLR', start_factor=0.1, end=40, by_epoch=False),
+    dict(type='CosineAnnealingLR', T_max=epochs, by_epoch=True, convert_to_iter_based=True),
+]
 default_hooks = dict(logger=dict(interval=14), checkpoint=dict(interval=epochs))
