@@ -306,9 +306,11 @@ def record_clusters(model, stage=None, block=None, head=None) -> Iterator[Cluste
             size[0] = tuple(args[0].shape[1:3])  # points are pixels here
 
     def look(stage, block, heads):
-        def hook(mixer, args):
+        def hook(module, args):
             if threading.get_ident() == owner:
-                maps = _read(mixer, args[0], stage, block, heads, size[0])
+                with torch.no_grad():
+                    points = module.norm1.forward(args[0])
+                maps = _read(module.mixer, points, stage, block, heads, size[0])
                 record.maps[stage, block] = maps
 
         return hook
@@ -316,8 +318,9 @@ def record_clusters(model, stage=None, block=None, head=None) -> Iterator[Cluste
     handles = [backbone.patch_embed.register_forward_pre_hook(begin)]
     try:
         for (s, b), heads in selected.items():
-            mixer = backbone.stages[s].blocks[b].mixer
-            handles.append(mixer.register_forward_pre_hook(look(s, b, heads)))
+            # On the block: hooks on its parts would change the way it computes.
+            module = backbone.stages[s].blocks[b]
+            handles.append(module.register_forward_pre_hook(look(s, b, heads)))
         yield record
     finally:
         for handle in handles:

@@ -7,6 +7,8 @@ from torch import nn
 
 from coc_mm.models.layers.points_norm import PointsNorm
 from coc_mm.ops import context_cluster
+from coc_mm.ops.context_cluster.interface import uses_fused
+from coc_mm.ops.cpu import MixerSetting, MixerWeights, residual_mixer, residual_mlp
 
 
 class ContextClusterMixer(nn.Module):
@@ -178,8 +180,60 @@ class ContextClusterBlock(nn.Module):
         Returns:
             Tensor: (B, H, W, embed_dims).
         """
-        x = x + self.drop_path(self.mixer(self.norm1(x), self.layer_scale1))
-        return x + self.drop_path(self.mlp(self.norm2(x), self.layer_scale2))
+        x = self._mix(x)
+        return self._transform(x)
+
+    def _mix(self, x):
+        mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
+        if not self._in_pieces(x, norm, mixer):
+            return x + self.drop_path(mixer(norm(x), scale))
+        weight, bias = _scaled(mixer.out_proj, scale)
+        weights = MixerWeights(
+            *(norm.weight, norm.bias, mixer.in_proj.weight, mixer.in_proj.bias),
+            *(weight, bias, mixer.sim_alpha, mixer.sim_beta),
+        )
+        alone = self._drops_paths()
+        setting = MixerSetting(
+            *(norm.eps, mixer.num_heads, mixer.proposals, mixer.folds, mixer.denominator),
+            residual=not alone,
+        )
+        out = residual_mixer(x, weights, setting)
+        return x + self.drop_path(out) if alone else out
+
+    def _transform(self, x):
+        mlp, norm, scale = self.mlp, self.norm2, self.layer_scale2
+        if not self._in_pieces(x, norm, mlp):
+            return x + self.drop_path(mlp(norm(x), scale))
+        alone = self._drops_paths()
+        out = residual_mlp(
+            *(x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias),
+            *_scaled(mlp.fc2, scale),
+            residual=not alone,
+        )
+        return x + self.drop_path(out) if alone else out
+
+    def _drops_paths(self):
+        return self.training and not isinstance(self.drop_path, nn.Identity)
+
+    def _in_pieces(self, x, *half):
+        """Whether a half may run piece by piece: on the CPU, with nobody looking inside.
+
+        The reference backend stands for the textbook, module after module.
+        """
+        if x.device.type != 'cpu' or not uses_fused(self.mixer.backend):
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        parts = [part for module in half for part in module.modules()]
+        return (
+            x.dtype in (torch.float32, torch.float64)
+            and x.dtype == half[0].weight.dtype
+            and not torch.is_autocast_enabled('cpu')
+            and not (self.training and any(isinstance(p, nn.Dropout) and p.p for p in parts))
+            and not any(
+                p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts
+            )
+        )
 
 
 def _scaled_linear(linear, x, scale):
@@ -187,4 +241,10 @@ def _scaled_linear(linear, x, scale):
     # pass over every point.
     if scale is None:
         return linear(x)
-    return F.linear(x, linear.weight * scale[:, None], linear.bias * scale)
+    return F.linear(x, *_scaled(linear, scale))
+
+
+def _scaled(linear, scale):
+    if scale is None:
+        return linear.weight, linear.bias
+    return linear.weight * scale[:, None], linear.bias * scale

@@ -139,6 +139,18 @@ def assign_points(features, alpha, beta, proposals=(2, 2), folds=(1, 1)):
     return index, region, s
 
 
+def uses_fused(backend=None):
+    """Say whether the ``fused`` formulation is what a CPU would run.
+
+    Args:
+        backend (str | None): As for :func:`context_cluster`. Defaults to None.
+
+    Returns:
+        bool: True for 'fused', and for None unless ``COC_MM_BACKEND`` says otherwise.
+    """
+    return (backend or os.environ.get('COC_MM_BACKEND') or 'fused') == 'fused'
+
+
 def _compute_dtype(x):
     return torch.promote_types(x.dtype, torch.float32)
 

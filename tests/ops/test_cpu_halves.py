@@ -1,0 +1,171 @@
+"""The halves of a block in pieces against the same in one, forward and backward."""
+
+import pytest
+import torch
+
+from coc_mm.models.layers import ContextClusterBlock
+from coc_mm.ops.cpu import MixerSetting, MixerWeights, mixer, mlp, residual_mixer, residual_mlp
+
+# Images, height, width, channels, heads, head channels, proposals, folds
+MAPS = [
+    (2, 6, 8, 5, 2, 3, (2, 2), (3, 2)),
+    (2, 6, 8, 5, 2, 3, (2, 2), (1, 1)),
+    (1, 7, 5, 6, 3, 4, (2, 3), (2, 2)),
+    (2, 7, 7, 5, 2, 3, (2, 2), (4, 4)),
+    (2, 6, 6, 5, 1, 3, (3, 3), (3, 3)),
+    (1, 5, 9, 5, 1, 3, (1, 1), (1, 1)),
+    (3, 6, 9, 5, 2, 3, (2, 2), (1, 4)),
+    (3, 9, 6, 5, 2, 3, (2, 2), (4, 1)),
+    (3, 1, 9, 5, 2, 3, (2, 2), (4, 4)),
+]
+PIECES = [1 << 23, 2000]  # everything at once, and next to nothing
+
+
+def tensors(*shapes):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def agree(ours, theirs, inputs, names):
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    above = torch.randn_like(ours)
+    mine = torch.autograd.grad(ours, inputs, above)
+    other = torch.autograd.grad(theirs, inputs, above)
+    for name, a, b in zip(names, mine, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f'{n}: {m}')
+
+
+@pytest.mark.parametrize('residual', [True, False])
+@pytest.mark.parametrize('piece', PIECES)
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+@pytest.mark.parametrize('case', MAPS)
+def test_mixer(case, denominator, piece, residual, monkeypatch):
+    monkeypatch.setattr(mixer, 'PIECE', piece)
+    b, h, w, c, e, d, proposals, folds = case
+    inner = e * d
+    inputs = tensors(
+        *((b, h, w, c), (c,), (c,), (2 * inner, c), (2 * inner,), (c, inner), (c,), (1,), (1,))
+    )
+    weights = MixerWeights(*inputs[1:])
+    setting = MixerSetting(1e-5, e, proposals, folds, denominator, residual)
+    ours = residual_mixer(inputs[0], weights, setting)
+    theirs = mixer.plain(inputs[0], weights, setting)
+    agree(ours, theirs, inputs, ('x', *MixerWeights._fields))
+
+
+@pytest.mark.parametrize('residual', [True, False])
+@pytest.mark.parametrize('piece', [1 << 23, 8 * 24 * 5 * 2, 8 * 24 * 40])
+@pytest.mark.parametrize('shape', [(2, 5, 7, 6), (3, 4, 4, 6)])
+def test_mlp(shape, piece, residual, monkeypatch):
+    monkeypatch.setattr(mlp, 'PIECE', piece)
+    c = shape[-1]
+    inputs = tensors(shape, (c,), (c,), (24, c), (24,), (c, 24), (c,))
+    x, *rest = inputs
+    ours = residual_mlp(x, *rest[:2], 1e-5, *rest[2:], residual=residual)
+    theirs = mlp.plain(x, *rest, 1e-5, residual)
+    agree(ours, theirs, inputs, ('x', 'norm', 'shift', 'fc1', 'bias1', 'fc2', 'bias2'))
+
+
+def block(**options):
+    torch.manual_seed(0)
+    module = ContextClusterBlock(
+        8, 2, 4, 4, folds=(2, 2), layer_scale_init_value=0.5, **options
+    ).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    return module
+
+
+def backends(module, x):
+    """Output and gradients in pieces and by the textbook."""
+    found = []
+    for backend in ('fused', 'reference'):
+        module.mixer.backend = backend
+        torch.manual_seed(1)
+        out = module(x)
+        grads = torch.autograd.grad(out.square().sum(), list(module.parameters()))
+        found.append((out, *grads))
+    return found
+
+
+@pytest.mark.parametrize('options', [{}, dict(drop_path_rate=0.5), dict(denominator='count')])
+def test_block_equals_its_modules(options):
+    module = block(**options)
+    x = torch.randn(4, 6, 5, 8, dtype=torch.float64)
+    for ours, theirs in zip(*backends(module, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_second_gradient():
+    module = block()
+    x = torch.randn(1, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    found = []
+    for backend in ('fused', 'reference'):
+        module.mixer.backend = backend
+        (first,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
+
+
+def spy(monkeypatch):
+    calls = []
+    for name in ('residual_mixer', 'residual_mlp'):
+        path = f'coc_mm.models.layers.context_cluster_block.{name}'
+        ours = dict(residual_mixer=residual_mixer, residual_mlp=residual_mlp)[name]
+        monkeypatch.setattr(path, lambda *a, f=ours, n=name, **k: (calls.append(n), f(*a, **k))[1])
+    return calls
+
+
+def test_runs_in_pieces_unless_somebody_looks_inside(monkeypatch):
+    calls = spy(monkeypatch)
+    module, x = block(), torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    module(x)
+    assert calls == ['residual_mixer', 'residual_mlp']
+    seen = []
+    handle = module.mlp.fc1.register_forward_hook(lambda *a: seen.append(a))
+    module(x)
+    assert calls[2:] == ['residual_mixer']
+    assert len(seen) == 1
+    handle.remove()
+    module(x)
+    assert calls[3:] == ['residual_mixer', 'residual_mlp']
+
+
+def test_textbook_backend_and_dropout_go_module_by_module(monkeypatch):
+    calls = spy(monkeypatch)
+    x = torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    block(backend='reference')(x)
+    module = block(drop_rate=0.1)
+    module(x)
+    assert not calls
+    module.eval()(x)
+    assert calls == ['residual_mixer', 'residual_mlp']
+    monkeypatch.setenv('COC_MM_BACKEND', 'reference')
+    block()(x)
+    assert len(calls) == 2
+
+
+def test_training_keeps_little():
+    """What a block keeps for its backward pass: its input, not hidden features."""
+    module, x = block(), torch.randn(2, 8, 8, 8, dtype=torch.float64)
+    kept = []
+
+    def pack(t):
+        kept.append(t)
+        return t
+
+    parameters = {p.data_ptr() for p in module.parameters()}
+    for backend, most in (('fused', 4), ('reference', None)):
+        kept.clear()
+        module.mixer.backend = backend
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            module(x)
+        large = {t.data_ptr(): t.numel() for t in kept if t.data_ptr() not in parameters}
+        points = sum(size for size in large.values() if size >= x.numel())
+        if most is None:
+            assert points > 10 * x.numel()
+        else:
+            assert points <= most * x.numel()
