@@ -2,8 +2,9 @@
 
 ``mmengine.dist.init_dist`` sets a CUDA device before it starts the process group, and the
 runner and the strategies hand a device index to the wrapper of the model, which torch
-refuses for modules on the CPU. With a group that has been started already mmengine leaves
-``init_dist`` out, and the arguments of a wrapper can be named in the config.
+refuses for modules on the CPU, as it refuses to synchronise batch norms there. With a group
+that has been started already mmengine leaves ``init_dist`` out, and the arguments of a
+wrapper can be named in the config.
 """
 
 import datetime
@@ -48,12 +49,28 @@ def _name_the_rest(launcher: str) -> None:
     os.environ.setdefault('MASTER_PORT', '29500')
 
 
+def _separate_norms(node) -> None:
+    """Let every process keep its own statistics, in a nested config."""
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            _separate_norms(child)
+    elif isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        for child in node.values():
+            _separate_norms(child)
+
+
 def use_cpu_wrappers(config) -> None:
     """Name wrapper arguments in a config that keep mmengine from choosing a GPU.
+
+    Batch norms that would be synchronised (``SyncBN``, ``sync_bn``) become those of one process.
 
     Args:
         config (Config): Of a runner or, with ``strategy``, of a ``FlexibleRunner``; changed.
     """
+    _separate_norms(config.get('model'))
+    config.pop('sync_bn', None)
     strategy = config.get('strategy')
     if strategy is None:
         wrapper = dict(config.get('model_wrapper_cfg') or {})

@@ -75,7 +75,9 @@ def _plan(folder):
         train('one_fsdp', fsdp, 2, 2, *same, second, f'load_from={folder}/one/epoch_1.pth',
               'resume=True'),
         train('det', configs['mmdet'], 2, 1),
-        train('seg', configs['mmseg'], 2, 1, launcher='slurm', env=slurm),
+        # As in the configs for ADE20K: batch norms that torch synchronises on accelerators only.
+        train('seg', configs['mmseg'], 2, 1, 'model.decode_head.norm_cfg.type=SyncBN',
+              launcher='slurm', env=slurm),
         test('seg_test', configs['mmseg'], 'seg'),
         test('cls_test', cls, 'two', launcher='slurm', env=slurm),
     ]  # fmt: skip
@@ -264,6 +266,11 @@ def test_wrappers_for_the_cpu():
         find_unused_parameters=True,
         device_ids=None,
     )
+    norm = dict(type='SyncBN', requires_grad=True)
+    config = Config(dict(model=dict(heads=[dict(norm_cfg=norm)], norm_cfg=norm), sync_bn='torch'))
+    use_cpu_wrappers(config)
+    assert config.model.norm_cfg.type == config.model.heads[0].norm_cfg.type == 'BN'
+    assert 'sync_bn' not in config
     config = Config(dict(model_wrapper_cfg=dict(type='Own', a=1)))
     use_cpu_wrappers(config)
     assert config.model_wrapper_cfg == dict(type='Own', a=1, device_ids=None)
