@@ -153,6 +153,40 @@ assert cases == 3
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_kernels_compile_without_contraction():
+    """For a GPU that need not be here: a fused multiply-add would round otherwise than PyTorch."""
+    pytest.importorskip('triton')
+    if os.environ.get('TRITON_INTERPRET') == '1':
+        pytest.skip('interpreted kernels are not compiled')
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from projects.point_cloud.point_cloud.ops import triton_kernels as kernels
+launch = kernels._launch(1000)
+constants = dict(block=launch.pop('block'))
+pairs = dict(length='i32', number='i32', block='constexpr')
+for name, signature in dict(
+    _sample_kernel=dict(points='*fp32', first='*i64', chosen='*i64', **pairs),
+    _neighbour_kernel=dict(queries='*fp32', points='*fp32', found='*i64', count='i32', **pairs),
+).items():
+    kernel = getattr(kernels, name)
+    source = ASTSource(kernel, {n: signature[n] for n in kernel.arg_names}, constexprs=constants)
+    ptx = triton.compile(source, target=GPUTarget('cuda', 80, 32), options=launch).asm['ptx']
+    print(ptx.count('mul.rn.f32') + ptx.count('mul.f32'), ptx.count('fma.rn'))
+"""
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = [[int(n) for n in line.split()] for line in done.stdout.split('\n') if line]
+    assert len(counts) == 2
+    for products, fused in counts:
+        assert products >= 3
+        assert fused == 0
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_cuda_finds_the_same_indices(dtype):

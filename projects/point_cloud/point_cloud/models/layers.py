@@ -5,6 +5,7 @@ clusters; here they are matrix products on points, and nothing is moved.
 """
 
 import functools
+import os
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +169,13 @@ class GroupCluster(nn.Module):
     def _as_map(self, x):
         return x.unflatten(-1, (self.heads, self.head_dim)).unsqueeze(1)  # (G, 1, K, E, D)
 
+    def _backend(self, x):
+        if self.backend or torch.is_grad_enabled() or x.is_cuda or 'COC_MM_BACKEND' in os.environ:
+            return self.backend
+        # With one centre the broadcast form holds nothing larger than the points, and on a CPU
+        # it is the fastest: products of one row each are not.
+        return 'reference'
+
     def forward(self, x):
         """Mix the points of every group.
 
@@ -183,7 +191,7 @@ class GroupCluster(nn.Module):
             self.sim_alpha,
             self.sim_beta,
             proposals=(1, 1),
-            backend=self.backend,
+            backend=self._backend(x),
         )
         return x + self.fc2(mixed.flatten(-2).squeeze(1))
 
