@@ -84,6 +84,22 @@ def test_one_head_of_an_untrained_model(tool, project, tmp_path, capsys):
     assert picture.shape == (448, 1050, 3)  # 64 x 150, enlarged to be seen
 
 
+def test_size_of_the_networks_input(tool, project, tmp_path):
+    folder, config = project
+    image, checkpoint = folder / 'pictures' / 'wide.png', folder / 'epoch_1.pth'
+    arguments = [str(image), str(config), str(checkpoint), '--stage', '0', '--head', '0']
+    arguments += ['--alpha', '1', '--out-dir', str(tmp_path)]
+    shown = []
+    for size in ('96', '600'):
+        assert tool([*arguments, '--size', size]) == 0
+        picture = Image.open(tmp_path / 'wide_stage0_block0_head0.png')
+        shown.append(np.asarray(picture)[:, :, 0])
+    # Points of 4 x 4 pixels of the input: at 96, far larger ones than at 600.
+    changes = [(np.diff(rows.astype(int), axis=1) != 0).sum() for rows in shown]
+    assert shown[0].shape == shown[1].shape
+    assert changes[1] > changes[0]
+
+
 def test_all_of_a_folder(tool, project, tmp_path, capsys):
     folder, config = project
     arguments = [str(folder / 'pictures'), str(config), str(folder / 'epoch_2.pth'), '--all']
@@ -163,7 +179,14 @@ def test_what_cannot_be_used_is_named(tool, project, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    'arguments', [['--alpha', '1.5'], ['--height', '5'], ['--all', '--head', '0'], ['--stage', 'x']]
+    'arguments',
+    [
+        ['--alpha', '1.5'],
+        ['--height', '5'],
+        ['--size', '8'],
+        ['--all', '--head', '0'],
+        ['--stage', 'x'],
+    ],
 )
 def test_usage(tool, project, arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -143,6 +143,21 @@ def test_large_pictures_shrink_and_odd_ones_are_refused(project):
         inspector(photo(), 4)
 
 
+@pytest.mark.parametrize('size', [64, 160])
+def test_size_of_the_input_is_chosen(project, size):
+    scope, model, config = project
+    found = ClusterInspector(model, config, size=size)(photo((96, 192)), block=-1)
+    assert len(found.maps) == 4
+    height = size // 2
+    padded = -(-height // 32) * 32 if scope == 'mmdet' else height
+    for maps in found.maps.values():
+        assert maps.input_size == (padded, size)
+    assert found.maps[0, 0].size == (padded // 4, size // 4)
+    assert found.box == (0, 0, 96, 192)
+    assert found.extent == pytest.approx((0, 0, padded / height, 1))
+    assert found.picture.shape == (96, 192, 3)
+
+
 def test_red_arrives_as_red(project):
     """The pipeline gets the channel order that its own loader would give."""
     _, model, config = project
