@@ -149,7 +149,7 @@ def test_textbook_backend_and_dropout_go_module_by_module(monkeypatch):
 
 
 def test_training_keeps_little():
-    """What a block keeps for its backward pass: its input, not hidden features."""
+    """What a block keeps for its backward pass: its input and the hidden features once."""
     module, x = block(), torch.randn(2, 8, 8, 8, dtype=torch.float64)
     kept = []
 
@@ -158,7 +158,7 @@ def test_training_keeps_little():
         return t
 
     parameters = {p.data_ptr() for p in module.parameters()}
-    for backend, most in (('fused', 4), ('reference', None)):
+    for backend, most in (('fused', 7), ('reference', None)):
         kept.clear()
         module.mixer.backend = backend
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -166,6 +166,6 @@ def test_training_keeps_little():
         large = {t.data_ptr(): t.numel() for t in kept if t.data_ptr() not in parameters}
         points = sum(size for size in large.values() if size >= x.numel())
         if most is None:
-            assert points > 10 * x.numel()
+            assert points > 14 * x.numel()
         else:
             assert points <= most * x.numel()

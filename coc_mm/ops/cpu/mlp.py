@@ -81,7 +81,13 @@ class _ResidualMLP(torch.autograd.Function):
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
         x = x.contiguous()
         mean, rstd = moments(x, eps)
-        ctx.save_for_backward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, mean, rstd)
+        # Hidden features before GELU, kept for the backward pass only.
+        kept = None
+        if any(ctx.needs_input_grad):
+            kept = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2)
+        ctx.save_for_backward(
+            x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, mean, rstd, kept
+        )
         ctx.eps, ctx.residual = eps, residual
         scale, offset = affine(mean, rstd, norm_weight, norm_bias)
         out = x + bias2 if residual else bias2.expand_as(x).contiguous()
@@ -91,14 +97,16 @@ class _ResidualMLP(torch.autograd.Function):
         for images, points in pieces:
             y = _normalised(flat, scale, offset, images, points, buffers)
             hidden = buffers('hidden', len(y), len(bias1))
-            torch.addmm(bias1, y, weight1.t(), out=hidden)
-            torch.ops.aten.gelu_(hidden)
+            before = hidden if kept is None else kept[images, points].flatten(0, 1)
+            torch.addmm(bias1, y, weight1.t(), out=before)
+            torch.ops.aten.gelu.out(before, out=hidden)
             target[images, points].flatten(0, 1).addmm_(hidden, weight2.t())
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, mean, rstd = ctx.saved_tensors
+        x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, *rest = ctx.saved_tensors
+        mean, rstd, kept = rest
         inputs = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
         if torch.is_grad_enabled():  # create_graph=True: the gradient of this gradient is wanted
             wanted = [t for t in inputs if t.requires_grad]
@@ -116,10 +124,8 @@ class _ResidualMLP(torch.autograd.Function):
         for images, points in pieces:
             y = _normalised(flat, scale, offset, images, points, buffers)
             piece = flat_grad[images, points].flatten(0, 1)
-            hidden, active, grad_hidden = (
-                buffers(name, len(y), len(bias1)) for name in ('hidden', 'active', 'grad')
-            )
-            torch.addmm(bias1, y, weight1.t(), out=hidden)
+            hidden = kept[images, points].flatten(0, 1)
+            active, grad_hidden = (buffers(name, len(y), len(bias1)) for name in ('active', 'grad'))
             torch.ops.aten.gelu.out(hidden, out=active)
             grad_weight2.addmm_(piece.t(), active)
             torch.mm(piece, weight2, out=active)
