@@ -94,6 +94,11 @@ def test_a_mesh_is_sampled_by_area(tmp_path):
         ('a.ply', text_ply(properties=XYZ + 'property float x\n'), 'named twice'),
         ('a.ply', text_ply(count=0), '0 points'),
         ('a.ply', binary_ply('<', 10**9), 'are declared'),
+        (
+            'a.ply',
+            text_ply().replace(b'element vertex', b'element none 99999999999\nelement vertex'),
+            '99999999999 of none are declared',
+        ),
         ('a.ply', binary_ply('<')[:-5], 'are declared'),
         ('a.off', b'OFF\n9000000000 0 0\n0 0 0\n', 'do not fit'),
         ('a.off', b'OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n', 'face 0 does not fit'),

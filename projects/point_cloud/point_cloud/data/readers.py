@@ -4,6 +4,7 @@ Nothing is unpickled, and what a header declares is held against the size of the
 memory is taken for it.
 """
 
+import array
 import zlib
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from projects.point_cloud.point_cloud.errors import PointCloudError
 
 __all__ = ['EXTENSIONS', 'check_points', 'read_points']
 
-# A text or mesh file beyond this is no single object.
-MAX_BYTES = 1 << 30
+# Millions of points; a file beyond this is no single object. Text takes some thirty times its
+# size while it is read.
+MAX_BYTES = 1 << 26
 MAX_HEADER = 1 << 16
 # Points that a mesh is sampled at before anything else looks at it.
 SURFACE_POINTS = 8192
@@ -89,7 +91,7 @@ def check_points(points):
 
 
 def _read_xyz(path):
-    rows = []
+    rows = array.array('d')
     with open(path, encoding='utf-8', errors='strict') as file:
         for number, line in enumerate(file, 1):
             fields = line.split('#', 1)[0].replace(',', ' ').split()
@@ -103,8 +105,8 @@ def _read_xyz(path):
                 raise PointCloudError(
                     f'{path}, line {number}: expected three numbers, got {line[:40]!r}'
                 )
-            rows.append(row)
-    return np.asarray(rows, np.float64).reshape(-1, 3)
+            rows.extend(row)
+    return np.frombuffer(rows, np.float64).reshape(-1, 3)
 
 
 def _read_npy(path):
@@ -167,18 +169,17 @@ def _read_ply(path):
                 raise ValueError('its vertices have no plain x, y and z')
             if len(set(names)) != len(names):
                 raise ValueError(f'a property of {name} is named twice')
-            least = (
-                2 * len(kinds) if form == 'ascii' else sum(int(k[1]) for k in kinds if k != 'list')
-            )
+            # At least a character and a space per number, and a line's end.
+            least = max(1, 2 * len(kinds))
+            if form != 'ascii':
+                least = max(1, sum(int(kind[1]) for kind in kinds if kind != 'list'))
             # A final line may lack its newline.
             if count * least > left + 1:
                 raise ValueError(f'{count} of {name} are declared, {left} bytes are there')
             if form == 'ascii':
-                rows = [file.readline() for _ in range(count)]
                 if wanted:
-                    columns = [names.index(axis) for axis in 'xyz']
-                    return _ply_rows(rows, columns)
-                left -= sum(len(row) for row in rows)
+                    return _ply_rows(file, count, [names.index(axis) for axis in 'xyz'])
+                left -= sum(len(file.readline()) for _ in range(count))
                 continue
             if 'list' in kinds:
                 raise ValueError(f'lists of {name} in front of the vertices are not read')
@@ -191,9 +192,10 @@ def _read_ply(path):
     raise ValueError('it has no vertices')
 
 
-def _ply_rows(rows, columns):
-    out = np.empty((len(rows), 3))
-    for i, row in enumerate(rows):
+def _ply_rows(file, count, columns):
+    out = np.empty((count, 3))
+    for i in range(count):
+        row = file.readline()
         fields = row.split()
         if len(fields) <= max(columns):
             raise ValueError(f'vertex {i} is incomplete: {row[:40]!r}')
