@@ -65,7 +65,10 @@ def naming_bad_files() -> Iterator[None]:
 
     def checked(self, results):
         try:
-            return call(self, results)
+            loaded = call(self, results)
+            if type(self).__name__.startswith('Load') and isinstance(loaded, dict):
+                _compare_sizes(loaded, type(self).__name__ == 'LoadAnnotations')
+            return loaded
         except UserError:
             raise
         except Exception as error:
@@ -78,6 +81,25 @@ def naming_bad_files() -> Iterator[None]:
         yield
     finally:
         BaseTransform.__call__ = call
+
+
+def _compare_sizes(results: dict, with_mask: bool) -> None:
+    """Refuse a mask, or a record of an annotation file, of another size than its image."""
+    size = tuple(results.get('ori_shape') or ())[:2]
+    mask = results.get('gt_seg_map') if with_mask else None  # later ones are resized
+    if size and mask is not None and tuple(mask.shape[:2]) != size:
+        raise UserError(
+            f'the mask {results.get("seg_map_path")} has {mask.shape[0]} x {mask.shape[1]} pixels '
+            f'and its image {results["img_path"]} {size[0]} x {size[1]} (height x width, '
+            'turned as its EXIF says): they need the same size.'
+        )
+    said = results.get('height'), results.get('width')
+    if size and 'instances' in results and None not in said and said != size:
+        raise UserError(
+            f'the image {results["img_path"]} has {size[0]} x {size[1]} pixels (height x width, '
+            f'turned as its EXIF says) and the annotation file says {said[0]} x {said[1]}: its '
+            'boxes would lie elsewhere. Correct the file, or save the image as it is shown.'
+        )
 
 
 def _name_bad_file(results: dict, error: Exception) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from coc_mm.datasets.coco_checks import check_coco, missing_images
 from coc_mm.datasets.folder_datasets import list_images, pair_masks
 
 __all__ = ['resolve_custom', 'set_classes']
@@ -222,18 +223,12 @@ def _coco_json(root, split):
 
 
 def _read_coco(file):
+    """Return what a file holds and remarks on it."""
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
-        missing = [k for k in ('images', 'annotations', 'categories') if not content.get(k)]
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(f'{file} is not a COCO annotation file: {error}') from None
-    if missing:
-        raise ValueError(f'{file} is not a COCO annotation file: it has no {missing[0]}')
-    for entry in content['annotations']:
-        lacking = [k for k in ('image_id', 'category_id', 'bbox', 'area') if k not in entry]
-        if lacking:
-            raise ValueError(f'{file}: annotation {entry.get("id")} has no {lacking[0]}')
-    return content
+    return content, check_coco(file, content)
 
 
 def _coco_images(root, split, file, content):
@@ -247,12 +242,21 @@ def _coco_images(root, split, file, content):
         raise ValueError(
             f'{file} names the image {name}, which is in none of the folders {tried} of {root}'
         )
+    missing = missing_images(folder, content)
+    if missing:
+        raise ValueError(
+            f'{file}: {len(missing)} of {len(content["images"])} images are not in {folder}, e.g. '
+            f'{missing[0]}; put them there, or take them out of the file.'
+        )
     return folder
 
 
 def _resolve_coco(cfg, root, classes):
     files = {split: _coco_json(root, split) for split in SPLITS}
-    contents = {split: _read_coco(file) for split, file in files.items() if file}
+    contents, remarks = {}, []
+    for split in [split for split in SPLITS if files[split]]:
+        contents[split], more = _read_coco(files[split])
+        remarks += more
     known = {
         split: [category['name'] for category in content['categories']]
         for split, content in contents.items()
@@ -299,7 +303,7 @@ def _resolve_coco(cfg, root, classes):
     found = ', '.join(
         f'{_relative(files[s], root)} ({len(c["images"])} images)' for s, c in contents.items()
     )
-    return _summary(root, classes, found + ('' if val else ', so no validation'))
+    return _summary(root, classes, found + ('' if val else ', so no validation')) + remarks
 
 
 def _wants_masks(cfg):
