@@ -49,7 +49,7 @@ CSS = """
   border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent) !important; }
 .point table * { border-left: 0 !important; border-right: 0 !important; }
 .sliders .form { flex-wrap: wrap; }
-.sliders .form > * { flex: 1 1 150px; min-width: 150px !important; }
+.sliders .form > * { flex: 1 1 170px; min-width: 170px !important; }
 .point tr.chosen td { font-weight: 700;
   background: color-mix(in srgb, #0d9488 18%, transparent); }
 .overlay img { cursor: crosshair; }
