@@ -5,6 +5,16 @@ A config reaches them under any default scope with a scoped name such as
 in its ``locations`` and imported at the first look-up.
 """
 
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    LOOPS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    VISBACKENDS,
+    VISUALIZERS,
+    Registry,
+)
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -14,7 +24,6 @@ from mmengine.registry import (
 )
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
-from mmengine.registry import Registry
 
 __all__ = [
     'DATASETS',
@@ -42,3 +51,15 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 WEIGHT_INITIALIZERS = _child(
     'weight initializer', MMENGINE_WEIGHT_INITIALIZERS, ['coc_mm.checkpoints.pretrained']
 )
+# Under default_scope = 'coc_mm' mmengine warns of every kind without a child here. These hold
+# nothing of ours, so a look-up goes on to mmengine's own.
+for _parent in (
+    DATA_SAMPLERS,
+    LOOPS,
+    OPTIMIZERS,
+    OPTIM_WRAPPERS,
+    PARAM_SCHEDULERS,
+    VISBACKENDS,
+    VISUALIZERS,
+):
+    _child(_parent.name, _parent, ['coc_mm.registry'])
