@@ -169,3 +169,42 @@ def test_training_keeps_little():
             assert points > 14 * x.numel()
         else:
             assert points <= most * x.numel()
+
+
+@pytest.mark.parametrize(
+    ('options', 'size'), [({}, (4, 6)), (dict(denominator='count'), (5, 7)), ({}, (2, 2))]
+)
+def test_compiled_with_and_without_gradients(options, size):
+    torch.compiler.reset()
+    module = block(**options)
+    x = torch.randn(2, *size, 8, dtype=torch.float64)
+    compiled = torch.compile(module, fullgraph=True, backend='aot_eager')
+    eager = module(x)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), eager, rtol=1e-11, atol=1e-11)
+    out = compiled(x)
+    torch.testing.assert_close(out, eager, rtol=1e-11, atol=1e-11)
+    parameters = list(module.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(out.square().sum(), parameters),
+        torch.autograd.grad(eager.square().sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_operators_keep_the_rules_of_the_dispatcher():
+    b, h, w, c, e, d = 2, 3, 5, 4, 2, 3
+    inner = e * d
+    x, *weights = (
+        t.detach()
+        for t in tensors(
+            *((b, h, w, c), (c,), (c,), (2 * inner, c), (2 * inner,), (c, inner), (c,), (1,), (1,))
+        )
+    )
+    checks = ('test_schema', 'test_faketensor')
+    arguments = (x, weights, 1e-5, e, [2, 2], [2, 1], 'similarity', True)
+    torch.library.opcheck(torch.ops.coc_mm.residual_mixer, arguments, test_utils=checks)
+    mlp_weights = [t.detach() for t in tensors((c,), (c,), (8, c), (8,), (c, 8), (c,))]
+    arguments = (x, *mlp_weights, 1e-5, False)
+    torch.library.opcheck(torch.ops.coc_mm.residual_mlp, arguments, test_utils=checks)

@@ -222,7 +222,7 @@ class ContextClusterBlock(nn.Module):
         """
         if x.device.type != 'cpu' or not uses_fused(self.mixer.backend):
             return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
             return False
         parts = [part for module in half for part in module.modules()]
         return (

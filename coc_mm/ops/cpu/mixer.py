@@ -79,6 +79,12 @@ def residual_mixer(x, weights, setting):
     Returns:
         Tensor: (B, H, W, C).
     """
+    if torch.compiler.is_compiling():
+        # One opaque operator compiles in no time and is as fast; gradients need the whole.
+        if torch.is_grad_enabled():
+            return _whole(x, weights, setting)
+        eps, heads, proposals, folds, *rest = setting
+        return _opaque(x, list(weights), eps, heads, list(proposals), list(folds), *rest)
     return _ResidualMixer.apply(x, *weights, setting)
 
 
@@ -98,6 +104,55 @@ def plain(x, w, setting):
         'fused',
     )
     out = F.linear(out.flatten(-2), w.out_weight, w.out_bias)
+    return x + out if setting.residual else out
+
+
+def _whole(x, w, setting):
+    """The same in one piece with values projected at the centres alone, for compilers.
+
+    Sums over clusters are matrix products with one-hot rows here, and pointwise steps are
+    left to be fused.
+
+    Args:
+        x (Tensor): (B, H, W, C).
+        w (MixerWeights): In the dtype of ``x``.
+        setting (MixerSetting): Everything else.
+
+    Returns:
+        Tensor: (B, H, W, C).
+    """
+    y = F.group_norm(x.permute(0, 3, 1, 2), 1, w.norm_weight, w.norm_bias, setting.eps)
+    rows, cols = (
+        regions.axis(x.shape[1 + i], setting.folds[i], setting.proposals[i], x.device, x.dtype)
+        for i in range(2)
+    )
+    y = regions.split(regions.pad(y.permute(0, 2, 3, 1).unsqueeze(3), rows, cols), rows, cols)
+    y = y.squeeze(2)  # (B, R, N, C)
+    pool = rows.pool[:, None, :, None, :, None] * cols.pool[None, :, None, :, None, :]
+    centre = pool.flatten(4, 5).flatten(2, 3).flatten(0, 1) @ y  # (B, R, M, C)
+    heads = setting.heads
+    (in_weight, value_weight), (in_bias, value_bias) = w.in_weight.chunk(2), w.in_bias.chunk(2)
+    f, fc = (F.linear(t, in_weight, in_bias).unflatten(-1, (heads, -1)) for t in (y, centre))
+    z = torch.einsum('brned,brmed->brenm', f, F.normalize(fc, dim=-1) * w.alpha)
+    z = z / torch.linalg.vector_norm(f, dim=-1).clamp_min(EPS).permute(0, 1, 3, 2).unsqueeze(-1)
+    unique, valid = regions.unique_centres(rows, cols), regions.valid_points(rows, cols)
+    if unique is not None:
+        z = z.masked_fill(~unique[:, None, None], -torch.inf)
+    z, index = z.max(-1, keepdim=True)
+    one = (index == torch.arange(centre.shape[2], device=x.device)).to(x.dtype)
+    if valid is not None:
+        one = one * valid[:, None, :, None]
+    weight = one * torch.sigmoid(z + w.beta)  # (B, R, E, N, M)
+    bag = weight.sum(3) + 1  # (B, R, E, M)
+    total = bag if setting.denominator == 'similarity' else one.sum(3) + 1
+    u = weight.transpose(3, 4).flatten(2, 3) @ y  # (B, R, E * M, C)
+    u = (u.unflatten(2, (heads, -1)) + centre.unsqueeze(2)) / total.unsqueeze(-1)
+    g = torch.einsum('bremc,edc->bremd', u, value_weight.unflatten(0, (heads, -1)))
+    g = g + (bag / total).unsqueeze(-1) * value_bias.unflatten(0, (heads, 1, -1))
+    g = torch.einsum('bremd,ced->bremc', g, w.out_weight.unflatten(1, (heads, -1)))
+    out = weight.permute(0, 1, 3, 2, 4).flatten(3, 4) @ g.flatten(2, 3) + w.out_bias
+    out = regions.merge(out.unsqueeze(2), rows, cols).squeeze(3)
+    out = regions.unpad(out, rows, cols)
     return x + out if setting.residual else out
 
 
@@ -286,39 +341,61 @@ def _aggregate(p, clusters, s, valid, heads, denominator):
     return u, torch.baddbmm(bias, u, heads.value), total, share
 
 
+@torch.library.custom_op('coc_mm::residual_mixer', mutates_args=(), device_types='cpu')
+def _opaque(
+    x: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: float,
+    heads: int,
+    proposals: list[int],
+    folds: list[int],
+    denominator: str,
+    residual: bool,
+) -> torch.Tensor:
+    setting = MixerSetting(eps, heads, tuple(proposals), tuple(folds), denominator, residual)
+    return _forward(x.contiguous(), MixerWeights(*weights), setting)[0]
+
+
+@_opaque.register_fake
+def _(x, *args):
+    return x.new_empty(x.shape)
+
+
+def _forward(x, w, setting):
+    """Return the output, and what the backward pass needs beside the arguments."""
+    mean, rstd = moments(x, setting.eps)
+    cut, heads = _Cut(x, setting, w.out_weight.shape[1] * x.itemsize), _by_head(w, setting.heads)
+    scale, offset = (
+        t.repeat_interleave(cut.rows.folds, 0)
+        for t in affine(mean, rstd, w.norm_weight, w.norm_bias)
+    )
+    source = cut.spread(x)
+    out = torch.empty_like(source)
+    kept = []
+    for piece in cut.pieces():
+        valid, unique = cut.of(cut.valid, piece), cut.of(cut.unique, piece)
+        p = _points(source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads)
+        s, cluster = _assign(p, w.alpha, w.beta, valid, unique)
+        clusters = _Clusters(cluster, p.unit[..., 0].numel())
+        _, g, _, _ = _aggregate(p, clusters, s, valid, heads, setting.denominator)
+        mixed = cut.back(clusters.spread(g @ heads.out, s).add_(w.out_bias), piece)
+        if setting.residual:
+            torch.add(source[piece], mixed, out=out[piece])
+        else:
+            out[piece] = mixed
+        kept += [s, cluster.int()]
+    return cut.join(out), mean, rstd, *kept
+
+
 class _ResidualMixer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, *args):
         w, setting = MixerWeights(*args[:-1]), args[-1]
         x = x.contiguous()
-        mean, rstd = moments(x, setting.eps)
-        cut, heads = (
-            _Cut(x, setting, w.out_weight.shape[1] * x.itemsize),
-            _by_head(w, setting.heads),
-        )
-        scale, offset = (
-            t.repeat_interleave(cut.rows.folds, 0)
-            for t in affine(mean, rstd, w.norm_weight, w.norm_bias)
-        )
-        source = cut.spread(x)
-        out = torch.empty_like(source)
-        kept = []
-        for piece in cut.pieces():
-            valid, unique = cut.of(cut.valid, piece), cut.of(cut.unique, piece)
-            p = _points(source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads)
-            s, cluster = _assign(p, w.alpha, w.beta, valid, unique)
-            clusters = _Clusters(cluster, p.unit[..., 0].numel())
-            _, g, _, _ = _aggregate(p, clusters, s, valid, heads, setting.denominator)
-            mixed = clusters.spread(g @ heads.out, s).add_(w.out_bias)
-            mixed = cut.back(mixed, piece)
-            if setting.residual:
-                torch.add(source[piece], mixed, out=out[piece])
-            else:
-                out[piece] = mixed
-            kept += [s, cluster.int()]
-        ctx.save_for_backward(x, *w, mean, rstd, *kept)
+        out, *rest = _forward(x, w, setting)
+        ctx.save_for_backward(x, *w, *rest)
         ctx.setting = setting
-        return cut.join(out)
+        return out
 
     @staticmethod
     def backward(ctx, grad):

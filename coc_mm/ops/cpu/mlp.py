@@ -29,6 +29,9 @@ def residual_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2,
         Tensor: (B, H, W, C).
     """
     tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+    if torch.compiler.is_compiling():
+        # One opaque operator compiles in no time and is as fast; gradients need the whole.
+        return (plain if torch.is_grad_enabled() else _opaque)(*tensors, eps, residual)
     return _ResidualMLP.apply(*tensors, eps, residual)
 
 
@@ -76,31 +79,55 @@ def _normalised(x, scale, offset, images, points, buffers):
     return out
 
 
+@torch.library.custom_op('coc_mm::residual_mlp', mutates_args=(), device_types='cpu')
+def _opaque(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    norm_bias: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor,
+    eps: float,
+    residual: bool,
+) -> torch.Tensor:
+    tensors = (norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+    return _forward(x.contiguous(), *tensors, eps, residual, keep=False)[0]
+
+
+@_opaque.register_fake
+def _(x, *args):
+    return x.new_empty(x.shape)
+
+
+def _forward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual, keep):
+    """Return the output, and what the backward pass needs beside the arguments."""
+    mean, rstd = moments(x, eps)
+    # Hidden features before GELU, kept for the backward pass only.
+    kept = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2) if keep else None
+    scale, offset = affine(mean, rstd, norm_weight, norm_bias)
+    out = x + bias2 if residual else bias2.expand_as(x).contiguous()
+    flat, target = x.flatten(1, 2), out.flatten(1, 2)
+    pieces = _pieces(x.shape, len(bias1), x.itemsize)
+    buffers = _Buffers(pieces, x)
+    for images, points in pieces:
+        y = _normalised(flat, scale, offset, images, points, buffers)
+        hidden = buffers('hidden', len(y), len(bias1))
+        before = kept[images, points].flatten(0, 1) if keep else hidden
+        torch.addmm(bias1, y, weight1.t(), out=before)
+        torch.ops.aten.gelu.out(before, out=hidden)
+        target[images, points].flatten(0, 1).addmm_(hidden, weight2.t())
+    return out, mean, rstd, kept
+
+
 class _ResidualMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
         x = x.contiguous()
-        mean, rstd = moments(x, eps)
-        # Hidden features before GELU, kept for the backward pass only.
-        kept = None
-        if any(ctx.needs_input_grad):
-            kept = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2)
-        ctx.save_for_backward(
-            x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, mean, rstd, kept
-        )
+        tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
+        out, *rest = _forward(*tensors, eps, residual, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(*tensors, *rest)
         ctx.eps, ctx.residual = eps, residual
-        scale, offset = affine(mean, rstd, norm_weight, norm_bias)
-        out = x + bias2 if residual else bias2.expand_as(x).contiguous()
-        flat, target = x.flatten(1, 2), out.flatten(1, 2)
-        pieces = _pieces(x.shape, len(bias1), x.itemsize)
-        buffers = _Buffers(pieces, x)
-        for images, points in pieces:
-            y = _normalised(flat, scale, offset, images, points, buffers)
-            hidden = buffers('hidden', len(y), len(bias1))
-            before = hidden if kept is None else kept[images, points].flatten(0, 1)
-            torch.addmm(bias1, y, weight1.t(), out=before)
-            torch.ops.aten.gelu.out(before, out=hidden)
-            target[images, points].flatten(0, 1).addmm_(hidden, weight2.t())
         return out
 
     @staticmethod
