@@ -78,7 +78,7 @@ def server(checkpoints, tmp_path_factory):
         list(map(str, command)), cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT
     )
     try:
-        for _ in range(240):
+        for _ in range(800):
             log.seek(0)
             said = log.read()
             found = re.search(r'Open (http://127\.0\.0\.1:\d+/)', said)

@@ -11,11 +11,8 @@ import pytest
 from PIL import Image
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason='no chromium: apt-get install chromium'),
-    pytest.mark.timeout(300),
-]
-WAIT = 30_000  # ms; machines that run other tests at the same time are slow
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no chromium: apt-get install chromium')
+WAIT = 60_000  # ms; machines that run other tests at the same time are slow
 
 
 @pytest.fixture(scope='module')
@@ -85,6 +82,11 @@ def choose(page, side, name):
     page.get_by_role('option', name=name).last.click()
 
 
+def choose_classifier(page):
+    choose(page, 'a', 'small/epoch_10.pth')
+    page.wait_for_function("document.querySelector('#facts-a').innerText.includes('Classific')")
+
+
 def slide(page, name, value):
     field = page.locator(f'#{name} input[type=number]')
     field.fill(str(value))
@@ -101,7 +103,7 @@ def pixels_of(page, where):
 
 
 def test_upload_sliders_and_download(page, red):
-    choose(page, 'a', 'small/epoch_10.pth')
+    choose_classifier(page)
     changes(page, '#overlay-a', lambda: upload(page, red))
     page.wait_for_function("document.querySelector('#remark').innerText.includes('640 x 500')")
     # Names and probabilities of the classes, which sum to one.
@@ -149,18 +151,18 @@ def test_models_of_all_tasks_and_untrained_ones(page):
         choose(page, 'a', name)
         page.wait_for_function(f"document.querySelector('#facts-a').innerText.includes('{said}')")
         page.wait_for_selector('#answer-a img')
-        assert not page.locator('#classes-a').is_visible()
-    assert page.locator('#found-a li').count() >= 1
+        page.wait_for_selector('#classes-a', state='hidden')
+    page.wait_for_selector('#found-a li')
     choose(page, 'a', 'coc-tiny-plain_8xb128_in1k (untrained)')
     page.wait_for_function("document.querySelector('#facts-a').innerText.includes('Untrained')")
     assert 'its answers mean nothing' in page.locator('#facts-a').inner_text()
-    assert not page.locator('#answer-a').is_visible()
+    page.wait_for_selector('#answer-a', state='hidden')
 
 
 def test_click_a_point_and_compare(page, red):
+    choose_classifier(page)
     changes(page, '#overlay-a', lambda: upload(page, red))
-    choose(page, 'a', 'small/epoch_10.pth')
-    page.wait_for_timeout(1500)
+    page.wait_for_selector('#point-a .hint')
     box = page.locator('#overlay-a img').bounding_box()
     place = (box['x'] + box['width'] * 0.75, box['y'] + box['height'] * 0.75)
     changes(page, '#overlay-a', lambda: page.mouse.click(*place))
@@ -196,7 +198,7 @@ def test_bad_files_are_told_and_the_page_lives_on(page, tmp_path, red):
     upload(page, broken)
     page.wait_for_selector('#message [role=alert]')
     assert 'The image is damaged' in page.locator('#message').inner_text()
-    assert page.locator('#overlay-a img').count() == 0
+    page.wait_for_selector('#overlay-a img', state='detached')
     upload(page, red)
     page.wait_for_selector('#overlay-a img')
     page.wait_for_selector('#message [role=alert]', state='detached')
