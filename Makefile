@@ -19,12 +19,13 @@ TASKS := classification detection segmentation
 export MPLBACKEND ?= Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart $(TASKS:%=quickstart-%) test lint format wheel clean
+.PHONY: help install quickstart $(TASKS:%=quickstart-%) demo test lint format wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make quickstart       train and test a classifier, a detector and a segmentor on real digits'
 	@echo 'make quickstart-TASK  one of them: $(TASKS)'
+	@echo 'make demo             show clusters in the browser (DEMO_ARGS="--port 8000")'
 	@echo 'make test             lint and run the tests'
 	@echo 'make install          only install, into VENV=$(VENV)'
 	@echo 'make format           format the code'
@@ -59,6 +60,9 @@ quickstart: $(STAMP)
 
 $(TASKS:%=quickstart-%): quickstart-%: $(STAMP)
 	$(PY) tools/quickstart.py $* --work-dir $(WORK_DIR)
+
+demo: $(STAMP)
+	$(PY) projects/gradio_demo/app.py $(DEMO_ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check .

@@ -6,7 +6,7 @@ from copy import deepcopy
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from rich.table import Table
 from torch import nn
 
@@ -29,8 +29,8 @@ def _test_dataset(config: Config) -> dict:
 def _dataset_meta(meta: dict, config: Config) -> dict:
     """Gather class names and colours: checkpoint, then config, then dataset class."""
     dataset = _test_dataset(config)
-    with DefaultScope.overwrite_default_scope(config.default_scope):
-        kind = DATASETS.get(dataset['type']) if 'type' in dataset else None
+    with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
+        kind = registry.get(dataset['type']) if 'type' in dataset else None
     found = {}
     old = {key.lower(): meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}
     sources = (meta.get('dataset_meta'), old, dataset.get('metainfo'))
