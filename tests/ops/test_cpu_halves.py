@@ -134,6 +134,20 @@ def test_runs_in_pieces_unless_somebody_looks_inside(monkeypatch):
     assert calls[3:] == ['residual_mixer', 'residual_mlp']
 
 
+def test_changed_modules_are_called_themselves(monkeypatch):
+    calls = spy(monkeypatch)
+    module, x = block(), torch.randn(1, 4, 4, 8, dtype=torch.float64)
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    plain = module(x)
+    module.mlp.fc1.__class__ = Adapted
+    assert not torch.allclose(module(x), plain)
+    assert calls == ['residual_mixer', 'residual_mlp', 'residual_mixer']
+
+
 def test_textbook_backend_and_dropout_go_module_by_module(monkeypatch):
     calls = spy(monkeypatch)
     x = torch.randn(1, 4, 4, 8, dtype=torch.float64)

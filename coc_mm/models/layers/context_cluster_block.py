@@ -230,10 +230,15 @@ class ContextClusterBlock(nn.Module):
             and x.dtype == half[0].weight.dtype
             and not torch.is_autocast_enabled('cpu')
             and not (self.training and any(isinstance(p, nn.Dropout) and p.p for p in parts))
+            # Not wrapped, sharded, quantized, adapted: such a module must be called itself.
+            and all(type(p) in _PLAIN for p in parts)
             and not any(
                 p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts
             )
         )
+
+
+_PLAIN = {ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout}
 
 
 def _scaled_linear(linear, x, scale):
