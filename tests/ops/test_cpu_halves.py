@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from coc_mm.models.layers import ContextClusterBlock
-from coc_mm.ops.cpu import MixerSetting, MixerWeights, mixer, mlp, residual_mixer, residual_mlp
+from coc_mm.ops.cpu import (
+    MixerSetting,
+    MixerWeights,
+    mixer,
+    mlp,
+    pieces,
+    residual_mixer,
+    residual_mlp,
+)
 
 # Images, height, width, channels, heads, head channels, proposals, folds
 MAPS = [
@@ -43,7 +51,7 @@ def agree(ours, theirs, inputs, names):
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
 @pytest.mark.parametrize('case', MAPS)
 def test_mixer(case, denominator, piece, residual, monkeypatch):
-    monkeypatch.setattr(mixer, 'PIECE', piece)
+    monkeypatch.setattr(pieces, 'PIECE', piece)
     b, h, w, c, e, d, proposals, folds = case
     inner = e * d
     inputs = tensors(

@@ -222,7 +222,7 @@ class ContextClusterBlock(nn.Module):
         """
         if x.device.type != 'cpu' or not uses_fused(self.mixer.backend):
             return False
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch.jit.is_tracing() or _is_exporting():
             return False
         parts = [part for module in half for part in module.modules()]
         return (
@@ -238,6 +238,8 @@ class ContextClusterBlock(nn.Module):
         )
 
 
+# Since torch 2.7
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 _PLAIN = {ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout}
 
 

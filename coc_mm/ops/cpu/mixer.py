@@ -18,10 +18,7 @@ import torch.nn.functional as F
 
 from coc_mm.ops.context_cluster import interface, regions
 from coc_mm.ops.cpu.norm import affine, moments, norm_backward
-
-# Features of one piece, in bytes.
-PIECE = 8 << 20
-EPS = 1e-12  # of torch.nn.functional.normalize
+from coc_mm.ops.cpu.pieces import EPS, Clusters, Cut, aggregate, assign, by_head, read_points
 
 
 class MixerWeights(NamedTuple):
@@ -156,202 +153,14 @@ def _whole(x, w, setting):
     return x + out if setting.residual else out
 
 
-class _Heads(NamedTuple):
-    """The projections, a matrix for each head: (E, C, D) and (E, 1, D), (E, D, C) back."""
-
-    feature: torch.Tensor
-    feature_bias: torch.Tensor
-    value: torch.Tensor
-    value_bias: torch.Tensor
-    out: torch.Tensor
-
-
-def _by_head(w, heads):
-    weight = w.in_weight.unflatten(0, (2, heads, -1)).transpose(-1, -2)
-    bias = w.in_bias.unflatten(0, (2, heads, 1, -1))
-    out = w.out_weight.unflatten(1, (heads, -1)).permute(1, 2, 0)
-    return _Heads(weight[0], bias[0], weight[1], bias[1], out)
-
-
-class _Cut:
-    """How a map lies in rows of regions ('slabs'), which are handled some at a time."""
-
-    def __init__(self, x, setting, per_point):
-        rows, cols = self.rows, self.cols = tuple(
-            regions.axis(x.shape[1 + i], setting.folds[i], setting.proposals[i], x.device, x.dtype)
-            for i in range(2)
-        )
-        self.slabs = x.shape[0] * rows.folds
-        self.shape = (self.slabs, rows.size, cols.folds, cols.size, x.shape[3])
-        self.step = max(1, PIECE // (rows.size * cols.folds * cols.size * per_point))
-        grid = (rows.folds, cols.folds)
-        self.even = rows.valid is None and cols.valid is None
-        pool = rows.pool[:, None, :, None, :, None] * cols.pool[None, :, None, :, None, :]
-        # Where the folds divide the map every region is cut alike.
-        self.pool = pool[:1, :1] if self.even else pool
-        self.pool = self.pool.flatten(4, 5).flatten(2, 3)  # (rows, columns of regions, M, N)
-        self.valid, self.unique = (
-            None if t is None else t.unflatten(0, grid)
-            for t in (regions.valid_points(rows, cols), regions.unique_centres(rows, cols))
-        )
-
-    def spread(self, x):
-        """(B, H, W, C) as (slabs, rows, regions, columns, C), padded where it must be."""
-        return regions.pad(x, self.rows, self.cols).reshape(self.shape)
-
-    def join(self, x):
-        """Undo :meth:`spread`."""
-        x = x.view(-1, self.rows.folds * self.rows.size, *self.shape[2:])
-        return regions.unpad(x.flatten(2, 3), self.rows, self.cols)
-
-    def back(self, points, piece):
-        """Points (R * N, C) of a piece as the part of a map they are, (S, rows, ..., C)."""
-        _, height, folds, width, c = self.shape
-        return points.view(-1, folds, height, width, c).transpose(1, 2)
-
-    def pieces(self):
-        """Yield ranges of slabs, each of about ``PIECE`` bytes."""
-        for start in range(0, self.slabs, self.step):
-            yield slice(start, min(start + self.step, self.slabs))
-
-    def of(self, table, piece):
-        """The rows of a table (rows of regions, regions of a row, ...) that a piece meets."""
-        if table is None:
-            return None
-        if table is self.pool and self.even:
-            return table[0]
-        return table[torch.arange(piece.start, piece.stop) % len(table)].flatten(0, 1)
-
-
-class _Points(NamedTuple):
-    """The points of R regions and what follows from them alone."""
-
-    y: torch.Tensor  # (R * N, C), normalised
-    centre: torch.Tensor  # (R * M, C), averages of them
-    f: torch.Tensor  # (E, R * N, D), features
-    norm: torch.Tensor  # (E, R * N), their lengths
-    unit: torch.Tensor  # (E, R * M, D), features of centres, of length one
-    centre_norm: torch.Tensor  # (E, R * M, 1), lengths they had
-    pool: torch.Tensor  # (R, M, N)
-
-
-def _points(x, scale, offset, pool, heads):
-    """Normalise, cut and project some slabs (S, rows, regions, columns, C)."""
-    slabs, height, folds, width, c = x.shape
-    y = x.new_empty(slabs, folds, height, width, c)
-    scale, offset = (t[:, None, None, None] for t in (scale, offset))
-    torch.addcmul(offset, x.permute(0, 2, 1, 3, 4), scale, out=y)
-    r = slabs * folds
-    pool = pool.expand(r, -1, -1)
-    centre = (pool @ y.view(r, -1, c)).view(-1, c)
-    y = y.view(-1, c)
-    f = _project(y, heads.feature, heads.feature_bias)
-    unit = _project(centre, heads.feature, heads.feature_bias)
-    norm = torch.linalg.vector_norm(f, dim=-1)
-    centre_norm = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(EPS)
-    return _Points(y, centre, f, norm.clamp_min_(EPS), unit / centre_norm, centre_norm, pool)
-
-
-def _project(rows, weight, bias):
-    """(P, C) or (E, P, C) to (E, P, D), head by head."""
-    return torch.baddbmm(bias, rows.expand(len(weight), -1, -1), weight)
-
-
-def _assign(p, alpha, beta, valid, unique):
-    """Return the similarity of each point, and its cluster counted over all regions and heads.
-
-    Both (E, R * N). Neither the sigmoid nor the length of a point changes which centre is
-    the nearest.
-    """
-    (r, m, n), e, d = p.pool.shape, len(p.f), p.f.shape[-1]
-    z = p.f.view(e * r, n, d) @ (p.unit * alpha).view(e * r, m, d).transpose(1, 2)
-    if unique is not None:
-        z.view(e, r, n, m).masked_fill_(~unique[:, None], -torch.inf)
-    z, index = z.max(-1)
-    s = torch.sigmoid(z.view(e, -1).div_(p.norm) + beta)
-    if valid is not None:
-        s = s * valid.flatten()
-    index += torch.arange(0, e * r * m, m)[:, None]
-    return s, index.view(e, -1)
-
-
-class _Clusters:
-    """Sums over the points of each cluster, and over the clusters of each point."""
-
-    def __init__(self, cluster, number):
-        self.cluster = cluster  # (E, P)
-        self.number = number
-        self.of_point = cluster.t().contiguous()
-        flat = cluster.flatten()
-        self.order = flat.argsort(stable=True)
-        self.point = self.order % cluster.shape[1]
-        self.begin = torch.bincount(flat, minlength=number).cumsum(0).roll(1)
-        self.begin[0] = 0
-
-    def total(self, weight):
-        """Sum weights (E, P) over the points of each cluster: (clusters,)."""
-        total = weight.new_zeros(self.number)
-        return total.scatter_add_(0, self.cluster.flatten(), weight.flatten())
-
-    def gather(self, rows, weight):
-        """Sum (P, C) rows of the points of each cluster, weighted (E, P): (E, R * M, C)."""
-        weight = weight.flatten()[self.order]
-        out = _bag(self.point, rows, weight, self.begin)
-        return out.view(len(self.cluster), -1, rows.shape[-1])
-
-    def gather_own(self, rows, weight):
-        """The same of rows (E, P, D), each for its own head: (E, R * M, D)."""
-        weight = weight.flatten()[self.order]
-        return _bag(self.order, rows.flatten(0, 1), weight, self.begin).view(
-            len(rows), -1, rows.shape[-1]
-        )
-
-    def spread(self, rows, weight):
-        """Sum (E, R * M, C) rows of the clusters of each point, weighted (E, P): (P, C)."""
-        return _bag(self.of_point, rows.flatten(0, 1), weight.t().contiguous())
-
-    def spread_own(self, rows, weight):
-        """Rows (E, R * M, D) of the cluster of each head of a point, weighted: (E, P, D)."""
-        out = _bag(self.cluster.view(-1, 1), rows.flatten(0, 1), weight.view(-1, 1))
-        return out.view(*self.cluster.shape, -1)
-
-    def pair(self, rows, others):
-        """Products of the rows of a point's clusters with its own (P, C): (E, P)."""
-        with torch.enable_grad():
-            weight = rows.new_ones(self.of_point.shape, requires_grad=True)
-            out = _bag(self.of_point, rows.detach().flatten(0, 1), weight)
-        return torch.autograd.grad(out, weight, others)[0].t()
-
-
-def _bag(index, rows, weight, begin=None):
-    return F.embedding_bag(index, rows, begin, mode='sum', per_sample_weights=weight)
-
-
-def _aggregate(p, clusters, s, valid, heads, denominator):
-    """Return the clusters' mean points (E, R * M, C), values (E, R * M, D) and divisors."""
-    bag = clusters.total(s).view(len(s), -1, 1) + 1
-    if denominator == 'similarity':
-        total, share = bag, None
-    else:
-        one = torch.ones_like(s) if valid is None else valid.flatten().to(s.dtype).expand_as(s)
-        total = clusters.total(one).view(len(s), -1, 1) + 1
-        share = bag / total
-    u = clusters.gather(p.y, s).add_(p.centre).div_(total)
-    bias = heads.value_bias if share is None else heads.value_bias * share
-    return u, torch.baddbmm(bias, u, heads.value), total, share
-
-
-@torch.library.custom_op('coc_mm::residual_mixer', mutates_args=(), device_types='cpu')
-def _opaque(
-    x: torch.Tensor,
-    weights: list[torch.Tensor],
-    eps: float,
-    heads: int,
-    proposals: list[int],
-    folds: list[int],
-    denominator: str,
-    residual: bool,
-) -> torch.Tensor:
+@torch.library.custom_op(
+    'coc_mm::residual_mixer',
+    mutates_args=(),
+    device_types='cpu',
+    schema='(Tensor x, Tensor[] weights, float eps, int heads, int[] proposals, int[] folds, '
+    'str denominator, bool residual) -> Tensor',
+)
+def _opaque(x, weights, eps, heads, proposals, folds, denominator, residual):
     setting = MixerSetting(eps, heads, tuple(proposals), tuple(folds), denominator, residual)
     return _forward(x.contiguous(), MixerWeights(*weights), setting)[0]
 
@@ -364,7 +173,7 @@ def _(x, *args):
 def _forward(x, w, setting):
     """Return the output, and what the backward pass needs beside the arguments."""
     mean, rstd = moments(x, setting.eps)
-    cut, heads = _Cut(x, setting, w.out_weight.shape[1] * x.itemsize), _by_head(w, setting.heads)
+    cut, heads = Cut(x, setting, w.out_weight.shape[1] * x.itemsize), by_head(w, setting.heads)
     scale, offset = (
         t.repeat_interleave(cut.rows.folds, 0)
         for t in affine(mean, rstd, w.norm_weight, w.norm_bias)
@@ -374,10 +183,10 @@ def _forward(x, w, setting):
     kept = []
     for piece in cut.pieces():
         valid, unique = cut.of(cut.valid, piece), cut.of(cut.unique, piece)
-        p = _points(source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads)
-        s, cluster = _assign(p, w.alpha, w.beta, valid, unique)
-        clusters = _Clusters(cluster, p.unit[..., 0].numel())
-        _, g, _, _ = _aggregate(p, clusters, s, valid, heads, setting.denominator)
+        p = read_points(source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads)
+        s, cluster = assign(p, w.alpha, w.beta, valid, unique)
+        clusters = Clusters(cluster, p.unit[..., 0].numel())
+        _, g, _, _ = aggregate(p, clusters, s, valid, heads, setting.denominator)
         mixed = cut.back(clusters.spread(g @ heads.out, s).add_(w.out_bias), piece)
         if setting.residual:
             torch.add(source[piece], mixed, out=out[piece])
@@ -410,8 +219,8 @@ class _ResidualMixer(torch.autograd.Function):
             return (*(next(grads) if t.requires_grad else None for t in inputs), None)
         grad = grad.contiguous()
         cut, heads = (
-            _Cut(x, setting, w.out_weight.shape[1] * x.itemsize),
-            _by_head(w, setting.heads),
+            Cut(x, setting, w.out_weight.shape[1] * x.itemsize),
+            by_head(w, setting.heads),
         )
         scale, offset = (
             t.repeat_interleave(cut.rows.folds, 0)
@@ -422,7 +231,9 @@ class _ResidualMixer(torch.autograd.Function):
         sums = _Sums(w, heads)
         for i, piece in enumerate(cut.pieces()):
             valid = cut.of(cut.valid, piece)
-            p = _points(source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads)
+            p = read_points(
+                source[piece], scale[piece], offset[piece], cut.of(cut.pool, piece), heads
+            )
             dy = above[piece].permute(0, 2, 1, 3, 4).reshape(p.y.shape)
             s, cluster = kept[2 * i], kept[2 * i + 1].long()
             out = _piece_backward(p, dy, s, cluster, w, heads, valid, setting.denominator, sums)
@@ -458,12 +269,12 @@ def _piece_backward(p, dy, s, cluster, w, heads, valid, denominator, sums):
     """Return the gradient of the normalised points (R * N, C) and add up those of the weights.
 
     Args:
-        p (_Points): The points.
+        p (Points): The points.
         dy (Tensor): (R * N, C), gradient of what each point receives.
         s (Tensor): (E, R * N), similarities.
         cluster (Tensor): (E, R * N), clusters.
         w (MixerWeights): The weights.
-        heads (_Heads): The projections head by head.
+        heads (Heads): The projections head by head.
         valid (Tensor | None): (R, N), False at padding.
         denominator (str): 'similarity' or 'count'.
         sums (_Sums): Gradients of the weights so far.
@@ -471,8 +282,8 @@ def _piece_backward(p, dy, s, cluster, w, heads, valid, denominator, sums):
     Returns:
         Tensor: (R * N, C).
     """
-    clusters = _Clusters(cluster, p.unit[..., 0].numel())
-    u, g, total, share = _aggregate(p, clusters, s, valid, heads, denominator)
+    clusters = Clusters(cluster, p.unit[..., 0].numel())
+    u, g, total, share = aggregate(p, clusters, s, valid, heads, denominator)
 
     # Dispatch: out = sum over heads of s (g W_o).
     grad_rows = clusters.gather(dy, s)  # of g W_o
