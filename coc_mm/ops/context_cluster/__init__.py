@@ -4,7 +4,16 @@ from coc_mm.ops.context_cluster.interface import (
     assign_points,
     can_run_fused,
     can_run_reference,
+    can_run_triton,
     context_cluster,
+    context_cluster_packed,
 )
 
-__all__ = ['assign_points', 'can_run_fused', 'can_run_reference', 'context_cluster']
+__all__ = [
+    'assign_points',
+    'can_run_fused',
+    'can_run_reference',
+    'can_run_triton',
+    'context_cluster',
+    'context_cluster_packed',
+]

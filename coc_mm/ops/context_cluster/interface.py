@@ -4,16 +4,19 @@ import os
 
 import torch
 
-from coc_mm.ops.context_cluster import fused, reference, regions
+from coc_mm.ops.context_cluster import fused, reference, regions, triton
+from coc_mm.ops.context_cluster.triton import can_run_triton
 
 DENOMINATORS = ('similarity', 'count')
 
 
-def can_run_reference(features, raise_error=False):
+def can_run_reference(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
     """Say whether the broadcast formulation runs on these points: always.
 
     Args:
         features (Tensor): (B, H, W, E, D).
+        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
         raise_error (bool): Accepted for symmetry. Defaults to False.
 
     Returns:
@@ -22,11 +25,13 @@ def can_run_reference(features, raise_error=False):
     return True
 
 
-def can_run_fused(features, raise_error=False):
+def can_run_fused(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
     """Say whether the lean PyTorch formulation runs on these points: always.
 
     Args:
         features (Tensor): (B, H, W, E, D).
+        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
         raise_error (bool): Accepted for symmetry. Defaults to False.
 
     Returns:
@@ -35,9 +40,32 @@ def can_run_fused(features, raise_error=False):
     return True
 
 
+def _in_pytorch(forward):
+    """Let a formulation of equal regions, in float32 at least, take any points."""
+
+    def run(features, values, alpha, beta, proposals, folds, denominator):
+        dtype = _compute_dtype(features)
+        with torch.autocast(features.device.type, enabled=False):
+            rows, cols = _axes(features, proposals, folds, dtype)
+            out = forward(
+                regions.pad(features.to(dtype), rows, cols),
+                regions.pad(values.to(dtype), rows, cols),
+                alpha.to(dtype),
+                beta.to(dtype),
+                rows,
+                cols,
+                denominator,
+            )
+            return regions.unpad(out, rows, cols).to(values.dtype)
+
+    return run
+
+
+# Fastest first.
 _BACKENDS = {
-    'fused': (fused.forward, can_run_fused),
-    'reference': (reference.forward, can_run_reference),
+    'triton': (triton.forward, can_run_triton),
+    'fused': (_in_pytorch(fused.forward), can_run_fused),
+    'reference': (_in_pytorch(reference.forward), can_run_reference),
 }
 
 
@@ -81,7 +109,7 @@ def context_cluster(
             its centre: 'similarity', the sum of similarities in the cluster,
             or 'count', its number of points, as weights published before
             June 2023 need. Defaults to 'similarity'.
-        backend (str | None): 'reference', 'fused' or None, which takes
+        backend (str | None): 'reference', 'fused', 'triton' or None, which takes
             the environment variable ``COC_MM_BACKEND`` and then the fastest
             that can run. Defaults to None.
 
@@ -91,23 +119,53 @@ def context_cluster(
     Raises:
         ValueError: For inputs of other shapes, a number that is not positive,
             an unknown denominator or backend.
-        RuntimeError: When a backend asked for by name cannot run.
+        RuntimeError: When a backend asked for by name cannot run, with the reason.
     """
     _check(features, values, proposals, folds, denominator)
-    forward = _choose(features, backend)
-    dtype = _compute_dtype(features)
-    with torch.autocast(features.device.type, enabled=False):
-        rows, cols = _axes(features, proposals, folds, dtype)
-        out = forward(
-            regions.pad(features.to(dtype), rows, cols),
-            regions.pad(values.to(dtype), rows, cols),
-            alpha.to(dtype),
-            beta.to(dtype),
-            rows,
-            cols,
-            denominator,
+    forward = _choose(features, proposals, folds, backend)
+    return forward(features, values, alpha, beta, proposals, folds, denominator)
+
+
+def context_cluster_packed(
+    projected,
+    alpha,
+    beta,
+    proposals=(2, 2),
+    folds=(1, 1),
+    denominator='similarity',
+    backend=None,
+):
+    """Run :func:`context_cluster` on both spaces as one projection leaves them.
+
+    The same as ``context_cluster(*projected.unbind(-3), ...)``, which would have to put the
+    gradients of the two spaces together again: here ``triton`` writes them to where they belong.
+
+    Args:
+        projected (Tensor): (B, H, W, 2, E, D), features, then values. Any strides, B may be 0.
+        alpha (Tensor): Scale of the cosine, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
+        denominator (str): 'similarity' or 'count'. Defaults to 'similarity'.
+        backend (str | None): As for :func:`context_cluster`. Defaults to None.
+
+    Returns:
+        Tensor: (B, H, W, E, D) in the dtype of ``projected``.
+
+    Raises:
+        ValueError: As :func:`context_cluster`, and for another shape.
+        RuntimeError: When a backend asked for by name cannot run.
+    """
+    if projected.dim() != 6 or projected.shape[3] != 2:
+        raise ValueError(
+            f'the projected map must be (B, H, W, 2, heads, channels), got {tuple(projected.shape)}'
         )
-        return regions.unpad(out, rows, cols).to(values.dtype)
+    features, values = projected.unbind(-3)
+    _check(features, values, proposals, folds, denominator)
+    forward = _choose(features, proposals, folds, backend)
+    if forward is triton.forward:
+        features, values = projected, None
+    return forward(features, values, alpha, beta, proposals, folds, denominator)
 
 
 def assign_points(features, alpha, beta, proposals=(2, 2), folds=(1, 1)):
@@ -161,14 +219,18 @@ def _axes(x, proposals, folds, dtype):
     )
 
 
-def _choose(features, backend):
+def _choose(features, proposals, folds, backend):
     backend = backend or os.environ.get('COC_MM_BACKEND') or None
     if backend is None:
-        return next(forward for forward, can_run in _BACKENDS.values() if can_run(features))
+        # Triton's interpreter, which lets the CPU run its kernels, is for testing.
+        names = [n for n in _BACKENDS if n != 'triton' or features.device.type == 'cuda']
+        for forward, can_run in (_BACKENDS[n] for n in names):
+            if can_run(features, proposals=proposals, folds=folds):
+                return forward
     if backend not in _BACKENDS:
         raise ValueError(f'unknown backend {backend!r}: choose one of {sorted(_BACKENDS)}')
     forward, can_run = _BACKENDS[backend]
-    can_run(features, raise_error=True)
+    can_run(features, proposals=proposals, folds=folds, raise_error=True)
     return forward
 
 

@@ -1,0 +1,247 @@
+"""A block of Context Cluster as a graph of few, plain operators, for other runtimes.
+
+Sizes may stay symbols, and nothing is scattered: a cluster's sum is a matrix product with the
+one-hot assignment, which is a comparison. Heads are never moved in front of the points, since
+runtimes copy whole maps for that; with normalised points ``y``, their features ``f``, unit
+centres ``c`` and similarities ``s``:
+
+    cos:        f_n . c_m  =  y_n . (W_f' c_m) + b_f . c_m     one product for all heads
+    aggregate:  (sum of s v + v_centre) / total  =  W_v (sum of s y + y_centre) / total + b_v
+    dispatch:   W_o (s g_m) + b_o  =  s (W_o g_m) + b_o
+
+The features of a point are needed for its length alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coc_mm.ops.context_cluster import regions
+
+EPS = 1e-12  # of torch.nn.functional.normalize
+
+
+class ExportableMixer(nn.Module):
+    """``x + out_proj(context_cluster(in_proj(norm(x))))`` for inference, on any device.
+
+    Args:
+        norm (nn.GroupNorm): Its scale and offset are folded into the projections.
+        in_weight (Tensor): (2 * E * D, C), the similarity space, then the value space.
+        in_bias (Tensor): (2 * E * D,).
+        out_weight (Tensor): (C, E * D).
+        out_bias (Tensor): (C,).
+        alpha (Tensor): Scale of the similarity, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        heads (int): E.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns).
+        denominator (str): 'similarity' or 'count'.
+    """
+
+    def __init__(
+        self,
+        norm,
+        in_weight,
+        in_bias,
+        out_weight,
+        out_bias,
+        alpha,
+        beta,
+        heads,
+        proposals,
+        folds,
+        denominator,
+    ):
+        super().__init__()
+        self.eps, self.heads, self.denominator = norm.eps, heads, denominator
+        self.proposals, self.folds = tuple(proposals), tuple(folds)
+        weight, bias = fold_norm(norm, in_weight, in_bias)
+        (feature, value), (feature_bias, value_bias) = weight.chunk(2), bias.chunk(2)
+        constants = dict(
+            feature=feature,
+            feature_bias=feature_bias,
+            near=feature.unflatten(0, (heads, -1)),  # (E, D, C)
+            near_bias=feature_bias.view(heads, -1, 1),
+            value=value.unflatten(0, (heads, -1)).transpose(1, 2),  # (E, C, D)
+            value_bias=value_bias.view(heads, 1, -1),
+            out=out_weight.unflatten(1, (heads, -1)).permute(1, 2, 0),  # (E, D, C)
+            out_bias=out_bias,
+            alpha=alpha,
+            beta=beta,
+        )
+        for name, tensor in constants.items():
+            self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
+
+    def forward(self, x):
+        """Run.
+
+        Args:
+            x (Tensor): (B, H, W, C), H and W at least the folds.
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        rows, cols = (_axis(x.shape[1 + i], self.folds[i], self.proposals[i], x) for i in range(2))
+        y = split(regions.pad(normalise(x, self.eps), rows, cols), rows, cols)  # (B, R, N, C)
+        pool = rows.pool[:, None, :, None, :, None] * cols.pool[None, :, None, :, None, :]
+        centre = pool.flatten(4, 5).flatten(2, 3).flatten(0, 1) @ y  # (B, R, M, C)
+        valid = regions.valid_points(rows, cols)
+        index, s = self._assign(y, centre, regions.unique_centres(rows, cols))
+        if valid is not None:
+            s = s * valid[..., None]
+        m = centre.shape[2]
+        one = index.unsqueeze(-1) == torch.arange(m, device=x.device)  # (B, R, N, E, M)
+        weight = torch.where(one, s.unsqueeze(-1), 0.0)
+        rows_of_centres = self._aggregate(y, centre, weight, one, valid)
+        out = weight.flatten(3) @ rows_of_centres + self.out_bias
+        return x + regions.unpad(merge(out, x, rows, cols), rows, cols)
+
+    def _assign(self, y, centre, unique):
+        """Return the centre of each point and head and their similarity, (B, R, N, E) each."""
+        m = centre.shape[2]
+        length = F.linear(y, self.feature, self.feature_bias).unflatten(-1, (self.heads, -1))
+        length = length.square().sum(-1).sqrt().clamp_min(EPS)
+        unit = F.linear(centre, self.feature, self.feature_bias)
+        unit = unit.unflatten(-1, (self.heads, -1)).flatten(0, 2).transpose(0, 1)  # (E, BRM, D)
+        norm = unit.square().sum(-1, keepdim=True).sqrt().clamp_min(EPS)
+        unit = unit / norm * self.alpha
+        near = _by_region(unit @ self.near, centre)  # (B, R, E * M, C)
+        offset = _by_region(unit @ self.near_bias, centre)
+        z = y @ near.transpose(2, 3) + offset.transpose(2, 3)
+        z = z.unflatten(-1, (self.heads, m))  # (B, R, N, E, M)
+        if unique is not None:
+            z = z.masked_fill(~unique[:, None, None], -torch.inf)
+        z, index = z.max(-1)
+        return index, torch.sigmoid(z / length + self.beta)
+
+    def _aggregate(self, y, centre, weight, one, valid):
+        """Return what each centre sends to its points, (B, R, E * M, C)."""
+        heads, m = self.heads, centre.shape[2]
+        bag = weight.sum(2) + 1  # (B, R, E, M)
+        total = bag
+        if self.denominator == 'count':
+            one = one if valid is None else one & valid[..., None, None]
+            total = one.to(y.dtype).sum(2) + 1
+        u = (weight.flatten(3).transpose(2, 3) @ y).unflatten(2, (heads, m)) + centre.unsqueeze(2)
+        u = _heads_first(u / total.unsqueeze(-1))  # (E, B * R * M, C)
+        bias = self.value_bias
+        if self.denominator == 'count':
+            bias = _heads_first((bag / total).unsqueeze(-1)) * bias
+        return _by_region((u @ self.value + bias) @ self.out, centre)
+
+
+class ExportableMLP(nn.Module):
+    """``x + fc2(gelu(fc1(norm(x))))`` for inference, on any device.
+
+    Args:
+        norm (nn.GroupNorm): Its scale and offset are folded into the first layer.
+        weight1 (Tensor): (hidden, C).
+        bias1 (Tensor): (hidden,).
+        weight2 (Tensor): (C, hidden).
+        bias2 (Tensor): (C,).
+    """
+
+    def __init__(self, norm, weight1, bias1, weight2, bias2):
+        super().__init__()
+        self.eps = norm.eps
+        weight1, bias1 = fold_norm(norm, weight1, bias1)
+        constants = dict(weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
+        for name, tensor in constants.items():
+            self.register_buffer(name, tensor.detach().clone())
+
+    def forward(self, x):
+        """Run.
+
+        Args:
+            x (Tensor): (B, H, W, C).
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        hidden = F.gelu(F.linear(normalise(x, self.eps), self.weight1, self.bias1))
+        return x + F.linear(hidden, self.weight2, self.bias2)
+
+
+def fold_norm(norm, weight, bias):
+    """Put a norm's scale and offset into the linear layer after it; its mean stays outside.
+
+    Args:
+        norm (nn.GroupNorm): Over C channels.
+        weight (Tensor): (C', C).
+        bias (Tensor): (C',).
+
+    Returns:
+        tuple[Tensor, Tensor]: Weight and bias of the layer.
+    """
+    return weight * norm.weight, bias + weight @ norm.bias
+
+
+def normalise(x, eps):
+    """Bring all points and channels of an image to mean 0 and variance 1.
+
+    Args:
+        x (Tensor): (B, H, W, C).
+        eps (float): Added to the variance.
+
+    Returns:
+        Tensor: (B, H, W, C).
+    """
+    # In two steps, since a runtime may add one number after the other: that loses digits.
+    x = x - x.mean((1, 2), keepdim=True).mean(3, keepdim=True)
+    variance = x.square().mean((1, 2), keepdim=True).mean(3, keepdim=True)
+    return x * (variance + eps).rsqrt()
+
+
+def split(y, rows, cols):
+    """Cut a padded map (B, H, W, C) into regions, (B, R, N, C)."""
+    y = y.reshape(y.shape[0], rows.folds, rows.size, cols.folds, cols.size, y.shape[3])
+    return y.transpose(2, 3).reshape(
+        y.shape[0], rows.folds * cols.folds, rows.size * cols.size, y.shape[5]
+    )
+
+
+def merge(y, like, rows, cols):
+    """Undo :func:`split`."""
+    shape = like.shape[0], rows.folds, cols.folds, rows.size, cols.size, like.shape[3]
+    y = y.reshape(shape).transpose(2, 3)
+    return y.reshape(like.shape[0], rows.folds * rows.size, cols.folds * cols.size, like.shape[3])
+
+
+def _heads_first(x):
+    """(B, R, E, M, C) as (E, B * R * M, C)."""
+    return x.flatten(0, 1).transpose(0, 1).flatten(1, 2)
+
+
+def _by_region(x, centre):
+    """(E, B * R * M, C) as (B, R, E * M, C), with the B, R and M of ``centre``."""
+    b, r, m, _ = centre.shape
+    e, _, c = x.shape
+    return x.reshape(e, b * r, m, c).transpose(0, 1).reshape(b, r, e * m, c)
+
+
+def _axis(length, folds, proposals, x):
+    """The cut of an axis of any length from ``folds``, see :class:`regions.Axis`."""
+    device = x.device
+    if isinstance(length, int):
+        return regions.axis(length, folds, proposals, device, x.dtype)
+    size = length if folds == 1 else (length + folds - 1) // folds
+    region = torch.arange(folds, device=device)
+    start = region * length // folds
+    count = (region + 1) * length // folds - start
+    place = torch.arange(size, device=device)
+    index = inverse = valid = unique = None
+    if folds > 1:  # whether they divide the length is known when it runs
+        valid = place < count[:, None]
+        index = (start[:, None] + place).clamp(max=length - 1).flatten()
+        point = torch.arange(length, device=device)
+        region = ((point + 1) * folds - 1) // length
+        inverse = region * size + point - start[region]
+    centre = torch.arange(proposals, device=device)
+    first = centre * count[:, None] // proposals
+    stop = ((centre + 1) * count[:, None] + proposals - 1) // proposals
+    inside = (place >= first[..., None]) & (place < stop[..., None])
+    pool = inside.to(x.dtype) / (stop - first)[..., None]
+    if proposals > 1:  # a small region has fewer points than centres
+        repeats = (first[:, 1:] == first[:, :-1]) & (stop[:, 1:] == stop[:, :-1])
+        unique = torch.cat([torch.ones_like(repeats[:, :1]), ~repeats], dim=1)
+    return regions.Axis(length, folds, size, index, inverse, valid, pool, unique)

@@ -1,0 +1,121 @@
+"""When the Triton kernels run, and that they do what they should through the interpreter."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from coc_mm.ops import can_run_triton, context_cluster, context_cluster_packed
+from coc_mm.ops.context_cluster import triton as backend
+
+needs_triton = pytest.mark.skipif(not backend.INSTALLED, reason='triton is not installed')
+
+
+def on_cuda(channels=32, dtype=torch.bfloat16, batch=2):
+    """Stand for points on a GPU, which need not be there."""
+    shape = torch.Size((batch, 56, 56, 4, channels))
+    return SimpleNamespace(device=torch.device('cuda', 0), dtype=dtype, shape=shape)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Stand for a GPU of compute capability 9.0."""
+    monkeypatch.setattr(backend, 'INSTALLED', True)
+    monkeypatch.setattr(backend, '_capability', lambda index: (9, 0))
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason='runs on the GPU itself')
+def test_through_the_interpreter():
+    """Run the tests of the kernels in a process in which Triton interprets them."""
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [
+            *(sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'),
+            str(Path(__file__).with_name('test_triton_kernels.py')),
+        ],
+        env={**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
+    passed = re.search(r'(\d+) passed', result.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 30
+
+
+def test_runs_on_a_gpu(gpu):
+    visited = 0
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for channels, proposals in [(5, (1, 1)), (64, (8, 8)), (128, (8, 8)), (32, (16, 16))]:
+            assert can_run_triton(on_cuda(channels, dtype), proposals, raise_error=True)
+            visited += 1
+    assert visited == 12
+
+
+@pytest.mark.parametrize(
+    ('points', 'setting', 'reason'),
+    [
+        (on_cuda(dtype=torch.float64), {}, 'torch.float64, not one of torch.float32'),
+        (on_cuda(129), {}, '129 channels per head are more than 128'),
+        (on_cuda(), dict(proposals=(17, 17)), '289 centres per region are more than 256'),
+        (on_cuda(128), dict(proposals=(9, 9)), '81 centres of 128 channels .* 8192'),
+        (on_cuda(batch=2**24), dict(folds=(8, 8)), 'heads are 4294967296, more than 2147483647'),
+    ],
+)
+def test_refusals(gpu, points, setting, reason):
+    assert not can_run_triton(points, **setting)
+    with pytest.raises(RuntimeError, match=f"'triton' backend cannot run: .*{reason}"):
+        can_run_triton(points, raise_error=True, **setting)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'reason'),
+    [
+        ('INSTALLED', False, 'triton is not installed'),
+        ('_capability', lambda index: (7, 5), 'compute capability 7.5 is below 8.0'),
+        ('_capability', lambda index: None, 'built for ROCm'),
+    ],
+)
+def test_refusals_of_the_machine(gpu, monkeypatch, name, value, reason):
+    monkeypatch.setattr(backend, name, value)
+    with pytest.raises(RuntimeError, match=reason):
+        can_run_triton(on_cuda(), raise_error=True)
+
+
+@needs_triton
+@pytest.mark.skipif(backend.INTERPRETED, reason='the interpreter takes the CPU')
+@pytest.mark.parametrize('packed', [True, False])
+def test_never_falls_back_silently(packed, monkeypatch):
+    projected = torch.randn(1, 4, 4, 2, 1, 3)
+    scalars = torch.ones(1), torch.zeros(1)
+    spaces = (projected,) if packed else projected.unbind(-3)
+    function = context_cluster_packed if packed else context_cluster
+    with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
+        function(*spaces, *scalars, backend='triton')
+    expected = function(*spaces, *scalars, backend='fused')
+    assert torch.equal(function(*spaces, *scalars), expected)
+    monkeypatch.setenv('COC_MM_BACKEND', 'triton')
+    with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
+        function(*spaces, *scalars)
+
+
+@pytest.mark.parametrize('name', ['fused', 'reference'])
+def test_packed(name):
+    """The other backends take both spaces as one tensor too."""
+    projected = torch.randn(2, 5, 4, 2, 3, 4, dtype=torch.float64)
+    scalars = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    setting = ((2, 1), (2, 2), 'count', name)
+    out = context_cluster_packed(projected, *scalars, *setting)
+    assert torch.equal(out, context_cluster(*projected.unbind(-3), *scalars, *setting))
+
+
+def test_packed_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r'must be \(B, H, W, 2, heads, channels\), got \(1, 4'):
+        context_cluster_packed(torch.zeros(1, 4, 4, 1, 3), torch.ones(1), torch.zeros(1))
