@@ -24,7 +24,14 @@ def _know_names_in_mmpretrain(module):
     teach_mmpretrain(module)
 
 
+def _read_safetensors(module):
+    from coc_mm.checkpoints.io import read_safetensors_with_meta
+
+    read_safetensors_with_meta(module)
+
+
 compat.install()
+after_import('mmengine.runner.checkpoint', _read_safetensors)
 after_import('mmengine.infer.infer', _know_names_in_mmengine)
 after_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
 

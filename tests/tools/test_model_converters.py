@@ -216,10 +216,6 @@ def test_refusals(refused, tiny, tmp_path):
     refused(CONVERT, tiny, target, says=['there.pth exists', '--force'])
     assert target.read_bytes() == b'kept'
     refused(CONVERT, tmp_path / 'none.pth', tmp_path / 'a.pth', says=['does not exist'])
-    torch.save(golden.official_state_dict('pointmlp_coc'), tmp_path / 'points.pth')
-    new = tmp_path / 'a.pth'
-    says = ['PointMLP', '310 keys', 'no model here']
-    refused(CONVERT, tmp_path / 'points.pth', new, says=says, leaves=[new])
 
 
 def test_publishing(tool, tmp_path, capsys):
