@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +120,12 @@ def test_packed(name):
 def test_packed_refuses_other_shapes():
     with pytest.raises(ValueError, match=r'must be \(B, H, W, 2, heads, channels\), got \(1, 4'):
         context_cluster_packed(torch.zeros(1, 4, 4, 1, 3), torch.ones(1), torch.zeros(1))
+
+
+def test_benchmark_needs_a_gpu(monkeypatch):
+    root = Path(__file__).parents[2] / 'benchmarks'
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(sys, 'argv', ['gpu.py'])
+    with pytest.raises(SystemExit, match='needs a CUDA device, and PyTorch finds none'):
+        runpy.run_path(str(root / 'gpu.py'), run_name='__main__')
