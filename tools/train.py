@@ -28,4 +28,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
+    from coc_mm.compat.malloc import keep_freed_memory
+
+    keep_freed_memory()
     sys.exit(main())

@@ -27,7 +27,6 @@ from coc_mm.apis.weights import (
 )
 from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
 from coc_mm.compat.gloo import name_rank, process_group_on_cpu, use_cpu_wrappers
-from coc_mm.compat.malloc import keep_freed_memory
 
 __all__ = ['build_runner', 'leaving_nothing_behind', 'run_test', 'run_train']
 
@@ -211,8 +210,6 @@ def run_train(argv: Sequence[str] | None = None) -> None:
     _settle_resume(config, args)
     with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
         _check_start(config)
-        if get_device() == 'cpu':
-            keep_freed_memory()
         with _processes(config):
             build_runner(config).train()
 

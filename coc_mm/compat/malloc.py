@@ -9,19 +9,22 @@ instead.
 import ctypes
 import platform
 
+from mmengine.device import get_device
+
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next step instead of returning it.
+    """Tell glibc to keep freed memory for the next step, where there is no accelerator.
 
-    The process stays as large as it once was.
+    The process stays as large as it once was: for a process that trains and ends.
 
     Returns:
-        bool: Whether the C library understood: False where it is not glibc.
+        bool: Whether it was told, and understood: False with an accelerator, or where the
+        C library is not glibc.
     """
-    if platform.libc_ver()[0] != 'glibc':
+    if get_device() != 'cpu' or platform.libc_ver()[0] != 'glibc':
         return False
     mallopt = ctypes.CDLL(None).mallopt
     # One arena: blocks freed by the backward pass's thread serve the forward pass.

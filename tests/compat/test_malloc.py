@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 CODE = """
 import resource, torch
@@ -22,6 +23,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='an accelerator has an allocator')
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='a matter of glibc')
 def test_the_second_step_asks_for_no_new_pages():
     faults = [
