@@ -21,6 +21,75 @@ from coc_mm.ops.context_cluster import regions
 EPS = 1e-12  # of torch.nn.functional.normalize
 
 
+class Cut:
+    """How maps of one size lie in regions.
+
+    Args:
+        x (Tensor): (B, H, W, C), a map; H and W at least the folds where they are symbols.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns).
+
+    Attributes:
+        pool (Tensor): (R, M, N), the averaging weights of centres.
+        valid (Tensor | None): (R, N), False at padding.
+        unique (Tensor | None): (R, M), False for a centre that repeats an earlier one.
+    """
+
+    def __init__(self, x, proposals, folds):
+        self.rows, self.cols = rows, cols = tuple(
+            _axis(x.shape[1 + i], folds[i], proposals[i], x) for i in range(2)
+        )
+        pool = rows.pool[:, None, :, None, :, None] * cols.pool[None, :, None, :, None, :]
+        self.pool = pool.flatten(4, 5).flatten(2, 3).flatten(0, 1)
+        self.valid = regions.valid_points(rows, cols)
+        self.unique = regions.unique_centres(rows, cols)
+
+    def split(self, y):
+        """Cut a map (B, H, W, C) into regions, (B, R, N, C)."""
+        rows, cols = self.rows, self.cols
+        y = regions.pad(y, rows, cols)
+        b, _, _, c = y.shape
+        y = y.reshape(b, rows.folds, rows.size, cols.folds, cols.size, c).transpose(2, 3)
+        return y.reshape(b, rows.folds * cols.folds, rows.size * cols.size, c)
+
+    def merge(self, y, like):
+        """Undo :meth:`split`; ``like`` is a map."""
+        rows, cols = self.rows, self.cols
+        b, c = like.shape[0], like.shape[3]
+        y = y.reshape(b, rows.folds, cols.folds, rows.size, cols.size, c).transpose(2, 3)
+        y = y.reshape(b, rows.folds * rows.size, cols.folds * cols.size, c)
+        return regions.unpad(y, rows, cols)
+
+
+class ExportableStage(nn.Module):
+    """The blocks of a stage; all cut their maps alike.
+
+    Args:
+        blocks (list[tuple[ExportableMixer, ExportableMLP]]): In order.
+        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns).
+    """
+
+    def __init__(self, blocks, proposals, folds):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(halves) for halves in blocks)
+        self.proposals, self.folds = proposals, folds
+
+    def forward(self, x):
+        """Run.
+
+        Args:
+            x (Tensor): (B, H, W, C).
+
+        Returns:
+            Tensor: (B, H, W, C).
+        """
+        cut = Cut(x, self.proposals, self.folds)
+        for mixer, mlp in self.blocks:
+            x = mlp(mixer(x, cut))
+        return x
+
+
 class ExportableMixer(nn.Module):
     """``x + out_proj(context_cluster(in_proj(norm(x))))`` for inference, on any device.
 
@@ -33,28 +102,14 @@ class ExportableMixer(nn.Module):
         alpha (Tensor): Scale of the similarity, one element.
         beta (Tensor): Offset of the similarity, one element.
         heads (int): E.
-        proposals (tuple[int, int]): Centres per region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns).
         denominator (str): 'similarity' or 'count'.
     """
 
     def __init__(
-        self,
-        norm,
-        in_weight,
-        in_bias,
-        out_weight,
-        out_bias,
-        alpha,
-        beta,
-        heads,
-        proposals,
-        folds,
-        denominator,
+        self, norm, in_weight, in_bias, out_weight, out_bias, alpha, beta, heads, denominator
     ):
         super().__init__()
         self.eps, self.heads, self.denominator = norm.eps, heads, denominator
-        self.proposals, self.folds = tuple(proposals), tuple(folds)
         weight, bias = fold_norm(norm, in_weight, in_bias)
         (feature, value), (feature_bias, value_bias) = weight.chunk(2), bias.chunk(2)
         constants = dict(
@@ -72,29 +127,25 @@ class ExportableMixer(nn.Module):
         for name, tensor in constants.items():
             self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
 
-    def forward(self, x):
+    def forward(self, x, cut):
         """Run.
 
         Args:
-            x (Tensor): (B, H, W, C), H and W at least the folds.
+            x (Tensor): (B, H, W, C).
+            cut (Cut): Of a map of this size.
 
         Returns:
             Tensor: (B, H, W, C).
         """
-        rows, cols = (_axis(x.shape[1 + i], self.folds[i], self.proposals[i], x) for i in range(2))
-        y = split(regions.pad(normalise(x, self.eps), rows, cols), rows, cols)  # (B, R, N, C)
-        pool = rows.pool[:, None, :, None, :, None] * cols.pool[None, :, None, :, None, :]
-        centre = pool.flatten(4, 5).flatten(2, 3).flatten(0, 1) @ y  # (B, R, M, C)
-        valid = regions.valid_points(rows, cols)
-        index, s = self._assign(y, centre, regions.unique_centres(rows, cols))
-        if valid is not None:
-            s = s * valid[..., None]
-        m = centre.shape[2]
-        one = index.unsqueeze(-1) == torch.arange(m, device=x.device)  # (B, R, N, E, M)
-        weight = torch.where(one, s.unsqueeze(-1), 0.0)
-        rows_of_centres = self._aggregate(y, centre, weight, one, valid)
-        out = weight.flatten(3) @ rows_of_centres + self.out_bias
-        return x + regions.unpad(merge(out, x, rows, cols), rows, cols)
+        y = cut.split(normalise(x, self.eps))  # (B, R, N, C)
+        centre = cut.pool @ y  # (B, R, M, C)
+        index, s = self._assign(y, centre, cut.unique)
+        if cut.valid is not None:
+            s = s * cut.valid[..., None]
+        one = index.unsqueeze(-1) == torch.arange(centre.shape[2], device=x.device)
+        weight = torch.where(one, s.unsqueeze(-1), 0.0)  # (B, R, N, E, M)
+        sent = self._aggregate(y, centre, weight, one, cut.valid)
+        return x + cut.merge(weight.flatten(3) @ sent + self.out_bias, x)
 
     def _assign(self, y, centre, unique):
         """Return the centre of each point and head and their similarity, (B, R, N, E) each."""
@@ -190,21 +241,6 @@ def normalise(x, eps):
     x = x - x.mean((1, 2), keepdim=True).mean(3, keepdim=True)
     variance = x.square().mean((1, 2), keepdim=True).mean(3, keepdim=True)
     return x * (variance + eps).rsqrt()
-
-
-def split(y, rows, cols):
-    """Cut a padded map (B, H, W, C) into regions, (B, R, N, C)."""
-    y = y.reshape(y.shape[0], rows.folds, rows.size, cols.folds, cols.size, y.shape[3])
-    return y.transpose(2, 3).reshape(
-        y.shape[0], rows.folds * cols.folds, rows.size * cols.size, y.shape[5]
-    )
-
-
-def merge(y, like, rows, cols):
-    """Undo :func:`split`."""
-    shape = like.shape[0], rows.folds, cols.folds, rows.size, cols.size, like.shape[3]
-    y = y.reshape(shape).transpose(2, 3)
-    return y.reshape(like.shape[0], rows.folds * rows.size, cols.folds * cols.size, like.shape[3])
 
 
 def _heads_first(x):
