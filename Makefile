@@ -19,13 +19,14 @@ TASKS := classification detection segmentation
 export MPLBACKEND ?= Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart $(TASKS:%=quickstart-%) demo test lint format wheel clean
+.PHONY: help install quickstart $(TASKS:%=quickstart-%) demo points test lint format wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make quickstart       train and test a classifier, a detector and a segmentor on real digits'
 	@echo 'make quickstart-TASK  one of them: $(TASKS)'
 	@echo 'make demo             show clusters in the browser (DEMO_ARGS="--port 8000")'
+	@echo 'make points           train PointMLP with context clusters on synthetic clouds'
 	@echo 'make test             lint and run the tests'
 	@echo 'make install          only install, into VENV=$(VENV)'
 	@echo 'make format           format the code'
@@ -63,6 +64,9 @@ $(TASKS:%=quickstart-%): quickstart-%: $(STAMP)
 
 demo: $(STAMP)
 	$(PY) projects/gradio_demo/app.py $(DEMO_ARGS)
+
+points: $(STAMP)
+	$(PY) tools/train.py projects/point_cloud/configs/pointmlp-coc_quick_solids.py
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check .
