@@ -102,14 +102,14 @@ def backends(module, x):
 @pytest.mark.parametrize('options', [{}, dict(drop_path_rate=0.5), dict(denominator='count')])
 def test_block_equals_its_modules(options):
     module = block(**options)
-    x = torch.randn(4, 6, 5, 8, dtype=torch.float64)
+    x = torch.randn(4, 8, 11, 8, dtype=torch.float64)
     for ours, theirs in zip(*backends(module, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_second_gradient():
     module = block()
-    x = torch.randn(1, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 8, 9, 8, dtype=torch.float64, requires_grad=True)
     found = []
     for backend in ('fused', 'reference'):
         module.mixer.backend = backend
@@ -129,7 +129,7 @@ def spy(monkeypatch):
 
 def test_runs_in_pieces_unless_somebody_looks_inside(monkeypatch):
     calls = spy(monkeypatch)
-    module, x = block(), torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    module, x = block(), torch.randn(1, 8, 8, 8, dtype=torch.float64)
     module(x)
     assert calls == ['residual_mixer', 'residual_mlp']
     seen = []
@@ -142,9 +142,15 @@ def test_runs_in_pieces_unless_somebody_looks_inside(monkeypatch):
     assert calls[3:] == ['residual_mixer', 'residual_mlp']
 
 
+def test_small_regions_are_mixed_module_by_module(monkeypatch):
+    calls = spy(monkeypatch)
+    block()(torch.randn(1, 6, 6, 8, dtype=torch.float64))  # nine points, four centres
+    assert calls == ['residual_mlp']
+
+
 def test_changed_modules_are_called_themselves(monkeypatch):
     calls = spy(monkeypatch)
-    module, x = block(), torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    module, x = block(), torch.randn(1, 8, 8, 8, dtype=torch.float64)
 
     class Adapted(torch.nn.Linear):
         def forward(self, x):
@@ -158,7 +164,7 @@ def test_changed_modules_are_called_themselves(monkeypatch):
 
 def test_textbook_backend_and_dropout_go_module_by_module(monkeypatch):
     calls = spy(monkeypatch)
-    x = torch.randn(1, 4, 4, 8, dtype=torch.float64)
+    x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
     block(backend='reference')(x)
     module = block(drop_rate=0.1)
     module(x)
@@ -194,7 +200,7 @@ def test_training_keeps_little():
 
 
 @pytest.mark.parametrize(
-    ('options', 'size'), [({}, (4, 6)), (dict(denominator='count'), (5, 7)), ({}, (2, 2))]
+    ('options', 'size'), [({}, (8, 10)), (dict(denominator='count'), (9, 11)), ({}, (2, 2))]
 )
 def test_compiled_with_and_without_gradients(options, size):
     torch.compiler.reset()

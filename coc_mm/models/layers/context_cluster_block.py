@@ -185,7 +185,7 @@ class ContextClusterBlock(nn.Module):
 
     def _mix(self, x):
         mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
-        if not self._in_pieces(x, norm, mixer):
+        if not (_worth_pieces(x, mixer) and self._in_pieces(x, norm, mixer)):
             return x + self.drop_path(mixer(norm(x), scale))
         weight, bias = _scaled(mixer.out_proj, scale)
         weights = MixerWeights(
@@ -241,6 +241,13 @@ class ContextClusterBlock(nn.Module):
 # Since torch 2.7
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 _PLAIN = {ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout}
+
+
+def _worth_pieces(x, mixer):
+    """Whether regions hold so many points that projecting values at the centres is less work."""
+    (height, width), (rows, cols) = x.shape[1:3], mixer.folds
+    points = -(-height // min(rows, height)) * -(-width // min(cols, width))
+    return points >= 4 * mixer.proposals[0] * mixer.proposals[1]
 
 
 def _scaled_linear(linear, x, scale):
