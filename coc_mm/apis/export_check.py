@@ -1,0 +1,383 @@
+"""Hold an exported model against PyTorch, and time both.
+
+Which centre a point joins is a choice: where two are equally near, rounding decides, and another
+order of summation may decide otherwise. So what the exported model chose is read from it and given
+to PyTorch's textbook formulation, which must then agree to 1e-4; every choice that PyTorch would
+have made otherwise must be such a tie, and is counted.
+"""
+
+import contextlib
+import statistics
+import time
+from dataclasses import dataclass, field
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.table import Table
+
+from coc_mm.apis.errors import UserError
+from coc_mm.models.layers import ContextClusterMixer
+from coc_mm.ops.context_cluster import reference, regions
+
+__all__ = ['Report', 'check', 'load_pictures', 'speed']
+
+TOLERANCE = 1e-4  # of the greatest value of a map
+TIE = 1e-4  # of the similarity, which lies between 0 and 1
+_PICTURES = ('astronaut', 'chelsea', 'coffee', 'rocket')
+_MOST = 8
+
+
+def load_pictures(folder=None):
+    """Read photographs.
+
+    Args:
+        folder (str | None): Of images; None for those of scikit-image, else scikit-learn.
+
+    Returns:
+        list[Tensor]: (1, 3, H, W), RGB, 0 to 255, float32; at most eight.
+
+    Raises:
+        UserError: No image, or one that cannot be read.
+    """
+    if folder is not None:
+        import mmcv
+
+        from coc_mm.apis.infer import find_images
+
+        files = find_images(folder)[:_MOST]
+        images = [mmcv.imread(str(file), channel_order='rgb') for file in files]
+        for file, image in zip(files, images, strict=True):
+            if image is None:
+                raise UserError(f'{file} is not an image that can be read; remove it.')
+    else:
+        images = _own_pictures()
+    return [torch.from_numpy(np.array(x[..., :3])).permute(2, 0, 1)[None].float() for x in images]
+
+
+def _own_pictures():
+    try:
+        from skimage import data
+
+        return [getattr(data, name)() for name in _PICTURES]
+    except (ImportError, OSError):
+        pass
+    try:
+        from sklearn.datasets import load_sample_images
+
+        return load_sample_images().images
+    except ImportError:
+        raise UserError(
+            'no photographs to check on: name some with --images FOLDER, '
+            'or pip install scikit-image'
+        ) from None
+
+
+def batch_of(pictures, shape):
+    """Resize pictures to (B, 3, H, W), whole numbers from 0 to 255."""
+    resized = [
+        F.interpolate(x, tuple(shape), mode='bilinear', antialias=True).round().clamp(0, 255)
+        for x in pictures
+    ]
+    return torch.cat(resized)
+
+
+class Exported:
+    """An exported file, ready to run.
+
+    Args:
+        format (str): 'onnx' or 'torch-export'.
+        path (Path): The file.
+        watched (bool): Whether its choices are wanted too. Defaults to False.
+    """
+
+    def __init__(self, format, path, watched=False):
+        self.format, self.watched = format, watched
+        if format == 'onnx':
+            import onnx
+            import onnxruntime
+
+            model = onnx.load(str(path))
+            self.count = len(model.graph.output)
+            if watched:
+                for node in model.graph.node:
+                    if node.op_type == 'ArgMax':
+                        model.graph.output.append(onnx.ValueInfoProto(name=node.output[0]))
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3
+            self.session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=['CPUExecutionProvider']
+            )
+        else:
+            self.module = torch.export.load(path).module()
+
+    def __call__(self, image):
+        """Run.
+
+        Args:
+            image (Tensor): (B, 3, H, W).
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: The outputs; the choices, one map of indices
+            (B, R, N, E) per mixer, if watched.
+        """
+        if self.format == 'onnx':
+            outs = self.session.run(None, {'image': image.numpy()})
+            outs = [torch.from_numpy(x) for x in outs]
+            return outs[: self.count], outs[self.count :]
+        with torch.no_grad():
+            if not self.watched:
+                return list(self.module(image)), []
+            watch = _Watch(self.module)
+            return list(watch.run(image)), watch.choices
+
+
+class _Watch(torch.fx.Interpreter):
+    """Run a graph and note the choices of centres."""
+
+    def __init__(self, module):
+        super().__init__(module)
+        self.choices = []
+
+    def run_node(self, node):
+        out = super().run_node(node)
+        if node.target is torch.ops.aten.max.dim:
+            self.choices.append(out[1])
+        return out
+
+
+def library_outputs(model, scope, image):
+    """What the library's own functions make of images.
+
+    Args:
+        model (nn.Module): The model.
+        scope (str): Its library.
+        image (Tensor): (B, 3, H, W), RGB, whole numbers from 0 to 255.
+
+    Returns:
+        list[Tensor]: As of :class:`coc_mm.apis.export.Deployable`.
+    """
+    height, width = image.shape[2:]
+    data = dict(inputs=[x.flip(0).to(torch.uint8) for x in image], data_samples=None)
+    with torch.inference_mode():
+        if scope == 'mmpretrain':
+            data['inputs'] = torch.stack(data['inputs'])
+        inputs = model.data_preprocessor(data, False)['inputs'][..., :height, :width]
+        if scope == 'mmdet':
+            return list(model.extract_feat(inputs))
+        if scope == 'mmseg':
+            return [model.encode_decode(inputs, [dict(img_shape=(height, width))] * len(image))]
+        return [torch.stack([sample.pred_score for sample in model.predict(inputs)])]
+
+
+@dataclass
+class Ties:
+    """Choices that PyTorch would make otherwise.
+
+    Attributes:
+        points (int): Choices made.
+        other (int): Those that differ.
+        widest (float): Greatest difference in similarity between what the two chose.
+    """
+
+    points: int = 0
+    other: int = 0
+    widest: float = 0.0
+
+
+@contextlib.contextmanager
+def replaying(choices):
+    """Let mixers take choices instead of making them, by the textbook.
+
+    Args:
+        choices (list[Tensor]): (B, R, N, E) each, in the order of the mixers.
+
+    Yields:
+        Ties: What the mixers would have chosen otherwise.
+    """
+    ties, left = Ties(), list(choices)
+
+    def forward(mixer, x, scale=None):
+        features, values = mixer.project(x)
+        rows, cols = (
+            regions.axis(
+                x.shape[1 + i], mixer.folds[i], mixer.proposals[i], x.device, features.dtype
+            )
+            for i in range(2)
+        )
+        f, v = (regions.split(regions.pad(t, rows, cols), rows, cols) for t in (features, values))
+        s = reference.similarity(f, mixer.sim_alpha, mixer.sim_beta, rows, cols)
+        valid = regions.valid_points(rows, cols)
+        index = left.pop(0).reshape(f.shape[0], f.shape[1], f.shape[3], f.shape[2])
+        index = index.permute(0, 1, 3, 2).unsqueeze(-2)  # (B, R, E, 1, N)
+        gap = s.amax(-2, keepdim=True) - s.gather(-2, index)
+        other = index != s.argmax(-2, keepdim=True)
+        if valid is not None:
+            gap, other = gap * valid[:, None, None], other & valid[:, None, None]
+        ties.points += x.shape[:3].numel() * mixer.num_heads
+        ties.other += int(other.sum())
+        ties.widest = max(ties.widest, gap.max().item())
+        mask = torch.zeros_like(s).scatter_(-2, index, 1)
+        if valid is not None:
+            mask = mask * valid[:, None, None]
+        s = s * mask
+        total = (s if mixer.denominator == 'similarity' else mask).sum(-1, keepdim=True) + 1
+        g = (s @ v + reference.pool(v, rows, cols)) / total
+        out = regions.unpad(regions.merge(s.transpose(-2, -1) @ g, rows, cols), rows, cols)
+        weight, bias = mixer.out_proj.weight, mixer.out_proj.bias
+        if scale is not None:
+            weight, bias = weight * scale[:, None], bias * scale
+        return F.linear(out.flatten(-2), weight, bias)
+
+    from coc_mm.models.layers import ContextClusterBlock
+
+    with (
+        mock.patch.object(ContextClusterMixer, 'forward', forward),
+        mock.patch.object(ContextClusterBlock, '_in_pieces', return_value=False),
+    ):
+        yield ties
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        rows (list[tuple]): Shape, error relative to the map, ties, choices, agreement of labels.
+        reason (str): Why it failed, empty if it passed.
+    """
+
+    rows: list = field(default_factory=list)
+    reason: str = ''
+
+    @property
+    def passed(self):
+        """Whether everything agrees."""
+        return not self.reason
+
+    def table(self):
+        """Tabulate for a rich console."""
+        table = Table(
+            *('images', 'error, of the greatest value', 'ties of centres', 'of choices', 'labels'),
+            title='the exported model beside PyTorch',
+        )
+        for shape, error, ties, labels in self.rows:
+            table.add_row(shape, f'{error:.1e}', str(ties.other), str(ties.points), labels)
+        return table
+
+
+def _shapes(scope, shape, pictures):
+    """Batches and sizes to check on: for dense models also odd ones."""
+    count = len(pictures)
+    if scope == 'mmpretrain':
+        return [(1, *shape), (count, *shape)]
+    height, width = shape
+    return [(1, height, width), (min(2, count), height - height // 5, width - width // 7 + 1)]
+
+
+def check(model, scope, format, path, names, pictures, shape):
+    """Compare an exported file with PyTorch.
+
+    Args:
+        model (nn.Module): The model.
+        scope (str): Its library.
+        format (str): 'onnx' or 'torch-export'.
+        path (Path): The file.
+        names (list[str]): Of the outputs.
+        pictures (list[Tensor]): From :func:`load_pictures`.
+        shape (tuple[int, int]): Height and width.
+
+    Returns:
+        Report: With the first thing that differs.
+    """
+    exported = Exported(format, path, watched=True)
+    report = Report()
+    from coc_mm.apis.export import least_size
+
+    least = least_size(model.backbone.folds)
+    for count, height, width in _shapes(scope, shape, pictures):
+        if scope != 'mmpretrain':
+            height, width = max(height, least), max(width, least)
+        image = batch_of(pictures[:count], (height, width))
+        found, choices = exported(image)
+        mixers = sum(isinstance(m, ContextClusterMixer) for m in model.modules())
+        if len(choices) != mixers:
+            raise RuntimeError(f'{len(choices)} choices in the graph, {mixers} mixers in the model')
+        with replaying(choices) as ties:
+            wanted = library_outputs(model, scope, image)
+        plain = library_outputs(model, scope, image)
+        label = f'{count}x3x{height}x{width}'
+        pairs = list(zip(names, found, wanted, strict=True))
+        for name, ours, theirs in pairs:
+            if ours.shape != theirs.shape:
+                report.reason = f'{name} is {tuple(ours.shape)}, not {tuple(theirs.shape)}'
+                return report
+        error = max(
+            float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+            for _, ours, theirs in pairs
+        )
+        agree = _labels(scope, found[0], wanted[0], plain[0])
+        report.rows.append((label, error, ties, agree[0]))
+        if not error <= TOLERANCE:
+            report.reason = f'{label}: maps differ by {error:.1e} of their greatest value'
+        elif ties.widest > TIE:
+            report.reason = (
+                f'{label}: a point joined a centre {ties.widest:.1e} less similar than the best'
+            )
+        elif not agree[1] and not (ties.other and agree[2]):
+            report.reason = f'{label}: the likeliest class differs'
+        if report.reason:
+            break
+    return report
+
+
+def _labels(scope, found, replayed, plain):
+    """Return text, whether labels equal PyTorch's own, and whether those it had to replay."""
+    if scope == 'mmdet':
+        return '', True, True
+    ours, theirs, again = (x.argmax(1) for x in (found, plain, replayed))
+    if scope == 'mmpretrain':
+        same = int((ours == theirs).sum())
+        return f'{same} of {len(ours)} equal', same == len(ours), bool((ours == again).all())
+    share = (ours == theirs).float().mean().item()
+    return f'{100 * share:.3f} % of pixels equal', True, True
+
+
+def speed(model, scope, format, path, pictures, shape, rounds):
+    """Time the exported file and PyTorch in turn.
+
+    Args:
+        model (nn.Module): The model.
+        scope (str): Its library.
+        format (str): 'onnx' or 'torch-export'.
+        path (Path): The file.
+        pictures (list[Tensor]): From :func:`load_pictures`.
+        shape (tuple[int, int]): Height and width.
+        rounds (int): Times each.
+
+    Yields:
+        str: A line per batch.
+    """
+    runtime = 'onnxruntime' if format == 'onnx' else 'torch.export'
+    exported = Exported(format, path)
+    for batch in (1, 8) if scope == 'mmpretrain' else (1,):
+        image = batch_of([pictures[i % len(pictures)] for i in range(batch)], shape)
+        calls = (
+            lambda image=image: exported(image),
+            lambda image=image: library_outputs(model, scope, image),
+        )
+        seconds = [[], []]
+        for turn in range(rounds + 1):
+            for call, kept in zip(calls, seconds, strict=True):
+                start = time.perf_counter()
+                call()
+                if turn:
+                    kept.append(time.perf_counter() - start)
+        ours, theirs = map(statistics.median, seconds)
+        yield (
+            f'{batch}x3x{shape[0]}x{shape[1]}, {torch.get_num_threads()} threads, medians of '
+            f'{rounds}: {runtime} {1000 * ours:.1f} ms, PyTorch {1000 * theirs:.1f} ms '
+            f'({theirs / ours:.2f} x)'
+        )
