@@ -9,6 +9,7 @@ otherwise idle machine and say how many threads: ``OMP_NUM_THREADS=2``.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -85,39 +86,42 @@ class Case:
         Raises:
             SystemExit: The error is more than twice that: nothing is timed.
         """
-        image, shown = self.image, self.image[:1]
-        self.image = shown
-        grads = {}
-        outs = {}
+        image = self.image
+        # A flipped assignment weighs more than rounding in a single image: the middle of three.
+        generator = torch.Generator().manual_seed(1)
+        size = (1, *self.shape[1:])
+        ratios = [self._error_ratio(torch.randn(size, generator=generator)) for _ in range(3)]
+        self.model.float()
+        self.image = image
+        middle = statistics.median(ratios)
+        if middle > 2:
+            sys.exit(f"{self.name}: the error is {middle:.1f} times the reference's, not timed")
+        return middle
+
+    def _error_ratio(self, image):
+        """Error of ``fused`` over that of the reference in float32, outputs and gradients."""
+        found = {}
         for name, backend, dtype in (
             ('exact', 'reference', torch.float64),
             ('plain', 'reference', torch.float32),
             ('ours', 'fused', torch.float32),
         ):
             self.model.to(dtype)
-            self.image = shown.to(dtype)
             self.use(backend)
-            outs[name] = self.model(self.image)
+            outs = self.model(image.to(dtype))
+            found[name] = [out.detach() for out in outs]
             if self.training:
                 self.model.zero_grad()
-                sum(t.square().mean() for t in outs[name]).backward()
-                grads[name] = [p.grad.clone() for p in self.model.parameters()]
+                sum(t.square().mean() for t in outs).backward()
+                grads = [p.grad.flatten() for p in self.model.parameters()]
+                found[name].append(torch.cat(grads))
                 self.model.zero_grad(set_to_none=True)
-        self.model.float()
-        self.image = image
-        worst = max(
+        return max(
             _error(ours, exact) / (_error(plain, exact) + SLACK)
-            for ours, plain, exact in zip(outs['ours'], outs['plain'], outs['exact'], strict=True)
+            for ours, plain, exact in zip(
+                *(found[n] for n in ('ours', 'plain', 'exact')), strict=True
+            )
         )
-        if self.training:
-            ours, plain, exact = (torch.cat([g.flatten() for g in grads[n]]) for n in grads_order)
-            worst = max(worst, _error(ours, exact) / (_error(plain, exact) + SLACK))
-        if worst > 2:
-            sys.exit(f"{self.name}: the error is {worst:.1f} times the reference's, not timed")
-        return worst
-
-
-grads_order = ('ours', 'plain', 'exact')
 
 
 def _error(found, exact):
