@@ -25,9 +25,9 @@ def _know_names_in_mmpretrain(module):
 
 
 def _read_safetensors(module):
-    from coc_mm.checkpoints.io import read_safetensors_with_meta
+    from coc_mm.compat.safetensors_meta import read_with_meta
 
-    read_safetensors_with_meta(module)
+    read_with_meta(module)
 
 
 compat.install()

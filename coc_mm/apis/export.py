@@ -55,8 +55,8 @@ class Deployable(nn.Module):
         self.bgr = not turns
         self.normalises = bool(getattr(preprocessor, '_enable_normalize', False))
         if self.normalises:
-            self.register_buffer('mean', preprocessor.mean.clone())
-            self.register_buffer('std', preprocessor.std.clone())
+            self.register_buffer('image_mean', preprocessor.mean.clone())
+            self.register_buffer('image_std', preprocessor.std.clone())
         self.model = revert_sync_batchnorm(deepcopy(model)).eval().requires_grad_(False)
         backbone = self.model.backbone
         backbone.with_cp = False
@@ -88,7 +88,7 @@ class Deployable(nn.Module):
         """
         x = image.flip(1) if self.bgr else image
         if self.normalises:
-            x = (x - self.mean) / self.std
+            x = (x - self.image_mean) / self.image_std
         if self.scope == 'mmdet':
             return tuple(self.model.extract_feat(x))
         if self.scope == 'mmseg':

@@ -296,19 +296,6 @@ def _load_for_backends(file: Any, map_location: Any = None, weights_only: Any = 
         raise CheckpointError(_refusal('from the storage backend', str(error))) from None
 
 
-def read_safetensors_with_meta(checkpoint: Any) -> None:
-    """Let mmengine see the config and class names in local ``.safetensors`` files of ours.
-
-    Its own reader returns the weights alone, which the libraries' inference cannot use.
-
-    Args:
-        checkpoint (module): ``mmengine.runner.checkpoint``.
-    """
-    checkpoint.CheckpointLoader.register_scheme(
-        prefixes=r'(?!\w+:)[^?]*\.safetensors$', loader=load_from_local_safely, force=True
-    )
-
-
 def use_safe_loading() -> None:
     """Let mmengine read every checkpoint by :func:`load_checkpoint_safely`.
 
