@@ -182,7 +182,7 @@ def place_labels(figure, axes, points):
         taken.append(Bbox.from_extents(px - around, py - around, px + around, py + around))
     spots = [
         (dx * r, dy * r, 'left' if dx > 0 else 'right' if dx < 0 else 'center')
-        for r in (1, 1.7, 2.6)
+        for r in (1, 1.7, 2.6, 3.6, 5)
         for dx, dy in ((7, 0), (-7, 0), (0, 9), (0, -9), (6, 7), (-6, 7), (6, -7), (-6, -7))
     ]
     frame = axes.get_window_extent(renderer)
