@@ -25,9 +25,16 @@ def _know_names_in_mmpretrain(module):
 
 
 def _read_safetensors(module):
-    from coc_mm.compat.safetensors_meta import read_with_meta
+    # mmengine reads the weights alone; ours carry config and class names in the header.
+    def load_from_local_safely(filename, map_location=None):
+        # While mmengine's module is being imported nothing that needs it can be.
+        from coc_mm.checkpoints.io import load_checkpoint_safely
 
-    read_with_meta(module)
+        return load_checkpoint_safely(filename, map_location)
+
+    module.CheckpointLoader.register_scheme(
+        prefixes=r'(?!\w+:)[^?]*\.safetensors$', loader=load_from_local_safely, force=True
+    )
 
 
 compat.install()
