@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from coc_mm.apis.amp import cpu_amp_config
 from coc_mm.apis.bad_files import naming_bad_files
@@ -27,6 +27,14 @@ from coc_mm.apis.weights import (
 )
 from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
 from coc_mm.compat.gloo import name_rank, process_group_on_cpu, use_cpu_wrappers
+from coc_mm.engine.resume import check_whole, find_newest_whole
+from coc_mm.engine.stop_signals import StopSignals
+from coc_mm.engine.survival import adopt_seed, keep_whole_checkpoints, register_survival_hooks
+from coc_mm.engine.whole_files import (
+    check_writable,
+    explaining_full_disks,
+    remove_partial_files,
+)
 
 __all__ = ['build_runner', 'leaving_nothing_behind', 'run_test', 'run_train']
 
@@ -50,7 +58,7 @@ def leaving_nothing_behind(work_dir: str, config_path: str) -> Iterator[None]:
         if explain(error) is None or int(os.environ.get('RANK', 0)) != 0 or not folder.is_dir():
             raise
         new = [path for path in folder.iterdir() if path not in before]
-        if any(path.suffix == '.pth' for path in new):
+        if any(path.suffix == '.pth' or any(path.rglob('*.pth')) for path in new):
             raise
         for path in new:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -114,19 +122,12 @@ def _settle_amp(config: Config) -> None:
         say('mixed precision: no accelerator here, so bfloat16 on the CPU without loss scaling.')
 
 
-def _latest_checkpoint(work_dir: str) -> str | None:
-    """Find what to resume in a work dir, also one that was moved."""
-    record = os.path.join(work_dir, 'last_checkpoint')
-    latest = find_latest_checkpoint(work_dir) if os.path.isfile(record) else None
-    if latest is None or os.path.exists(latest):
-        return latest
-    moved = os.path.join(work_dir, os.path.basename(latest))
-    if os.path.exists(moved):
-        return moved
-    raise UserError(
-        f'--resume: {record} names {latest}, which does not exist; '
-        f'name another checkpoint with --resume PATH, or remove {record} to start anew.'
-    )
+def _out_dir(config: Config) -> str:
+    """Find where the checkpoints of a run go, as mmengine's hook does."""
+    hook = config.default_hooks.get('checkpoint') or {}
+    if hook.get('out_dir') is None or not is_local(str(hook['out_dir'])):
+        return config.work_dir
+    return os.path.join(hook['out_dir'], os.path.basename(config.work_dir.rstrip(os.sep)))
 
 
 def _settle_resume(config: Config, args: argparse.Namespace) -> None:
@@ -137,7 +138,10 @@ def _settle_resume(config: Config, args: argparse.Namespace) -> None:
     automatic = config.get('load_from') is None or (args.resume == 'auto' and not named_last)
     if not automatic:
         return
-    latest = _latest_checkpoint(config.work_dir)
+    template = (config.default_hooks.get('checkpoint') or {}).get('filename_tmpl')
+    latest, passed = find_newest_whole(config.work_dir, _out_dir(config), template)
+    for reason in passed:
+        say(f'resume: passed over: {reason}')
     if latest is None:
         say(f'resume: no checkpoint in {config.work_dir}, so training starts anew.')
         config.resume = False
@@ -152,7 +156,8 @@ def _check_start(config: Config) -> None:
     if resume:
         drop_missing_pretrained(config)
     pretrained = pretrained_files(config)
-    checkpoint = load_checkpoint_safely(start) if start and is_local(start) else None
+    load = check_whole if resume else load_checkpoint_safely
+    checkpoint = load(start) if start and is_local(start) else None
     if checkpoint is None and not pretrained:
         return
     if checkpoint is not None and resume:
@@ -162,10 +167,30 @@ def _check_start(config: Config) -> None:
                 f'checkpoint {start} cannot be resumed: it has no {lacking[0]}, only weights.\n'
                 f'To start from its weights: --cfg-options load_from={start}'
             )
+        differing = adopt_seed(config, checkpoint['meta'])
+        if differing:
+            say(f'resume: the seed stays {differing[1]}, not {differing[0]} as in the config.')
     model = build_model(config)
     check_pretrained(model, pretrained)
     if checkpoint is not None:
         check_weights(model, checkpoint, start, strict=bool(resume))
+
+
+def _watch_numbers(config: Config) -> None:
+    """Put the watch over losses and gradients into every training, unless it is switched off."""
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    if 'numbers' in hooks and not isinstance(hooks.numbers, dict):
+        hooks.pop('numbers')  # default_hooks.numbers=None; mmengine removes its own hooks alone
+    else:
+        hooks.setdefault('numbers', ConfigDict()).setdefault('type', 'coc_mm.NumbersWatchHook')
+
+
+def _prepare_folders(config: Config) -> None:
+    """Refuse folders that take no checkpoint; tidy up after a run that was killed."""
+    if int(os.environ.get('RANK', 0)) == 0:
+        for folder in {config.work_dir, _out_dir(config)}:
+            check_writable(folder)
+            remove_partial_files(folder)
 
 
 def build_runner(config: Config) -> Runner:
@@ -201,17 +226,24 @@ def run_train(argv: Sequence[str] | None = None) -> None:
 
     Raises:
         UserError: The arguments, the config or the data cannot be used.
+        SystemExit: With status 75 where SIGTERM or SIGUSR1 stopped the training; it is saved.
     """
     args = parse_train(argv)
     config = merge_train_args(load_config(args.config, args.cfg_options), args)
+    _watch_numbers(config)
     _check_launcher(config.launcher)
     _prepare_libraries(config)
     _settle_amp(config)
+    keep_whole_checkpoints(config)
     _settle_resume(config, args)
-    with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
+    folder = config.work_dir
+    with leaving_nothing_behind(folder, args.config), naming_bad_files(), StopSignals() as signals:
+        _prepare_folders(config)
         _check_start(config)
-        with _processes(config):
-            build_runner(config).train()
+        with _processes(config), explaining_full_disks(folder):
+            runner = build_runner(config)
+            register_survival_hooks(runner, signals)
+            runner.train()
 
 
 def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
