@@ -7,21 +7,23 @@ loader therefore falls back to an unrestricted load. Here the reader gets the fe
 harmless names that such files need, and nothing else is ever loaded.
 """
 
-import argparse
 import contextlib
 import json
 import os
-import pathlib
 import pickle
 import re
+import struct
 import urllib.error
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.fileio import register_handler
+
+from coc_mm.checkpoints.pickles import PlainPickleHandler, allowed_names, check_names, settled
+from coc_mm.checkpoints.tensors import why_no_weights
 
 __all__ = ['CheckpointError', 'load_checkpoint_safely', 'state_dict_of', 'use_safe_loading']
 
@@ -33,54 +35,13 @@ class CheckpointError(ValueError):
     """A file that cannot be used as a checkpoint; the text names file and reason."""
 
 
-def _history_attribute(owner: type, name: str) -> Any:
-    """Stand in for ``getattr``, by which methods of HistoryBuffer are pickled."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL getattr({owner!r}, {name!r}) was')
-    return getattr(owner, name)
-
-
-def _under_name(function, module: str, name: str):
-    """Wrap a function so that the reader knows it by another full name.
-
-    Pairs of object and name, the reader's own way to do this, came after torch 2.4.
-    """
-
-    def alias(*args):
-        return function(*args)
-
-    alias.__module__, alias.__name__, alias.__qualname__ = module, name, name
-    return alias
-
-
-def _allowed_names() -> list:
-    """Collect what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors."""
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    allowed = [
-        HistoryBuffer,  # Runner checkpoints: message_hub
-        _under_name(_history_attribute, 'builtins', 'getattr'),
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdgUSO'},
-        argparse.Namespace,  # timm: the options of the training script
-        pathlib.PosixPath,
-        pathlib.PurePosixPath,
-    ]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1.x, 2.x
-        allowed += [
-            _under_name(multiarray._reconstruct, module, '_reconstruct'),
-            _under_name(multiarray.scalar, module, 'scalar'),
-        ]
-    return allowed
-
-
 @contextlib.contextmanager
 def _only_allowed_names() -> Iterator[None]:
     """Allow our names and no others for the duration of a load."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals(_allowed_names())
+    serialization.add_safe_globals(allowed_names())
     try:
         yield
     finally:
@@ -120,24 +81,39 @@ def _check_outside(path: str) -> None:
 
 
 def _check_zip(path: str, size: int) -> None:
-    """Refuse archives that are cut off or not written by ``torch.save``."""
+    """Refuse archives that are cut off, blow up, or were not written by ``torch.save``."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
         raise CheckpointError(
             f'checkpoint {path} is truncated or damaged ({size} bytes); copy or download it again.'
         ) from None
-    if not any(name.endswith('/data.pkl') for name in names):
-        listed = ', '.join(names[:3]) or 'nothing'
-        raise CheckpointError(
-            f'{path} is a zip archive without a PyTorch checkpoint in it (it holds {listed}); '
-            'name a .pth file, unpack the archive if it is inside.'
-        )
+    names = [member.filename for member in members]
     if any(name.endswith('/constants.pkl') for name in names):
         raise CheckpointError(
             f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
         )
+    if any(name.endswith('/archive_format') for name in names):
+        raise CheckpointError(
+            f'{path} is an exported program (.pt2), no checkpoint; name a .pth file with weights.'
+        )
+    pickles = [name for name in names if name.endswith('/data.pkl')]
+    if not pickles:
+        listed = ', '.join(names[:3]) or 'nothing'
+        raise CheckpointError(
+            f'{path} is a zip archive without a PyTorch checkpoint in it (it has {listed[:200]}); '
+            'name a .pth file, unpack the archive if it is inside.'
+        )
+    # torch.save compresses nothing, so what members declare is there byte by byte.
+    declared = sum(member.file_size for member in members)
+    if declared > size or any(member.compress_type for member in members):
+        raise CheckpointError(
+            f'checkpoint {path} is refused: its {size} bytes declare {declared} bytes of content, '
+            'or are compressed, which torch.save does not do.'
+        )
+    if len(pickles) > 1 or len({name.casefold() for name in names}) < len(names):
+        raise CheckpointError(f'checkpoint {path} is refused: it has members of the same name.')
 
 
 def _load_safetensors(path: str) -> dict[str, Any]:
@@ -155,11 +131,13 @@ def _load_safetensors(path: str) -> dict[str, Any]:
             header = file.metadata() or {}
         # Files of this package carry class names and config in the header.
         meta = {'meta': _as_pickled(json.loads(header['meta']))} if 'meta' in header else {}
-        return {'state_dict': weights, **meta}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # or nested too deeply
         raise CheckpointError(
-            f'checkpoint {path} is truncated or no safetensors file ({error}).'
+            f'checkpoint {path} is truncated or no safetensors file ({str(error)[:200]}).'
         ) from None
+    checkpoint = {'state_dict': weights, **meta}
+    _check_meta(checkpoint, path)
+    return checkpoint
 
 
 def _as_pickled(meta: Any) -> Any:
@@ -193,12 +171,36 @@ def load_checkpoint_safely(path: str | os.PathLike, map_location: Any = 'cpu') -
     if path.endswith('.safetensors'):
         return _load_safetensors(path)
     _check_outside(path)
+    checkpoint = _build(path, map_location, path)
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
+        )
+    _check_meta(checkpoint, path)
+    return checkpoint
+
+
+def _build(file: str | BinaryIO, map_location: Any, path: str) -> Any:
+    """Hold the names in a file against the list, then let the reader build what it holds."""
     try:
-        with _only_allowed_names():
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(open(file, 'rb')) if isinstance(file, str) else file
+            is_zip = opened.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            opened.seek(0)
+            if is_zip:
+                with zipfile.ZipFile(opened) as archive:
+                    (name,) = [x for x in archive.namelist() if x.endswith('/data.pkl')]
+                    check_names(archive.read(name))
+            else:
+                check_names(opened)
+            opened.seek(0)
+            stack.enter_context(_only_allowed_names())
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter('ignore')  # of the reader, about odd files
+            return settled(torch.load(file, map_location=map_location, weights_only=True))
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from None
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except Exception as error:  # the readers fail in any way on bytes that nobody vouches for
         if 'out of memory' in str(error) or 'deserialize object on' in str(error):
             raise
         reason = str(error).split('\n')[0][:200]
@@ -206,15 +208,37 @@ def load_checkpoint_safely(path: str | os.PathLike, map_location: Any = 'cpu') -
             f'checkpoint {path} is truncated or damaged ({reason or type(error).__name__}); '
             'copy or download it again.'
         ) from None
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(
-            f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
-        )
-    return checkpoint
+
+
+def _check_meta(checkpoint: Mapping[str, Any], path: str) -> None:
+    """Refuse metadata that are no such, which all readers take for dicts."""
+    meta = checkpoint.get('meta')
+    dataset = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    record = meta.get('coc_mm') if isinstance(meta, Mapping) else None
+    backbone = record.get('backbone') if isinstance(record, Mapping) else None
+    nodes = dict(meta=meta, dataset_meta=dataset, coc_mm=record, backbone=backbone)
+    for name, node in nodes.items():
+        if node is not None and not isinstance(node, Mapping):
+            raise CheckpointError(
+                f'checkpoint {path} is refused: its {name} is a {type(node).__name__}, not a dict.'
+            )
+    for where in (dataset, meta):
+        classes = (where or {}).get('classes' if where is dataset else 'CLASSES')
+        fits = isinstance(classes, (list, tuple)) and all(isinstance(x, str) for x in classes)
+        if classes is not None and not fits:
+            raise CheckpointError(
+                f'checkpoint {path} is refused: its classes are no list of names.'
+            )
 
 
 def _refusal(path: str, reason: str) -> str:
     """Say why the restricted reader stopped."""
+    tensor = re.match('Tensor: (.+)', reason)
+    if tensor:
+        return (
+            f'checkpoint {path} is refused: it holds {tensor[1]}, and weights are dense tensors of '
+            'floating point. Ask its author for a file with these.'
+        )
     named = re.search(r'GLOBAL (.+?) (?:whose module|was)', reason)
     if named:
         return (
@@ -222,7 +246,7 @@ def _refusal(path: str, reason: str) -> str:
             'code (nothing of it was run). Ask its author for a file with the state_dict alone.'
         )
     if 'reduce for unrecognized' in reason or 'Can only' in reason:
-        found = re.search(r'Unpickler error: (.{,160})', reason)
+        found = re.search(r'Unpickler error:\s*(.{,160})', reason)
         detail = f' ({found[1].strip()})' if found else ''
         return f'checkpoint {path} is refused: it holds objects other than weights{detail}.'
     return (
@@ -253,11 +277,30 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str = 'the checkpoint') -
         if isinstance(value, torch.Tensor)
     }
     if not weights:
-        keys = ', '.join(map(str, list(checkpoint)[:5])) or 'nothing'
+        keys = ', '.join(str(key)[:80] for key in list(checkpoint)[:5]) or 'nothing'
         raise CheckpointError(
             f'{path} holds no weights under "state_dict" or at its top (it holds {keys}).'
         )
+    refuse_no_weights(weights, path)
     return weights
+
+
+def refuse_no_weights(weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse tensors that would be cast to weights silently, or that are NaN.
+
+    Args:
+        weights (Mapping[str, torch.Tensor]): By their names.
+        path (str): Of the file, for the message.
+
+    Raises:
+        CheckpointError: They are not dense tensors of floating point, or hold NaN.
+    """
+    reason = why_no_weights(weights)
+    if reason:
+        raise CheckpointError(
+            f'checkpoint {path} is refused: it holds {reason}. Take a checkpoint of plain weights, '
+            'of a diverged training an earlier one.'
+        )
 
 
 def load_from_local_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -289,11 +332,7 @@ def _load_for_backends(file: Any, map_location: Any = None, weights_only: Any = 
     """Stand in for mmengine's last resort, which backends call with a path or a buffer."""
     if isinstance(file, (str, os.PathLike)):
         return load_checkpoint_safely(file, map_location)
-    try:
-        with _only_allowed_names():
-            return torch.load(file, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal('from the storage backend', str(error))) from None
+    return _build(file, map_location, 'from the storage backend')
 
 
 def use_safe_loading() -> None:
@@ -301,7 +340,7 @@ def use_safe_loading() -> None:
 
     For the process: after it, ``Runner``, ``init_cfg=dict(type='Pretrained')`` and
     the inference functions of the task libraries load files, downloads and names of
-    model zoos no wider than this module does.
+    model zoos no wider than this module does, and ``.pkl`` files of annotations as data.
     """
     from mmengine.runner import CheckpointLoader, checkpoint
 
@@ -311,3 +350,5 @@ def use_safe_loading() -> None:
     # Names of model zoos and object stores end in these two functions of the module.
     checkpoint.load_from_http = load_from_http_safely
     checkpoint._safe_torch_load = _load_for_backends
+    # Annotations and predictions in pickles, which a config or a data set may name.
+    register_handler(['pkl', 'pickle'])(PlainPickleHandler)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from torch import Tensor
+
 from coc_mm.checkpoints.convert import TASKS
-from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely
+from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely, refuse_no_weights
 from coc_mm.models.backbones.context_cluster import ContextCluster
 from coc_mm.models.backbones.official_names import is_official, rename_official
 
@@ -190,13 +192,15 @@ def _weights(checkpoint: Mapping, path: str, ema: bool) -> tuple[dict, list[str]
     given = checkpoint if key is None else checkpoint[key]
     weights = {}
     for name, value in given.items():
-        if hasattr(value, 'shape'):
+        if isinstance(value, Tensor):
             weights[re.sub(r'^(module\.)+', '', str(name))] = value
     # mmcv's EMA hook keeps the other set of weights in buffers of flattened names.
     buffers = [name for name in weights if re.match(r'ema_(backbone|neck|\w+_head)_', name)]
     if buffers:
         remarks.append(f'left out {len(buffers)} buffers ema_* of mmcv: the weights of training')
-    return {name: v for name, v in weights.items() if name not in buffers}, remarks
+    weights = {name: v for name, v in weights.items() if name not in buffers}
+    refuse_no_weights(weights, path)
+    return weights, remarks
 
 
 def _task_of(weights: Mapping) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from coc_mm.checkpoints.files import check_target, save_checkpoint
-from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely
+from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely, refuse_no_weights
 
 __all__ = ['publish', 'strip_checkpoint']
 
@@ -55,6 +55,7 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
             state_dict[prefix.sub('', name)] = value.detach().cpu().clone()
     if not state_dict:
         raise CheckpointError(f'{path} holds no weights to publish.')
+    refuse_no_weights(state_dict, path)
     if hasattr(weights, '_metadata'):
         state_dict._metadata = weights._metadata
     meta = checkpoint.get('meta')
