@@ -30,6 +30,10 @@ class _Options(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except (AssertionError, ValueError) as error:  # unbalanced brackets in a value
             raise argparse.ArgumentError(self, str(error)) from None
+        except RecursionError:  # mmengine's answer to a call such as dict(a=1) in a value
+            raise argparse.ArgumentError(
+                self, f'lists, tuples, numbers and text alone can be given here, not {values}'
+            ) from None
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +75,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         argparse.Namespace: ``config work_dir resume amp auto_scale_lr no_validate
-        cfg_options launcher local_rank``.
+        deterministic cfg_options launcher local_rank``.
 
     Raises:
         SystemExit: With status 2 and the usage on stderr.
@@ -101,6 +105,12 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='do not evaluate during training'
+    )
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='results that repeat bit for bit on the same machine, with the seed of the config, '
+        'or 0; slower on GPUs',
     )
     _add_common(parser)
     _add_launcher(parser)

@@ -16,7 +16,9 @@ from coc_mm.apis.amp import cpu_amp_config
 from coc_mm.apis.bad_files import naming_bad_files
 from coc_mm.apis.cli import parse_test, parse_train, say
 from coc_mm.apis.config import load_config, merge_test_args, merge_train_args
+from coc_mm.apis.deterministic import make_deterministic, restoring_determinism
 from coc_mm.apis.errors import UserError, explain
+from coc_mm.apis.failures import explaining_failures
 from coc_mm.apis.weights import (
     build_model,
     check_pretrained,
@@ -27,6 +29,8 @@ from coc_mm.apis.weights import (
 )
 from coc_mm.checkpoints.io import load_checkpoint_safely, use_safe_loading
 from coc_mm.compat.gloo import name_rank, process_group_on_cpu, use_cpu_wrappers
+from coc_mm.compat.lost_processes import watching_processes
+from coc_mm.compat.results_folder import gather_in_log_dir
 from coc_mm.engine.resume import check_whole, find_newest_whole
 from coc_mm.engine.stop_signals import StopSignals
 from coc_mm.engine.survival import adopt_seed, keep_whole_checkpoints, register_survival_hooks
@@ -97,6 +101,16 @@ def _check_launcher(launcher: str) -> None:
             'out.'
         )
     name_rank(launcher)
+
+
+def _settle_timeout(config: Config) -> None:
+    """Let processes wait for another for 30 minutes, over gloo and NCCL alike.
+
+    torch's default for NCCL is 10, which an evaluation of COCO in one process may take.
+    """
+    if config.launcher != 'none':
+        env_cfg = config.setdefault('env_cfg', ConfigDict())
+        env_cfg.setdefault('dist_cfg', ConfigDict()).setdefault('timeout', 1800)
 
 
 def _processes(config: Config) -> AbstractContextManager:
@@ -232,18 +246,29 @@ def run_train(argv: Sequence[str] | None = None) -> None:
     config = merge_train_args(load_config(args.config, args.cfg_options), args)
     _watch_numbers(config)
     _check_launcher(config.launcher)
+    _settle_timeout(config)
+    if args.deterministic:
+        make_deterministic(config)
     _prepare_libraries(config)
     _settle_amp(config)
     keep_whole_checkpoints(config)
     _settle_resume(config, args)
     folder = config.work_dir
-    with leaving_nothing_behind(folder, args.config), naming_bad_files(), StopSignals() as signals:
+    with (
+        leaving_nothing_behind(folder, args.config),
+        restoring_determinism(),
+        naming_bad_files(),
+        explaining_failures(),
+        StopSignals() as signals,
+    ):
         _prepare_folders(config)
         _check_start(config)
         with _processes(config), explaining_full_disks(folder):
             runner = build_runner(config)
             register_survival_hooks(runner, signals)
-            runner.train()
+            gather_in_log_dir(runner)
+            with watching_processes():
+                runner.train()
 
 
 def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -261,8 +286,13 @@ def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parse_test(argv)
     config = merge_test_args(load_config(args.config, args.cfg_options), args)
     _check_launcher(config.launcher)
+    _settle_timeout(config)
     _prepare_libraries(config)
-    with leaving_nothing_behind(config.work_dir, args.config), naming_bad_files():
+    with (
+        leaving_nothing_behind(config.work_dir, args.config),
+        naming_bad_files(),
+        explaining_failures(),
+    ):
         start = config.load_from
         if is_local(start):
             checkpoint = load_checkpoint_safely(start)
@@ -272,7 +302,9 @@ def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
             runner = build_runner(config)
             if args.out and config.default_scope != 'mmseg':
                 runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
-            return runner.test()
+            gather_in_log_dir(runner)
+            with watching_processes():
+                return runner.test()
 
 
 def _without_tta(config: Config) -> Config:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from coc_mm.compat.lost_processes import watching_processes
+
 __all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
 
 _VARIABLES = {
@@ -91,7 +93,7 @@ def use_cpu_wrappers(config) -> None:
 
 @contextmanager
 def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterator[None]:
-    """Start a group of processes over gloo; end it afterwards.
+    """Start a group of processes over gloo, watched for lost ones; end it afterwards.
 
     Args:
         launcher (str): Who set the variables: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -101,6 +103,7 @@ def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterato
     waiting = {} if timeout is None else dict(timeout=datetime.timedelta(seconds=timeout))
     dist.init_process_group('gloo', **waiting)
     try:
-        yield
+        with watching_processes():
+            yield
     finally:
         dist.destroy_process_group()

@@ -113,14 +113,16 @@ class NumbersWatchHook(Hook):
         self._bad_loss = ~loss.detach().isfinite().all()
         update_params(loss, *args, **kwargs)
         if len(self._verdicts) == seen:  # gradients are accumulated, no step was due
-            self._verdicts.append(_of_all_processes(self._bad_loss))
+            self._verdicts.append(_of_all_processes(self._bad_loss, self._bad_loss))
         self._bad_loss = None
 
     def _step(self, wrapper, step, **kwargs) -> None:
-        bad = [flag for flag in (self._bad_loss, _bad_gradients(wrapper)) if flag is not None]
-        if not bad:  # nothing to judge by
+        loss, gradients = self._bad_loss, _bad_gradients(wrapper)
+        if loss is None and gradients is None:  # nothing to judge by
             return step(**kwargs)
-        verdict = _of_all_processes(torch.stack([flag.to(bad[0].device) for flag in bad]).any())
+        loss = torch.zeros_like(gradients) if loss is None else loss
+        gradients = loss if gradients is None else gradients.to(loss.device)
+        verdict = _of_all_processes(loss, gradients)
         self._verdicts.append(verdict)
         if self.action == 'stop' and verdict.device.type != 'cpu':
             return step(**kwargs)  # read in after_train_iter, when the device is done
@@ -166,13 +168,13 @@ class NumbersWatchHook(Hook):
         if not self._verdicts:
             return
         verdicts, self._verdicts = self._verdicts, []
-        bad = verdicts[0] if len(verdicts) == 1 else torch.stack(verdicts).amax(0)
-        if not any(bad.tolist()):
+        bad = torch.stack(verdicts).amax(0).tolist()
+        if not any(bad):
             return
         with torch.no_grad():
             for buffer, kept in zip(self._buffers, self._kept, strict=True):
                 buffer.copy_(kept)
-        text = self._report(runner, bool(bad[get_rank()]), data_batch, outputs)
+        text = self._report(runner, bad[get_rank()] == max(bad), data_batch, outputs)
         if self.action == 'skip':
             self._poisoned = not self._dropped  # no step was due: leave out the one that will be
             number = self.skipped + self._poisoned
@@ -185,7 +187,7 @@ class NumbersWatchHook(Hook):
         raise NonFiniteError(f'{text}\n{self._way_out()}')
 
     def _report(self, runner, mine: bool, data_batch, outputs) -> str:
-        """Describe and save the batches of all processes that met such numbers."""
+        """Describe and save the batches of the processes whose numbers are to blame."""
         text = None
         if mine:
             text, named = describe(data_batch, outputs or {})
@@ -249,10 +251,13 @@ def _bad_gradients(wrapper) -> torch.Tensor | None:
     return ~torch.stack([norm.to(device, torch.float32) for norm in norms]).isfinite().all()
 
 
-def _of_all_processes(bad: torch.Tensor) -> torch.Tensor:
-    """Share a flag; return those of all processes, (processes,) int32 on the flag's device."""
-    flags = bad.new_zeros(get_world_size(), dtype=torch.int32)
-    flags[get_rank()] = bad
+def _of_all_processes(loss: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Share what is bad; return (processes,) int32: 2 for a loss, 1 for gradients alone, else 0.
+
+    One process's loss makes the gradients of all bad.
+    """
+    flags = torch.zeros(get_world_size(), dtype=torch.int32, device=loss.device)
+    flags[get_rank()] = torch.where(loss, 2, gradients.int())
     if len(flags) > 1:
         all_reduce(flags)
     return flags

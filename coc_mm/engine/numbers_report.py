@@ -49,7 +49,7 @@ def describe(data_batch: Any, outputs: Mapping[str, Any]) -> tuple[str, dict[str
 
 def _number(value: Any) -> float | None:
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
     except (TypeError, ValueError, RuntimeError):  # e.g. a tensor of several elements
         return None
 

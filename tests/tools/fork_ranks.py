@@ -2,7 +2,8 @@
 
 ``python fork_ranks.py RUNS.json``, a list of ``dict(tool, library, argv, world, env, log)``. The
 processes are forks of this one, which has computed nothing; they find the variables of torchrun,
-or what ``env`` says. Beside ``log`` lie what each rank said, its losses, and how all ended.
+or what ``env`` says. Beside ``log`` lie what each rank said, its losses, and how all ended. Each
+computes with one thread, or ``threads``.
 """
 
 import importlib.util
@@ -11,9 +12,11 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import torch
+import yapf.yapflib.yapf_api  # noqa: F401
 
 import coc_mm  # noqa: F401
 
@@ -52,7 +55,9 @@ def one_rank(run, rank, port):
     else:
         os.environ.update({k: v.format(rank=rank, world=world) for k, v in run['env'].items()})
         os.environ['MASTER_PORT'] = str(port)
-    torch.set_num_threads(1)
+    torch.set_num_threads(run.get('threads', 1))
+    # A run formats its config four times, which takes longer than the training here.
+    sys.modules['yapf.yapflib.yapf_api'].FormatCode = lambda text, **_: (text, True)
     record_losses(f'{run["log"]}.{rank}.losses')
     path = ROOT / 'tools' / f'{run["tool"]}.py'
     spec = importlib.util.spec_from_file_location('tool', path)
@@ -81,6 +86,7 @@ def main(path):
             rank.join(300)
             if rank.is_alive():
                 rank.kill()
+        Path(f'{run["log"]}.ended').write_text(repr(time.time()))
         Path(f'{run["log"]}.status').write_text(json.dumps([rank.exitcode for rank in ranks]))
 
 

@@ -1,0 +1,41 @@
+"""Where several processes gather their results.
+
+Each process writes its part of an evaluation for process 0 to read. mmengine makes a folder
+``.dist_test`` for that in the current one, and leaves it there.
+"""
+
+from pathlib import Path
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+__all__ = ['gather_in_log_dir']
+
+
+class _ResultsFolderHook(Hook):
+    """Names the folder of a run's log to metrics that name none."""
+
+    @staticmethod
+    def _name(runner, loop) -> None:
+        for metric in loop.evaluator.metrics:
+            if getattr(metric, 'collect_dir', None) is None:
+                metric.collect_dir = str(Path(runner.log_dir) / 'results')
+
+    def before_val(self, runner) -> None:
+        self._name(runner, runner.val_loop)
+
+    def before_test(self, runner) -> None:
+        self._name(runner, runner.test_loop)
+
+
+def gather_in_log_dir(runner: Runner) -> None:
+    """Let a run of several processes gather results in the folder of its log.
+
+    The folder is removed once they are read. Metrics with a ``collect_dir`` keep it.
+
+    Args:
+        runner (Runner): Built, not yet started.
+    """
+    if get_world_size() > 1:
+        runner.register_hook(_ResultsFolderHook())
