@@ -1,9 +1,11 @@
 """Mixed precision where mmengine has none: on the CPU."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper
+from torch import nn
 
 __all__ = ['CPU_AMP_TYPE', 'CpuAmpOptimWrapper', 'cpu_amp_config']
 
@@ -19,7 +21,7 @@ class CpuAmpOptimWrapper(OptimWrapper):
     """
 
     @contextmanager
-    def optim_context(self, model):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run a training step under CPU autocast.
 
         Args:

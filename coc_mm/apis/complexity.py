@@ -17,7 +17,6 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coc_mm.apis.errors import UserError
@@ -47,7 +46,14 @@ class Complexity:
     cluster_macs: int
 
 
-def cluster_macs(height, width, heads, head_dim, proposals, folds) -> int:
+def cluster_macs(
+    height: int,
+    width: int,
+    heads: int,
+    head_dim: int,
+    proposals: tuple[int, int],
+    folds: tuple[int, int],
+) -> int:
     """Count the multiply-adds of clustering one map (arXiv 2303.01494, section 3.2).
 
     Per point and head of D channels: two poolings (2 D), the norm (D), the cosine to
@@ -106,7 +112,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _forward(model: nn.Module, scope: str, image: torch.Tensor) -> None:
+def _forward(model: Any, scope: str, image: torch.Tensor) -> None:
     if scope == 'mmdet':
         model.extract_feat(image)
     else:
@@ -199,7 +205,7 @@ def _table(rows: list[dict]) -> Table:
     return table
 
 
-def _blank(value) -> str:
+def _blank(value: object) -> str:
     return '' if value is None else str(value)
 
 

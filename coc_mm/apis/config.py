@@ -9,6 +9,7 @@ import sys
 import traceback
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -191,7 +192,8 @@ def merge_options(config: Config, options: dict | None) -> None:
 
 def _bad_path(config: Config, key: str, error: Exception) -> str:
     """Say at which step a dotted key leaves the config."""
-    node, walked = config, []
+    node: Any = config
+    walked: list[str] = []
     for step in key.split('.'):
         name = '.'.join(walked) or 'the config'
         if isinstance(node, (list, tuple)):
@@ -395,7 +397,7 @@ def _set_tta(config: Config, path: str) -> None:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset.dataset
     if config.default_scope == 'mmpretrain':
-        model = dict(type='mmpretrain.AverageClsScoreTTA')
+        model: dict[str, Any] | None = dict(type='mmpretrain.AverageClsScoreTTA')
         pack = [deepcopy(dataset.pipeline[-1])]
     elif config.default_scope == 'mmdet':
         if (config.model.get('roi_head') or config.model).get('mask_head'):
@@ -405,12 +407,12 @@ def _set_tta(config: Config, path: str) -> None:
             )
         nms = dict(type='nms', iou_threshold=0.5)
         model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        keys: tuple[str, ...] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
         keys += ('flip', 'flip_direction')
         pack = [dict(type='PackDetInputs', meta_keys=keys)]
     else:
         _require(config, ('tta_model', 'tta_pipeline'), path, '--tta')
-        model = pack = None
+        model, pack = None, []  # both are in the config
     if config.get('tta_model') is None:
         config.tta_model = model
     if config.get('tta_pipeline') is None:

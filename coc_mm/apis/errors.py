@@ -35,7 +35,7 @@ class UserError(Exception):
         message (str): One or two lines: what is wrong, where, the way out.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         # A DataLoader re-raises with the worker's traceback as the text.
         super().__init__(_last_of_worker_text(message, type(self).__name__))
 
@@ -151,7 +151,9 @@ def _explain_build(error: BaseException, text: str) -> str | None:
     return None
 
 
-def run_command(command: Callable[[Sequence[str] | None], None], argv=None) -> int:
+def run_command(
+    command: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
+) -> int:
     """Run a command, turning a user's mistake into a message on stderr.
 
     Args:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import torch
@@ -176,7 +177,7 @@ def run_infer(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _predict_one(task, image: Path, target: Path, console: Console) -> None:
+def _predict_one(task: Any, image: Path, target: Path, console: Console) -> None:
     reason = why_no_image(image)
     pixels = None if reason else mmcv.imread(str(image), channel_order='rgb')
     if pixels is None:

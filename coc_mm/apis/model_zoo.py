@@ -4,11 +4,18 @@ import fnmatch
 import functools
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from coc_mm.apis.errors import UserError
+
+if TYPE_CHECKING:  # a list of names must not cost the import of torch
+    import torch
+    from mmengine.config import Config
+    from torch import nn
 
 __all__ = ['ModelEntry', 'config_of', 'entries', 'get_model', 'list_models', 'zoo_root']
 
@@ -136,7 +143,7 @@ def find_entry(name: str) -> ModelEntry:
     return entry
 
 
-def config_of(name: str):
+def config_of(name: str) -> 'Config':
     """Load the config of a model.
 
     Args:
@@ -153,7 +160,7 @@ def config_of(name: str):
     return Config.fromfile(find_entry(name).config)
 
 
-def apply_record(config, checkpoint: dict, given=()) -> None:
+def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()) -> None:
     """Give a config the mixer that converted weights were trained with.
 
     Args:
@@ -180,7 +187,12 @@ def _no_weights(entry: ModelEntry) -> str:
     )
 
 
-def get_model(name: str, pretrained: bool | str | os.PathLike = False, device='cpu', **overrides):
+def get_model(
+    name: str,
+    pretrained: bool | str | os.PathLike = False,
+    device: 'str | torch.device' = 'cpu',
+    **overrides: Any,
+) -> 'nn.Module':
     """Build a model by name, ready for the inference functions of its library.
 
     Args:
@@ -196,7 +208,8 @@ def get_model(name: str, pretrained: bool | str | os.PathLike = False, device='c
         nn.Module: In evaluation mode, with its config and class names.
 
     Raises:
-        UserError: There is no such model or no weights, or they are of another model.
+        UserError: There is no such model or no weights, or they are of another model; its library
+            is missing.
         CheckpointError: The checkpoint cannot be read.
 
     Example:
@@ -205,6 +218,7 @@ def get_model(name: str, pretrained: bool | str | os.PathLike = False, device='c
         >>> sum(p.numel() for p in model.parameters())
         5570584
     """
+    from coc_mm.apis.config import check_scope
     from coc_mm.apis.tasks import TASKS
     from coc_mm.apis.weights import check_weights
     from coc_mm.checkpoints.io import state_dict_of
@@ -212,6 +226,7 @@ def get_model(name: str, pretrained: bool | str | os.PathLike = False, device='c
     from coc_mm.models.backbones.official_names import is_official
 
     entry = find_entry(name)
+    check_scope(entry.scope, entry.config)
     path = entry.weights if pretrained is True else pretrained and os.fspath(pretrained)
     if pretrained is True and path is None:
         raise UserError(_no_weights(entry))

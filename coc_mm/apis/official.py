@@ -2,13 +2,14 @@
 
 import argparse
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mmengine
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from torch import nn
 
 from coc_mm.apis.cli import say
 from coc_mm.apis.config import load_config
@@ -40,6 +41,7 @@ def _target_config(task: str, arch: str, denominator: str, proposals: int | None
             raise UserError(
                 f'there is no published model for {task} with {arch}; small and medium have one.'
             )
+        assert proposals is not None, 'the file or the user has said it'
         name = _DENSE[task].format(arch[0], proposals**2)
         if name not in entries():
             name = _DENSE[task].format(arch[0], 4)
@@ -60,8 +62,8 @@ def _dataset_meta(config: Config) -> dict[str, Any]:
     return {key.lower(): value for key, value in dataset.METAINFO.items()}
 
 
-def _fit(weights: dict, model, official: Official) -> OrderedDict:
-    """Order the weights as the model has them; refuse any that differ."""
+def _fit(weights: dict, model: nn.Module, official: Official) -> Any:
+    """Order the weights as the model has them, metadata too; refuse any that differ."""
     target = model.state_dict()
     comparison = Comparison.of(weights, target)
     if not comparison.exact:
@@ -80,7 +82,7 @@ def _fit(weights: dict, model, official: Official) -> OrderedDict:
             f'({comparison.common} weights match):\n' + '\n'.join(lines)
         )
     # Counters of batch norms, which the oldest files lack, are the model's own.
-    fitted = OrderedDict((name, weights.get(name, value)) for name, value in target.items())
+    fitted: Any = OrderedDict((name, weights.get(name, value)) for name, value in target.items())
     fitted._metadata = getattr(target, '_metadata', OrderedDict())
     return fitted
 
@@ -129,7 +131,7 @@ def convert_checkpoint(
     denominator, why = official.denominator(denominator)
     config = _target_config(official.task, arch, denominator, proposals)
     fitted = _fit(weights, build_model(config), official)
-    backbone = dict(denominator=denominator)
+    backbone: dict[str, Any] = dict(denominator=denominator)
     if proposals is not None:
         backbone['proposals'] = proposals
     fitted._metadata.setdefault('backbone', {})['denominator'] = denominator
@@ -242,7 +244,7 @@ def run_convert(argv: Sequence[str] | None = None) -> None:
     """
     args = _parse(argv)
     path = check_target(args.dst, args.force)
-    converted: Mapping = convert_checkpoint(
+    converted = convert_checkpoint(
         args.src, args.task, args.arch, args.denominator, args.proposals, args.ema
     )
     save_checkpoint(converted, path)

@@ -1,7 +1,9 @@
 """Prediction, a table and a picture for each library, by its own inference functions."""
 
 import colorsys
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ def _dataset_meta(meta: dict, config: Config) -> dict:
     dataset = _test_dataset(config)
     with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
         kind = registry.get(dataset['type']) if 'type' in dataset else None
-    found = {}
+    found: dict[str, Any] = {}
     old = {key.lower(): meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}
     sources = (meta.get('dataset_meta'), old, dataset.get('metainfo'))
     for source in (*sources, getattr(kind, 'METAINFO', None)):
@@ -41,7 +43,7 @@ def _dataset_meta(meta: dict, config: Config) -> dict:
     return found
 
 
-def _names(classes, count: int) -> list[str]:
+def _names(classes: Sequence[str] | None, count: int) -> list[str]:
     """Class names, or numbers where there are none or not as many as outputs."""
     if classes is None or len(classes) < count:
         return [str(index) for index in range(count)]
@@ -51,7 +53,7 @@ def _names(classes, count: int) -> list[str]:
 def _colors(count: int) -> list[tuple[int, int, int]]:
     """Colours around the wheel, as far apart as their number allows."""
     wheel = [colorsys.hsv_to_rgb(i / max(1, count), 0.8, 0.95) for i in range(count)]
-    return [tuple(round(255 * value) for value in color) for color in wheel]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in wheel]
 
 
 class _Task:
@@ -63,14 +65,15 @@ class _Task:
         score_thr (float): Least score of a box, 0 to 1. Defaults to 0.3.
     """
 
-    def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3):
-        self.model, self.topk, self.score_thr = model, topk, score_thr
+    def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
+        self.model: Any = model  # a library's, with dataset_meta and the like
+        self.topk, self.score_thr = topk, score_thr
 
 
 class Classification(_Task):
     """Prediction by ``mmpretrain.ImageClassificationInferencer``."""
 
-    def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3):
+    def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
         from mmpretrain import ImageClassificationInferencer
 
         super().__init__(model, topk, score_thr)
@@ -91,7 +94,7 @@ class Classification(_Task):
         return get_model(config, pretrained=False)
 
     @staticmethod
-    def set_classes(model: nn.Module, meta: dict, config: Config) -> None:
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
         """Give the model its class names.
 
         Args:
@@ -101,7 +104,7 @@ class Classification(_Task):
         """
         model._dataset_meta = _dataset_meta(meta, config)
 
-    def predict(self, path: str):
+    def predict(self, path: str) -> Any:
         """Classify an image file.
 
         Args:
@@ -113,7 +116,7 @@ class Classification(_Task):
         batch = next(iter(self.inferencer.preprocess([path], batch_size=1)))
         return self.inferencer.forward(batch)[0]
 
-    def report(self, sample, title: str) -> Table:
+    def report(self, sample: Any, title: str) -> Table:
         """Tabulate the likeliest classes.
 
         Args:
@@ -130,7 +133,7 @@ class Classification(_Task):
             table.add_row(names[label], f'{float(score):.4f}')
         return table
 
-    def draw(self, image: np.ndarray, sample, out_file: str) -> None:
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write the image with its class.
 
         Args:
@@ -166,7 +169,7 @@ class Detection(_Task):
         return init_detector(config, None, device='cpu')
 
     @staticmethod
-    def set_classes(model: nn.Module, meta: dict, config: Config) -> None:
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
         """Give the model its class names and colours.
 
         Args:
@@ -179,7 +182,7 @@ class Detection(_Task):
         found.setdefault('classes', None)
         model.dataset_meta = found
 
-    def predict(self, path: str):
+    def predict(self, path: str) -> Any:
         """Detect objects in an image file.
 
         Args:
@@ -192,7 +195,7 @@ class Detection(_Task):
 
         return inference_detector(self.model, path)
 
-    def report(self, sample, title: str) -> Table:
+    def report(self, sample: Any, title: str) -> Table:
         """Tabulate the boxes over the threshold, best first.
 
         Args:
@@ -220,7 +223,7 @@ class Detection(_Task):
             table.caption = f'no object with a score of {self.score_thr} or more{best}'
         return table
 
-    def draw(self, image: np.ndarray, sample, out_file: str) -> None:
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write the image with its boxes and masks.
 
         Args:
@@ -268,7 +271,7 @@ class Segmentation(_Task):
         return init_model(config, None, device='cpu')
 
     @staticmethod
-    def set_classes(model: nn.Module, meta: dict, config: Config) -> None:
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
         """Give the model its class names and colours.
 
         Args:
@@ -283,7 +286,7 @@ class Segmentation(_Task):
             found['palette'] = _colors(len(found['classes']))
         model.dataset_meta = found
 
-    def predict(self, path: str):
+    def predict(self, path: str) -> Any:
         """Segment an image file.
 
         Args:
@@ -296,7 +299,7 @@ class Segmentation(_Task):
 
         return inference_model(self.model, path)
 
-    def report(self, sample, title: str) -> Table:
+    def report(self, sample: Any, title: str) -> Table:
         """Tabulate the area of each class, largest first.
 
         Args:
@@ -314,7 +317,7 @@ class Segmentation(_Task):
             table.add_row(names[int(labels[index])], str(int(counts[index])), f'{share:.1f} %')
         return table
 
-    def draw(self, image: np.ndarray, sample, out_file: str) -> None:
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write the image with its classes painted over.
 
         Args:
@@ -338,4 +341,8 @@ class Segmentation(_Task):
 
 
 #: The task of each default scope.
-TASKS = {'mmpretrain': Classification, 'mmdet': Detection, 'mmseg': Segmentation}
+TASKS: dict[str, type[Classification] | type[Detection] | type[Segmentation]] = {
+    'mmpretrain': Classification,
+    'mmdet': Detection,
+    'mmseg': Segmentation,
+}

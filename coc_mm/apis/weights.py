@@ -245,12 +245,14 @@ def check_pretrained(model: nn.Module, paths: list[str]) -> None:
         for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
             if not isinstance(entry, dict) or entry.get('type') != 'Pretrained':
                 continue
-            path, prefix = entry.get('checkpoint'), entry.get('prefix')
-            if path in loaded:
-                _check_start(module, name, loaded[path], path, prefix)
+            start = entry.get('checkpoint')
+            if start in loaded:
+                _check_start(module, name, loaded[start], start, entry.get('prefix'))
 
 
-def _check_start(module: nn.Module, name: str, weights: dict, path: str, prefix: str | None):
+def _check_start(
+    module: nn.Module, name: str, weights: dict, path: str, prefix: str | None
+) -> None:
     if prefix:
         start = prefix.rstrip('.') + '.'
         found = {key[len(start) :]: v for key, v in weights.items() if key.startswith(start)}

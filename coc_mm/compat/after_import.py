@@ -6,9 +6,11 @@ our names would make ``import coc_mm`` slow and need libraries that nobody asked
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 __all__ = ['after_import']
 
@@ -18,26 +20,28 @@ _ACTIONS: dict[str, Callable[[ModuleType], None]] = {}
 class _ActingLoader(Loader):
     """Loads as the module's own loader does, then acts."""
 
-    def __init__(self, loader, action):
+    def __init__(self, loader: Loader, action: Callable[[ModuleType], None]) -> None:
         self._loader, self._action = loader, action
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Leave it to the module's own loader."""
         return self._loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         """Execute the module, then act on it."""
         self._loader.exec_module(module)
         self._action(module)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)  # get_source, get_filename, ...
 
 
 class _Finder(MetaPathFinder):
     """Finds modules that have an action through the finders behind it."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Wrap the loader of a module that has an action; know no other module."""
         action = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
         if action is None:

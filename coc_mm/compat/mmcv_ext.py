@@ -13,8 +13,11 @@ function that says at the call what is missing and what to do about it.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import NoReturn
 
 _NAME = 'mmcv._ext'
 
@@ -22,7 +25,7 @@ _NAME = 'mmcv._ext'
 class _StandInLoader(Loader):
     """Fills an empty module with the stand-in's operators."""
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         """Define the operators in ``module``.
 
         Args:
@@ -45,7 +48,7 @@ class _StandInLoader(Loader):
                 name=_NAME,
             ) from error
 
-        def missing(name):
+        def missing(name: str) -> Callable:
             # A leading underscore is never an operator: it is inspect, copy, pickle
             # or a shell asking whether the module has some protocol.
             if name.startswith('_'):
@@ -56,14 +59,16 @@ class _StandInLoader(Loader):
 
         module.__doc__ = __doc__
         module.__dict__.update(OPERATORS)
-        module.__getattr__ = missing  # PEP 562
+        module.__dict__['__getattr__'] = missing  # PEP 562
 
 
 class _StandInFinder(MetaPathFinder):
     """Answers for ``mmcv._ext`` where every finder before it had none."""
 
     @staticmethod
-    def find_spec(fullname, path=None, target=None):
+    def find_spec(
+        fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Find the stand-in.
 
         Args:
@@ -82,7 +87,7 @@ class _StandInFinder(MetaPathFinder):
 _FINDER = _StandInFinder()
 
 
-def _refusal(name):
+def _refusal(name: str) -> Callable:
     """Make a function that refuses, with the ways out, when it is called.
 
     Args:
@@ -92,7 +97,7 @@ def _refusal(name):
         Callable: Raises NotImplementedError whatever it is called with.
     """
 
-    def refuse(*args, **kwargs):
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"mmcv's operator {name!r} is not available: mmcv was installed without its "
             "compiled operators, and coc_mm's stand-in for them does not have this one. "
@@ -106,7 +111,7 @@ def _refusal(name):
     return refuse
 
 
-def install():
+def install() -> None:
     """Make ``mmcv._ext`` importable where mmcv was installed without it.
 
     Idempotent, and nearly free: it imports neither mmcv nor torchvision. Call it

@@ -21,6 +21,7 @@ import tempfile
 import zlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ FOLDERS = dict(train='training', test='validation')
 BACKGROUND_LABEL = 0
 
 
-def generator_fingerprint():
+def generator_fingerprint() -> str:
     """A digest of the code that composes and writes the scenes.
 
     Returns:
@@ -49,7 +50,7 @@ def generator_fingerprint():
     return digest.hexdigest()[:16]
 
 
-def ensure_digit_scenes(root, spec=None):
+def ensure_digit_scenes(root: str | Path, spec: SceneSpec | dict | None = None) -> Path:
     """Make sure that the scenes lie under ``root``, composing them if they do not.
 
     A complete and undamaged tree of the same spec and generator is left as it
@@ -137,13 +138,13 @@ def _write_tree(root, spec):
     (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
-def _write_split(root, split, spec):
+def _write_split(root: Path, split: str, spec: SceneSpec) -> None:
     """Write the images, the semantic maps and the COCO annotations of one split."""
     folder = FOLDERS[check_split(split)]
     for kind in ('images', 'annotations'):
         (root / kind / folder).mkdir(parents=True)
     pool = load_digits_split(split)
-    coco = dict(
+    coco: dict[str, Any] = dict(
         info=dict(description='Scenes of handwritten digits', version=generator_fingerprint()),
         images=[],
         annotations=[],
@@ -188,7 +189,7 @@ def _annotations(found, image_id, first_id):
     ]
 
 
-def encode_rle(mask):
+def encode_rle(mask: np.ndarray) -> dict:
     """Encode a mask as COCO's uncompressed run lengths.
 
     pycocotools would do this too, but a machine with mmseg alone has none.

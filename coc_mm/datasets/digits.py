@@ -6,7 +6,9 @@ Handwritten Digits" data (Alpaydin and Kaynak, 1998,
 https://doi.org/10.24432/C50P49).
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -48,7 +50,7 @@ def _load_all():
     return images, digits.target.astype(np.int64)
 
 
-def check_split(split):
+def check_split(split: str) -> str:
     """Return ``split`` if it is one of :data:`SPLITS`.
 
     Raises:
@@ -59,7 +61,7 @@ def check_split(split):
     return split
 
 
-def split_indices(split):
+def split_indices(split: str) -> np.ndarray:
     """The positions in scikit-learn's table of the digits of one split.
 
     The split is stratified and fixed: of every class, the same quarter is
@@ -86,15 +88,16 @@ def split_indices(split):
     return np.flatnonzero(held_out if split == 'test' else ~held_out)
 
 
-def load_digits_split(split):
+def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The digits of one split.
 
     Args:
         split (str): ``'train'`` or ``'test'``.
 
     Returns:
-        tuple[np.ndarray]: Images ``(K, 8, 8)`` as uint8, white ink (255) on
-        black (0); labels ``(K,)`` as int64; positions ``(K,)`` in scikit-learn's table as int64.
+        tuple[np.ndarray, np.ndarray, np.ndarray]: Images ``(K, 8, 8)`` as uint8, white
+        ink (255) on black (0); labels ``(K,)`` as int64; positions ``(K,)`` in scikit-learn's
+        table as int64.
 
     Raises:
         ValueError: If ``split`` is neither.
@@ -131,11 +134,17 @@ class DigitsDataset(BaseDataset):
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)
 
-    def __init__(self, split='train', pipeline=(), test_mode=False, **kwargs):
+    def __init__(
+        self,
+        split: str = 'train',
+        pipeline: Sequence[dict | Callable] = (),
+        test_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
         self.split = check_split(split)
         super().__init__(ann_file='', pipeline=list(pipeline), test_mode=test_mode, **kwargs)
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the samples: ``img``, its shape, ``gt_label``, ``digit_index``.
 
         There is no ``img_path``, because no file stands behind a sample:
@@ -152,11 +161,11 @@ class DigitsDataset(BaseDataset):
             for image, label, position in zip(*load_digits_split(self.split), strict=True)
         ]
 
-    def get_gt_labels(self):
+    def get_gt_labels(self) -> np.ndarray:
         """The labels of all samples, an int64 array ``(K,)``."""
         return np.array([self.get_data_info(i)['gt_label'] for i in range(len(self))])
 
-    def get_cat_ids(self, idx):
+    def get_cat_ids(self, idx: int) -> list[int]:
         """The label of one sample in a list, as ``ClassBalancedDataset`` wants it.
 
         Args:
@@ -168,6 +177,6 @@ class DigitsDataset(BaseDataset):
         return [int(self.get_data_info(idx)['gt_label'])]
 
     @property
-    def CLASSES(self):  # noqa: N802 - mmpretrain's name
+    def CLASSES(self) -> Sequence[str]:  # noqa: N802 - mmpretrain's name
         """The class names, ``('0', ..., '9')``."""
         return self._metainfo['classes']

@@ -5,7 +5,9 @@ and mmseg's pipelines expect.
 """
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mmengine.dataset import BaseDataset
 
@@ -17,9 +19,10 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.p
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
 #: Of a folder without a validation split: all, or what :func:`hold_out` gives.
 PARTS = ('all', 'train', 'val')
+T = TypeVar('T')
 
 
-def list_images(folder, suffixes=IMAGE_SUFFIXES):
+def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
     """List the images below a folder.
 
     Args:
@@ -38,19 +41,19 @@ def list_images(folder, suffixes=IMAGE_SUFFIXES):
     )
 
 
-def hold_out(names, part, fraction):
+def hold_out(names: list[T], part: str, fraction: float) -> list[T]:
     """Split names into those to train with and those held out.
 
     The choice depends on the names alone, so it is the same in every run.
 
     Args:
-        names (list[str]): In a fixed order.
+        names (list): In a fixed order.
         part (str): 'train', 'val', or 'all' for no split.
         fraction (float): Share held out, above 0 and below 1; at least one name is,
             if there are two.
 
     Returns:
-        list[str]: The part, in the given order.
+        list: The part, in the given order.
 
     Raises:
         ValueError: ``part`` or ``fraction`` is out of range.
@@ -85,11 +88,13 @@ class ClassFolders(BaseDataset):
         ValueError: Folders and classes differ, or there is no image.
     """
 
-    def __init__(self, data_root='', part='all', val_fraction=0.2, **kwargs):
+    def __init__(
+        self, data_root: str = '', part: str = 'all', val_fraction: float = 0.2, **kwargs: Any
+    ) -> None:
         self.part, self.val_fraction = part, val_fraction
         super().__init__(data_root=data_root, **kwargs)
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the images.
 
         Returns:
@@ -134,14 +139,19 @@ class ImageMaskFolders(BaseDataset):
     """
 
     def __init__(
-        self, data_root='', reduce_zero_label=False, part='all', val_fraction=0.2, **kwargs
-    ):
+        self,
+        data_root: str = '',
+        reduce_zero_label: bool = False,
+        part: str = 'all',
+        val_fraction: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
         self.reduce_zero_label = reduce_zero_label
         self.part, self.val_fraction = part, val_fraction
         super().__init__(data_root=data_root, **kwargs)
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         """List the pairs.
 
         Returns:
@@ -162,7 +172,7 @@ class ImageMaskFolders(BaseDataset):
         ]
 
 
-def pair_masks(images, masks):
+def pair_masks(images: str | Path, masks: str | Path) -> list[tuple[str, str]]:
     """Find the mask of every image, which differs from it in the suffix alone.
 
     Args:

@@ -6,16 +6,27 @@ config that names them works on a fresh clone, and a machine with one of the
 two libraries can use that one.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from coc_mm.datasets.digit_scenes import FOLDERS, ensure_digit_scenes
 from coc_mm.datasets.digits import CLASSES, PALETTE, check_split
 from coc_mm.registry import DATASETS
+
+if TYPE_CHECKING:
+    from mmdet.datasets import CocoDataset
+    from mmseg.datasets import BaseSegDataset
 
 SEMANTIC_CLASSES = ('background', *CLASSES)
 SEMANTIC_PALETTE = [(40, 40, 40), *PALETTE]
 
 
 @DATASETS.register_module(name='DigitScenesCoco')
-def digit_scenes_coco(data_root='data/digit_scenes', split='train', spec=None, **kwargs):
+def digit_scenes_coco(
+    data_root: str = 'data/digit_scenes',
+    split: str = 'train',
+    spec: dict | None = None,
+    **kwargs: Any,
+) -> 'CocoDataset':
     """The scenes with boxes and masks, read by mmdet's ``CocoDataset``.
 
     Args:
@@ -49,7 +60,12 @@ def digit_scenes_coco(data_root='data/digit_scenes', split='train', spec=None, *
 
 
 @DATASETS.register_module(name='DigitScenesSeg')
-def digit_scenes_seg(data_root='data/digit_scenes', split='train', spec=None, **kwargs):
+def digit_scenes_seg(
+    data_root: str = 'data/digit_scenes',
+    split: str = 'train',
+    spec: dict | None = None,
+    **kwargs: Any,
+) -> 'BaseSegDataset':
     """The scenes with semantic maps, read by mmseg's ``BaseSegDataset``.
 
     Args:

@@ -46,7 +46,7 @@ class SceneSpec:
     max_size: int = 56
     max_hidden: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ('num_train', 'num_test', 'min_digits'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}.')
@@ -76,7 +76,7 @@ class SceneDigit:
     mask: np.ndarray
 
     @property
-    def bbox(self):
+    def bbox(self) -> list[int]:
         """The tight box around the visible points, ``[x, y, width, height]`` in pixels."""
         rows, cols = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         return [
@@ -87,13 +87,15 @@ class SceneDigit:
         ]
 
 
-def compose_scene(spec, pool, rng):
+def compose_scene(
+    spec: SceneSpec, pool: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.RandomState
+) -> tuple:
     """Compose one scene.
 
     Args:
         spec (SceneSpec): Sizes and counts.
-        pool (tuple[np.ndarray]): Images ``(K, 8, 8)`` uint8, labels ``(K,)`` and
-            positions ``(K,)`` of the digits to choose from.
+        pool (tuple[np.ndarray, np.ndarray, np.ndarray]): Images ``(K, 8, 8)`` uint8, labels
+            ``(K,)`` and positions ``(K,)`` of the digits to choose from.
         rng (np.random.RandomState): The source of all choices.
 
     Returns:
@@ -102,7 +104,8 @@ def compose_scene(spec, pool, rng):
     """
     images, labels, positions = pool
     canvas = draw_background(spec.height, spec.width, rng)
-    digits, areas = [], []
+    digits: list[SceneDigit] = []
+    areas: list[int] = []
     wanted = rng.randint(spec.min_digits, spec.max_digits + 1)
     for _ in range(12 * wanted):
         if len(digits) == wanted:
@@ -154,7 +157,7 @@ def _place(image, spec, rng):
     return sharpen(ink)
 
 
-def sharpen(ink):
+def sharpen(ink: np.ndarray) -> np.ndarray:
     """Sharpen the edge of a stroke, keeping a soft rim.
 
     A grey 8x8 image grown to 60 pixels is a haze otherwise.
@@ -168,7 +171,7 @@ def sharpen(ink):
     return np.clip((ink - 0.30) / 0.30, 0, 1)
 
 
-def draw_background(height, width, rng):
+def draw_background(height: int, width: int, rng: np.random.RandomState) -> np.ndarray:
     """Draw a cluttered background.
 
     Args:
@@ -212,7 +215,7 @@ def _clutter(canvas, base, rng):
     cv2.addWeighted(layer, opacity := rng.uniform(0.4, 0.9), canvas, 1 - opacity, 0, canvas)
 
 
-def paint(canvas, ink, rng):
+def paint(canvas: np.ndarray, ink: np.ndarray, rng: np.random.RandomState) -> None:
     """Lay ink over a canvas, in place, in a light colour that stands out from what it covers.
 
     Args:

@@ -186,10 +186,12 @@ class _Writer:
         prefix (str): Begins every caption about the model's answer.
     """
 
-    def __init__(self, args, inspector: ClusterInspector, out_dir: Path, prefix: str):
+    def __init__(
+        self, args: argparse.Namespace, inspector: ClusterInspector, out_dir: Path, prefix: str
+    ) -> None:
         self.args, self.inspector, self.out_dir = args, inspector, out_dir
         self.prefix = prefix
-        self.rows = []
+        self.rows: list[list] = []
 
     def look(self, image: np.ndarray) -> Inspection:
         """Run the model on an image, as far as it is drawn."""
@@ -270,7 +272,7 @@ def _progress(content: dict, path: Path) -> str:
     return f'iteration {meta["iter"]}' if 'iter' in meta else path.stem
 
 
-def _animate(writer: _Writer, name: str, image: np.ndarray, checkpoints) -> Path:
+def _animate(writer: _Writer, name: str, image: np.ndarray, checkpoints: Sequence[Path]) -> Path:
     """Draw an image once per checkpoint and join the frames."""
     model, frames = writer.inspector.model, []
     for path in checkpoints:

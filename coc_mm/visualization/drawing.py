@@ -1,7 +1,10 @@
 """From cluster maps to one picture."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from coc_mm.visualization.maps import ClusterMaps
 from coc_mm.visualization.palette import cluster_colors
@@ -30,7 +33,11 @@ def _points_of_pixels(length: int, points: int, start: float, stop: float) -> np
     return np.where((position >= 0) & (point < points), point, -1)
 
 
-def spread(values: np.ndarray, size, extent=(0, 0, 1, 1)) -> tuple[np.ndarray, np.ndarray]:
+def spread(
+    values: np.ndarray,
+    size: tuple[int, int],
+    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
+) -> tuple[np.ndarray, np.ndarray]:
     """Lay a map over a picture: every pixel takes the value of the point above it.
 
     Args:
@@ -50,7 +57,7 @@ def spread(values: np.ndarray, size, extent=(0, 0, 1, 1)) -> tuple[np.ndarray, n
 
 
 def draw_clusters(
-    image,
+    image: ArrayLike,
     maps: ClusterMaps,
     *,
     channel_order: str,
@@ -60,9 +67,9 @@ def draw_clusters(
     borders: bool = False,
     outlines: bool = False,
     centers: bool = False,
-    highlight=None,
-    colors=None,
-    extent=(0, 0, 1, 1),
+    highlight: int | Sequence[int] | None = None,
+    colors: ArrayLike | None = None,
+    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> np.ndarray:
     """Paint the clusters of one head over a picture.
 

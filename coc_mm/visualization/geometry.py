@@ -49,7 +49,9 @@ class Placement:
         (top, bottom), (left, right) = box
         return top, left, bottom, right
 
-    def extent(self, size, part, input_size) -> tuple[float, float, float, float]:
+    def extent(
+        self, size: tuple[int, int], part: tuple[int, int, int, int], input_size: tuple[int, int]
+    ) -> tuple[float, float, float, float]:
         """Return where a network's input lies over a part of the picture.
 
         Args:
@@ -78,13 +80,11 @@ def _ramp(length: int, across: int) -> tuple[np.ndarray, float, float]:
     if length <= _FULL:
         step = _FULL // length  # whole, so that nothing is rounded
         levels = np.broadcast_to(step // 2 + step * place, (length, across))
-        start = step // 2 - step / 2
-    else:
-        # Rounded up or down in changing places, which the mean across evens out.
-        step = _FULL / length
-        levels = np.floor(step * place + np.arange(across) * _GOLDEN % 1)
-        start = -step / 2
-    return levels, start, start + step * length
+        return levels, step // 2 - step / 2, step // 2 - step / 2 + step * length
+    # Rounded up or down in changing places, which the mean across evens out.
+    rise = _FULL / length
+    levels = np.floor(rise * place + np.arange(across) * _GOLDEN % 1)
+    return levels, -rise / 2, -rise / 2 + rise * length
 
 
 def _fit(values, valid, axis: int, length: int, ends) -> tuple[int, int] | None:
@@ -133,8 +133,8 @@ def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) 
     valid = made[..., 2] == _FULL
     if not valid.any():
         return None
-    cols = _fit(made[..., 0].astype(np.float64), valid, 0, size[1], col_ends)
-    rows = _fit(made[..., 1].astype(np.float64), valid, 1, size[0], row_ends)
-    if cols is None or rows is None:
+    across = _fit(made[..., 0].astype(np.float64), valid, 0, size[1], col_ends)
+    down = _fit(made[..., 1].astype(np.float64), valid, 1, size[0], row_ends)
+    if across is None or down is None:
         return None
-    return Placement(rows[0], cols[0], rows[1], cols[1])
+    return Placement(down[0], across[0], down[1], across[1])

@@ -89,8 +89,8 @@ class ClusterInspector:
 
     def __init__(
         self, model: nn.Module, config: Config, longest: int = 1600, size: int | None = None
-    ):
-        self.model = model
+    ) -> None:
+        self.model: Any = model  # of a library, with test_step and the like
         self.backbone = find_backbone(model)
         self.longest = longest
         steps = _test_pipeline(config)
@@ -105,12 +105,12 @@ class ClusterInspector:
     @property
     def depths(self) -> list[int]:
         """Number of blocks of each stage."""
-        return [len(stage.blocks) for stage in self.backbone.stages]
+        return [len(blocks) for blocks in self.backbone.blocks]
 
     @property
     def heads(self) -> list[int]:
         """Number of heads of each stage."""
-        return [stage.blocks[0].mixer.num_heads for stage in self.backbone.stages]
+        return [blocks[0].mixer.num_heads for blocks in self.backbone.blocks]
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -153,9 +153,10 @@ class ClusterInspector:
         maps = record.maps
         if record.passes != 1:  # sliding windows: show the image as a whole
             inputs = self.model.data_preprocessor(batch)['inputs']
-            maps = cluster_maps(self.backbone, inputs, stage, block, head)
-            if isinstance(maps, ClusterMaps):
-                maps = {(maps.stage, maps.block): maps}
+            whole = cluster_maps(self.backbone, inputs, stage, block, head)
+            if isinstance(whole, ClusterMaps):
+                whole = {(whole.stage, whole.block): whole}
+            maps = whole
         maps = {key: value.to('cpu') for key, value in maps.items()}
         picture, box, extent = self._place(image, data['inputs'], next(iter(maps.values())))
         return Inspection(picture, box, extent, maps, self._findings(sample), sample)
@@ -176,9 +177,9 @@ class ClusterInspector:
             data = step(data)
         return data
 
-    def _place(self, image: np.ndarray, inputs: torch.Tensor, maps: ClusterMaps):
+    def _place(self, image: np.ndarray, inputs: torch.Tensor, maps: ClusterMaps) -> tuple:
         """Cut out what the network saw, and tell where its input lies over that."""
-        size, made = image.shape[:2], tuple(inputs.shape[1:])
+        size, made = image.shape[:2], (inputs.shape[1], inputs.shape[2])
         placement = locate(self._as_image, size)
         if placement is None:  # show what the pipeline made of the image, then
             picture = np.clip(inputs.permute(1, 2, 0).cpu().numpy(), 0, 255).astype(np.uint8)

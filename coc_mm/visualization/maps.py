@@ -6,15 +6,17 @@ it and no other, so several threads may look into one model at once.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Integral
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from coc_mm.models.backbones import ContextCluster
+from coc_mm.models.layers import ContextClusterMixer
 from coc_mm.ops.context_cluster import assign_points, regions
 
 __all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'record_clusters']
@@ -60,7 +62,8 @@ class ClusterMaps:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the map, in points."""
-        return tuple(self.assignment.shape[-2:])
+        height, width = self.assignment.shape[-2:]
+        return height, width
 
     @property
     def centers_per_region(self) -> int:
@@ -75,7 +78,8 @@ class ClusterMaps:
     @property
     def region_edges(self) -> tuple[list[int], list[int]]:
         """Where regions begin, in points, rows then columns; the map's end included."""
-        return tuple(_edges(self.size[i], self.folds[i]) for i in range(2))
+        (height, width), (rows, cols) = self.size, self.folds
+        return _edges(height, rows), _edges(width, cols)
 
     @property
     def region(self) -> torch.Tensor:
@@ -110,10 +114,13 @@ class ClusterMaps:
             tuple[int, int]: Row and column of the point; the nearest one for a
             position outside.
         """
-        at = zip((row, column), self.size, strict=True)
-        return tuple(min(max(int(position * n), 0), n - 1) for position, n in at)
+        height, width = self.size
+        return (
+            min(max(int(row * height), 0), height - 1),
+            min(max(int(column * width), 0), width - 1),
+        )
 
-    def with_heads(self, heads) -> 'ClusterMaps':
+    def with_heads(self, heads: Sequence[int]) -> 'ClusterMaps':
         """Return the maps of some of the heads.
 
         Args:
@@ -130,7 +137,7 @@ class ClusterMaps:
         chosen = {name: getattr(self, name)[:, places] for name in names}
         return replace(self, heads=tuple(heads), **chosen)
 
-    def to(self, device) -> 'ClusterMaps':
+    def to(self, device: str | torch.device) -> 'ClusterMaps':
         """Return the maps with their tensors on another device.
 
         Args:
@@ -147,7 +154,9 @@ def _edges(length: int, folds: int) -> list[int]:
     return [i * length // folds for i in range(folds + 1)]
 
 
-def _center_positions(size, proposals, folds):
+def _center_positions(
+    size: tuple[int, int], proposals: tuple[int, int], folds: tuple[int, int]
+) -> torch.Tensor:
     """(clusters, 2): the middles of the windows that centres average."""
     axes = []
     for length, n, f in zip(size, proposals, folds, strict=True):
@@ -198,30 +207,37 @@ def find_backbone(model: nn.Module) -> ContextCluster:
     return next(iter(found.values()))
 
 
-def _number(name: str, value, count: int, where: str, negative: bool = False) -> int:
+def _number(name: str, value: Any, count: int, where: str, negative: bool = False) -> int:
     """Check the number of a stage, block or head; return it counted from the start."""
     first = -count if negative else 0
-    if not isinstance(value, Integral) or isinstance(value, bool) or not first <= value < count:
+    if (
+        not isinstance(value, (int, np.integer))
+        or isinstance(value, bool)
+        or not first <= value < count
+    ):
         valid = f'0 to {count - 1}' if count > 1 else 'only 0'
         from_end = f' (or {first} to -1, from the end)' if negative else ''
         raise ValueError(f'{name} {value!r} is out of range: {where} has {name}s {valid}{from_end}')
     return int(value) % count
 
 
-def _select(backbone, stage, block, head) -> dict[tuple[int, int], tuple[int, ...]]:
+def _select(
+    backbone: ContextCluster, stage: int | None, block: int | None, head: int | None
+) -> dict[tuple[int, int], tuple[int, ...]]:
     """Return the heads to record of each (stage, block), checked.
 
     Of all stages, those are taken that have the block and the head; where none has
     them, the message tells what there is.
     """
-    depths = [len(s.blocks) for s in backbone.stages]
-    widths = [s.blocks[0].mixer.num_heads for s in backbone.stages]
+    depths = [len(blocks) for blocks in backbone.blocks]
+    widths = [blocks[0].mixer.num_heads for blocks in backbone.blocks]
     stages = list(range(len(depths)))
     if stage is not None:
         stages = [_number('stage', stage, len(depths), 'the backbone')]
-    selected, refusals = {}, []
+    selected: dict[tuple[int, int], tuple[int, ...]] = {}
+    refusals = []
     for s in stages:
-        blocks, heads = range(depths[s]), tuple(range(widths[s]))
+        blocks, heads = list(range(depths[s])), tuple(range(widths[s]))
         try:
             if block is not None:
                 blocks = [_number('block', block, depths[s], f'stage {s}', negative=True)]
@@ -236,7 +252,14 @@ def _select(backbone, stage, block, head) -> dict[tuple[int, int], tuple[int, ..
     return selected
 
 
-def _read(mixer, points, stage, block, heads, input_size) -> ClusterMaps:
+def _read(
+    mixer: ContextClusterMixer,
+    points: torch.Tensor,
+    stage: int,
+    block: int,
+    heads: tuple[int, ...],
+    input_size: tuple[int, int],
+) -> ClusterMaps:
     """Assign the points that enter a mixer."""
     with torch.no_grad():
         features, _ = mixer.project(points)
@@ -247,9 +270,9 @@ def _read(mixer, points, stage, block, heads, input_size) -> ClusterMaps:
                 features, mixer.sim_alpha, mixer.sim_beta, mixer.proposals, mixer.folds
             )
         )
-    size = tuple(points.shape[1:3])
-    folds = tuple(min(f, n) for f, n in zip(mixer.folds, size, strict=True))
-    proposals = tuple(mixer.proposals)
+    height, width = points.shape[1:3]
+    folds = (min(mixer.folds[0], height), min(mixer.folds[1], width))
+    proposals = (mixer.proposals[0], mixer.proposals[1])
     return ClusterMaps(
         stage=stage,
         block=block,
@@ -257,7 +280,7 @@ def _read(mixer, points, stage, block, heads, input_size) -> ClusterMaps:
         assignment=region * (proposals[0] * proposals[1]) + center,
         center_index=center,
         similarity=similarity,
-        center_positions=_center_positions(size, proposals, folds).to(similarity),
+        center_positions=_center_positions((height, width), proposals, folds).to(similarity),
         proposals=proposals,
         folds=folds,
         input_size=input_size,
@@ -265,7 +288,9 @@ def _read(mixer, points, stage, block, heads, input_size) -> ClusterMaps:
 
 
 @contextmanager
-def record_clusters(model, stage=None, block=None, head=None) -> Iterator[ClusterRecord]:
+def record_clusters(
+    model: nn.Module, stage: int | None = None, block: int | None = None, head: int | None = None
+) -> Iterator[ClusterRecord]:
     """Record the clusters of whatever the model computes in this thread.
 
     For the passes that a library makes itself, such as ``model.test_step`` or an
@@ -298,19 +323,20 @@ def record_clusters(model, stage=None, block=None, head=None) -> Iterator[Cluste
     selected = _select(backbone, stage, block, head)
     owner = threading.get_ident()
     record = ClusterRecord({})
-    size = [None]
+    size = (0, 0)
 
     def begin(module, args):
+        nonlocal size
         if threading.get_ident() == owner:
             record.passes += 1
-            size[0] = tuple(args[0].shape[1:3])  # points are pixels here
+            size = tuple(args[0].shape[1:3])  # points are pixels here
 
     def look(stage, block, heads):
         def hook(module, args):
             if threading.get_ident() == owner:
                 with torch.no_grad():
                     points = module.norm1.forward(args[0])
-                maps = _read(module.mixer, points, stage, block, heads, size[0])
+                maps = _read(module.mixer, points, stage, block, heads, size)
                 record.maps[stage, block] = maps
 
         return hook
@@ -319,7 +345,7 @@ def record_clusters(model, stage=None, block=None, head=None) -> Iterator[Cluste
     try:
         for (s, b), heads in selected.items():
             # On the block: hooks on its parts would change the way it computes.
-            module = backbone.stages[s].blocks[b]
+            module = backbone.blocks[s][b]
             handles.append(module.register_forward_pre_hook(look(s, b, heads)))
         yield record
     finally:
@@ -327,7 +353,13 @@ def record_clusters(model, stage=None, block=None, head=None) -> Iterator[Cluste
             handle.remove()
 
 
-def cluster_maps(model, images, stage=None, block=None, head=None):
+def cluster_maps(
+    model: nn.Module,
+    images: torch.Tensor,
+    stage: int | None = None,
+    block: int | None = None,
+    head: int | None = None,
+) -> ClusterMaps | dict[tuple[int, int], ClusterMaps]:
     """Compute which cluster every point of images belongs to.
 
     Only the backbone runs, once, without gradients, in the mode that it is in (a
@@ -372,6 +404,6 @@ def cluster_maps(model, images, stage=None, block=None, head=None):
     with record_clusters(backbone, stage, block, head) as record, torch.no_grad():
         # Not backbone(images): hooks of others and compiled code stay out of it.
         backbone.forward(images)
-    if isinstance(stage, Integral) and isinstance(block, Integral):
+    if stage is not None and block is not None:
         return next(iter(record.maps.values()))
     return record.maps

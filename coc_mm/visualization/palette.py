@@ -10,6 +10,7 @@ https://doi.org/10.1109/TVCG.2009.113). A step of 0.02 is just noticeable.
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ['cluster_colors', 'palette', 'perceived', 'perceptual_distance']
 
@@ -66,7 +67,7 @@ _VISION = np.array(
 )
 
 
-def perceived(colors) -> np.ndarray:
+def perceived(colors: ArrayLike) -> np.ndarray:
     """Return colours as four kinds of vision see them.
 
     Args:
@@ -81,7 +82,7 @@ def perceived(colors) -> np.ndarray:
     return np.cbrt(seen @ _LMS_FROM_RGB.T) @ _LAB_FROM_LMS.T
 
 
-def perceptual_distance(first, second) -> np.ndarray:
+def perceptual_distance(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """Return how far colours are apart for the kind of vision that tells them least.
 
     Args:
@@ -138,7 +139,7 @@ def palette(count: int) -> np.ndarray:
     return distinct[np.arange(count) % len(distinct)]
 
 
-def cluster_colors(folds, centers_per_region: int) -> np.ndarray:
+def cluster_colors(folds: tuple[int, int], centers_per_region: int) -> np.ndarray:
     """Give every cluster of a map its colour, by its place alone.
 
     A cluster has the same colour in every head, block, image and checkpoint with the

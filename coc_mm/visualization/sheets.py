@@ -44,16 +44,16 @@ def fit(picture: np.ndarray, height: int | None = None, longest: int | None = No
 
 
 @lru_cache(maxsize=8)
-def _font(size: int, bold: bool = False):
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     from matplotlib import font_manager
 
     name = font_manager.FontProperties(family='DejaVu Sans', weight='bold' if bold else 'normal')
     return ImageFont.truetype(font_manager.findfont(name), size)
 
 
-def _lines(text: str, font, width: int, most: int = 2) -> list[str]:
+def _lines(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 2) -> list[str]:
     """Break a text into lines of a width in pixels; what is left over is cut off."""
-    lines = []
+    lines: list[str] = []
     for word in text.split():
         joined = f'{lines[-1]} {word}' if lines else word
         if lines and (font.getlength(joined) <= width or len(lines) == most):
@@ -84,8 +84,8 @@ def contact_sheet(
     count = max(len(row) for row in rows)
     tiles = [[*row, *[(None, '')] * (count - len(row))] for row in rows]
     widths = [
-        max((row[i][0].shape[1] for row in tiles if row[i][0] is not None), default=0)
-        for i in range(count)
+        max((picture.shape[1] for picture, _ in column if picture is not None), default=0)
+        for column in zip(*tiles, strict=True)
     ]
     heights = [max(tile[0].shape[0] for tile in row if tile[0] is not None) for row in tiles]
     gap = max(4, round(0.03 * min(heights)))
@@ -140,14 +140,14 @@ def _overlay(picture, maps: ClusterMaps, head, alpha, extent, centers=False):
 
 
 def head_grid(
-    picture,
+    picture: np.ndarray,
     maps: ClusterMaps,
     *,
-    alpha=0.5,
-    extent=(0, 0, 1, 1),
-    height=256,
-    centers=False,
-    title='',
+    alpha: float = 0.5,
+    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
+    height: int = 256,
+    centers: bool = False,
+    title: str = '',
 ) -> np.ndarray:
     """Show the image beside the clusters of every head of a block.
 
@@ -178,14 +178,14 @@ def head_grid(
 
 
 def stage_row(
-    picture,
+    picture: np.ndarray,
     maps: Sequence[ClusterMaps],
     *,
-    alpha=0.5,
-    extent=(0, 0, 1, 1),
-    height=256,
-    centers=False,
-    caption='',
+    alpha: float = 0.5,
+    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
+    height: int = 256,
+    centers: bool = False,
+    caption: str = '',
 ) -> list[tuple[np.ndarray, str]]:
     """Show the image beside the clusters of one head in each of several blocks.
 

@@ -1,6 +1,7 @@
 """The backbone: arguments, inputs, outputs."""
 
 import copy
+from itertools import chain
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_proposals_and_folds_forms():
     assert build(proposals=[5, 4, (3, 2), [1, 2]]).proposals == ((5, 5), (4, 4), (3, 2), (1, 2))
     assert build(folds=[8, 4, 2, 1]).folds == ((8, 8), (4, 4), (2, 2), (1, 1))
     assert ContextCluster('tiny2').proposals == ((4, 4), (2, 2), (7, 7), (4, 4))
-    assert [b.mixer.folds for b in build(folds=[8, 4, 2, 1])._blocks()] == [
+    assert [b.mixer.folds for b in chain(*build(folds=[8, 4, 2, 1]).blocks)] == [
         (8, 8), (4, 4), (4, 4), (2, 2), (1, 1)
     ]  # fmt: skip
 
@@ -279,7 +280,7 @@ def test_checkpointing_changes_nothing(drop):
 
 def test_drop_path_rises_linearly():
     model = ContextCluster('small', drop_path_rate=0.22)
-    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in model._blocks()]
+    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in chain(*model.blocks)]
     assert rates == pytest.approx([0.02 * k for k in range(12)])
 
 

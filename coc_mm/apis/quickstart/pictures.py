@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -17,7 +18,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import PixelData
-from torch import nn
 
 from coc_mm.apis.infer import load_model
 from coc_mm.apis.quickstart.runs import StageRun
@@ -54,7 +54,7 @@ def draw_pictures(folder: Path, runs: dict[str, StageRun]) -> list[Path]:
     if 'segmentation' in done:
         wanted[folder / 'clusters.png'] = (draw_clusters, [done['segmentation']])
     for path, (draw_one, shown) in wanted.items():
-        newest = max(run.checkpoint.stat().st_mtime for run in shown)
+        newest = max(run.checkpoint.stat().st_mtime for run in shown if run.checkpoint)
         if not path.exists() or path.stat().st_mtime < newest:
             # What the libraries say while they build a model stands in the logs of its training.
             with (
@@ -67,7 +67,7 @@ def draw_pictures(folder: Path, runs: dict[str, StageRun]) -> list[Path]:
     return list(wanted)
 
 
-def _load(run: StageRun) -> tuple[nn.Module, Config]:
+def _load(run: StageRun) -> tuple[Any, Config]:
     """The trained model of a stage, and its config."""
     config = stage_config(run.stage, run.options)
     config.model.backbone.init_cfg = None  # the checkpoint holds all weights
@@ -170,7 +170,7 @@ def draw_regions(run: StageRun) -> np.ndarray:
     inspector, looks = _inspect_scenes(run)
     visualizer = SegLocalVisualizer(alpha=0.6)
     visualizer.dataset_meta = inspector.model.dataset_meta
-    rows = [[], [], []]
+    rows: list[list[tuple[np.ndarray, str]]] = [[], [], []]
     for look, path in looks[:4]:
         truth = path.parents[2] / 'annotations' / path.parent.name / f'{path.stem}.png'
         maps = [
@@ -210,8 +210,13 @@ def draw_clusters(run: StageRun) -> np.ndarray:
 
 
 def _title(run: StageRun) -> str:
-    metrics = run.results().metrics
-    told = [f'{metric.title} {metric.format(metrics[metric.key])}' for metric in run.stage.metrics]
+    results = run.results()  # finished, or it would not be drawn
+    metrics = results.metrics if results else {}
+    told = [
+        f'{metric.title} {metric.format(metrics[metric.key])}'
+        for metric in run.stage.metrics
+        if metric.key in metrics
+    ]
     return f'{run.stage.model}: {", ".join(told)}'
 
 

@@ -39,15 +39,15 @@ class LogFollower:
         total_epochs (int | None): Epochs of a training, None for a test.
     """
 
-    def __init__(self, console: Console, title: str, log: Path, total_epochs: int | None):
+    def __init__(self, console: Console, title: str, log: Path, total_epochs: int | None) -> None:
         self.console, self.title, self.log = console, title, log
         self.total_epochs = total_epochs
-        self.tail = deque(maxlen=25)
+        self.tail: deque[str] = deque(maxlen=25)
         self._note = 'starting'
         self._done = 0.0
         self._started = self._last_line = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> 'LogFollower':
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.log.open('a', encoding='utf-8')
         self._progress = Progress(
@@ -65,7 +65,7 @@ class LogFollower:
         self._task = self._progress.add_task(self.title, total=1.0, note=self._note)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
         self._file.close()
 

@@ -73,7 +73,9 @@ class StageRun:
         threads (int | None): Threads that a tool may use; None leaves it to torch.
     """
 
-    def __init__(self, stage: Stage, work_dir: Path, options: Sequence[str], console: Console):
+    def __init__(
+        self, stage: Stage, work_dir: Path, options: Sequence[str], console: Console
+    ) -> None:
         self.stage, self.options, self.console = stage, options, console
         self.work_dir = Path(work_dir)
         self.folder = self.work_dir / stage.name
@@ -232,7 +234,7 @@ class StageRun:
                 env=self._environment(),
             )
             try:
-                for line in process.stdout:
+                for line in process.stdout or ():
                     follower.feed(line)
                 status = process.wait()
             finally:

@@ -210,5 +210,5 @@ def in_order(names: Sequence[str]) -> list[Stage]:
         list[Stage]: Without repetition, with what they need.
     """
     wanted = set(names or STAGES)
-    wanted |= {STAGES[name].needs for name in wanted if STAGES[name].needs}
+    wanted |= {needed for name in wanted if (needed := STAGES[name].needs)}
     return [stage for name, stage in STAGES.items() if name in wanted]

@@ -36,7 +36,7 @@ from coc_mm.compat.mmcv_operators.focal_loss import (
 from coc_mm.compat.mmcv_operators.roi_align import roi_align_backward, roi_align_forward
 
 
-def get_compiler_version():
+def get_compiler_version() -> str:
     """Say, where mmcv reports its compiler, that there was none.
 
     Returns:
@@ -45,7 +45,7 @@ def get_compiler_version():
     return f'not compiled (coc_mm, torchvision {torchvision.__version__})'
 
 
-def get_compiling_cuda_version():
+def get_compiling_cuda_version() -> str:
     """Say which CUDA mmcv was compiled with: none.
 
     Returns:

@@ -13,7 +13,9 @@ import torchvision
 from coc_mm.compat.mmcv_operators.precision import c_float, working_dtype
 
 
-def nms(boxes, scores, iou_threshold, offset):
+def nms(
+    boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int
+) -> torch.Tensor:
     """Greedy suppression of the boxes that overlap a better one.
 
     Args:
@@ -42,7 +44,16 @@ def nms(boxes, scores, iou_threshold, offset):
     return order[torchvision.ops.nms(boxes, ranks.to(dtype), threshold)]
 
 
-def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):
+def softnms(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    dets: torch.Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> torch.Tensor:
     """Lower the scores of boxes that overlap a better one (arXiv 1704.04503).
 
     The best remaining box is taken, the others are decayed by their IoU with it,
@@ -70,9 +81,9 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
         return boxes.new_empty(0, dtype=torch.long)
     dtype = working_dtype(boxes)
     columns = boxes.t().to('cpu', dtype).numpy()
-    scores = scores[None].to('cpu', dtype).numpy()
+    score = scores[None].to('cpu', dtype).numpy()
     # Rows: x1, y1, x2, y2, score, area; one column a box; a copy, so free to change.
-    columns = np.concatenate([columns, scores, _areas(columns, offset)[None]])
+    columns = np.concatenate([columns, score, _areas(columns, offset)[None]])
     number = columns.dtype.type
     iou_threshold, sigma, min_score = map(number, (iou_threshold, sigma, min_score))
     order = np.arange(columns.shape[1])
@@ -82,7 +93,7 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
         left = columns[4, chosen:]
         # The gaussian of 0 / 0, two boxes without area, is NaN. mmcv compares with
         # `<`, so NaN is never greater, nor is anything greater than NaN.
-        best = chosen + (0 if np.isnan(left[0]) else np.nanargmax(left))
+        best = chosen + (0 if np.isnan(left[0]) else int(np.nanargmax(left)))
         columns[:, [chosen, best]] = columns[:, [best, chosen]]
         order[[chosen, best]] = order[[best, chosen]]
         chosen += 1
@@ -104,7 +115,7 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
     return torch.from_numpy(order)
 
 
-def nms_match(dets, iou_threshold):
+def nms_match(dets: torch.Tensor, iou_threshold: float) -> list[list[int]]:
     """Group the boxes by the kept box that suppresses them.
 
     Args:
@@ -143,7 +154,7 @@ def _ious(box, area, columns, areas, offset):
         return inter / (area + areas - inter)
 
 
-def _fill_gaps_from_the_end(keep):
+def _fill_gaps_from_the_end(keep: np.ndarray) -> np.ndarray:
     """Positions that remain when each dropped one is replaced by the last one left.
 
     Args:

@@ -16,24 +16,24 @@ from coc_mm.compat.mmcv_operators.precision import working_dtype
 
 
 def deform_conv_forward(
-    input,
-    weight,
-    offset,
-    output,
-    columns,
-    ones,
-    kW,
-    kH,
-    dW,
-    dH,
-    padW,
-    padH,
-    dilationW,
-    dilationH,
-    group,
-    deformable_group,
-    im2col_step,
-):
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    offset: torch.Tensor,
+    output: torch.Tensor,
+    columns: torch.Tensor,
+    ones: torch.Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
     """Convolve with a displacement per output position and kernel position.
 
     Args:
@@ -60,25 +60,25 @@ def deform_conv_forward(
 
 
 def deform_conv_backward_input(
-    input,
-    offset,
-    gradOutput,
-    gradInput,
-    gradOffset,
-    weight,
-    columns,
-    kW,
-    kH,
-    dW,
-    dH,
-    padW,
-    padH,
-    dilationW,
-    dilationH,
-    group,
-    deformable_group,
-    im2col_step,
-):
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    gradOutput: torch.Tensor,
+    gradInput: torch.Tensor,
+    gradOffset: torch.Tensor,
+    weight: torch.Tensor,
+    columns: torch.Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
     """Gradients of :func:`deform_conv_forward` for the map and the displacements.
 
     Args:
@@ -94,25 +94,25 @@ def deform_conv_backward_input(
 
 
 def deform_conv_backward_parameters(
-    input,
-    offset,
-    gradOutput,
-    gradWeight,
-    columns,
-    ones,
-    kW,
-    kH,
-    dW,
-    dH,
-    padW,
-    padH,
-    dilationW,
-    dilationH,
-    group,
-    deformable_group,
-    scale,
-    im2col_step,
-):
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    gradOutput: torch.Tensor,
+    gradWeight: torch.Tensor,
+    columns: torch.Tensor,
+    ones: torch.Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
     """Gradient of :func:`deform_conv_forward` for the kernel.
 
     Args:
@@ -129,26 +129,26 @@ def deform_conv_backward_parameters(
 
 
 def modulated_deform_conv_forward(
-    input,
-    weight,
-    bias,
-    ones,
-    offset,
-    mask,
-    output,
-    columns,
-    kernel_h,
-    kernel_w,
-    stride_h,
-    stride_w,
-    pad_h,
-    pad_w,
-    dilation_h,
-    dilation_w,
-    group,
-    deformable_group,
-    with_bias,
-):
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    ones: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    output: torch.Tensor,
+    columns: torch.Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
     """Convolve with displacements, a factor per sample, and a bias.
 
     Args:
@@ -173,36 +173,36 @@ def modulated_deform_conv_forward(
         with_bias (bool): Whether ``bias`` is to be added.
     """
     layout = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    bias = bias if with_bias else None
-    output.copy_(_convolve(input, weight, offset, mask, bias, layout))
+    added = bias if with_bias else None
+    output.copy_(_convolve(input, weight, offset, mask, added, layout))
 
 
 def modulated_deform_conv_backward(
-    input,
-    weight,
-    bias,
-    ones,
-    offset,
-    mask,
-    columns,
-    grad_input,
-    grad_weight,
-    grad_bias,
-    grad_offset,
-    grad_mask,
-    grad_output,
-    kernel_h,
-    kernel_w,
-    stride_h,
-    stride_w,
-    pad_h,
-    pad_w,
-    dilation_h,
-    dilation_w,
-    group,
-    deformable_group,
-    with_bias,
-):
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    ones: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    columns: torch.Tensor,
+    grad_input: torch.Tensor,
+    grad_weight: torch.Tensor,
+    grad_bias: torch.Tensor,
+    grad_offset: torch.Tensor,
+    grad_mask: torch.Tensor,
+    grad_output: torch.Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`.
 
     Args:
@@ -223,13 +223,13 @@ def modulated_deform_conv_backward(
 
 
 def ms_deform_attn_forward(
-    value,
-    value_spatial_shapes,
-    value_level_start_index,
-    sampling_locations,
-    attention_weights,
-    im2col_step,
-):
+    value: torch.Tensor,
+    value_spatial_shapes: torch.Tensor,
+    value_level_start_index: torch.Tensor,
+    sampling_locations: torch.Tensor,
+    attention_weights: torch.Tensor,
+    im2col_step: int,
+) -> torch.Tensor:
     """Weighted sum of samples of several maps, per query and head.
 
     Args:
@@ -250,17 +250,17 @@ def ms_deform_attn_forward(
 
 
 def ms_deform_attn_backward(
-    value,
-    value_spatial_shapes,
-    value_level_start_index,
-    sampling_locations,
-    attention_weights,
-    grad_output,
-    grad_value,
-    grad_sampling_loc,
-    grad_attn_weight,
-    im2col_step,
-):
+    value: torch.Tensor,
+    value_spatial_shapes: torch.Tensor,
+    value_level_start_index: torch.Tensor,
+    sampling_locations: torch.Tensor,
+    attention_weights: torch.Tensor,
+    grad_output: torch.Tensor,
+    grad_value: torch.Tensor,
+    grad_sampling_loc: torch.Tensor,
+    grad_attn_weight: torch.Tensor,
+    im2col_step: int,
+) -> None:
     """Gradients of :func:`ms_deform_attn_forward`, by running it again.
 
     Args:
@@ -317,7 +317,7 @@ def _is_outside(offset, size, kernel, layout):
     """
     stride, padding, dilation, groups = layout[:2], layout[2:4], layout[4:6], layout[7]
     offset = offset.unflatten(1, (groups, *kernel, 2))  # (B, G, kh, kw, 2, H', W')
-    outside = False
+    outside = torch.zeros((), dtype=torch.bool, device=offset.device)
     for axis in range(2):
         tap = torch.arange(kernel[axis], device=offset.device) * dilation[axis]
         out = torch.arange(offset.shape[axis - 2], device=offset.device) * stride[axis]

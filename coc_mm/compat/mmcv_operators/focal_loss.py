@@ -13,7 +13,14 @@ from coc_mm.compat.mmcv_operators.precision import c_float, working_dtype
 _SMALLEST = torch.finfo(torch.float32).tiny  # FLT_MIN
 
 
-def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
+def sigmoid_focal_loss_forward(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    output: torch.Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Focal loss of every logit taken as a yes-or-no question.
 
     Args:
@@ -36,7 +43,14 @@ def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
     output.copy_(_weighted(loss, target, weight))
 
 
-def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha):
+def sigmoid_focal_loss_backward(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    grad_input: torch.Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Gradient of :func:`sigmoid_focal_loss_forward` with respect to the logits.
 
     Args:
@@ -56,7 +70,14 @@ def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha)
     grad_input.copy_(_weighted(grad, target, weight))
 
 
-def softmax_focal_loss_forward(input, target, weight, output, gamma, alpha):
+def softmax_focal_loss_forward(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    output: torch.Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Focal loss of each row's own class.
 
     Args:
@@ -77,7 +98,15 @@ def softmax_focal_loss_forward(input, target, weight, output, gamma, alpha):
     output.copy_(_weighted(loss, target, weight).masked_fill(target < 0, 0))
 
 
-def softmax_focal_loss_backward(input, target, weight, buff, grad_input, gamma, alpha):
+def softmax_focal_loss_backward(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    buff: torch.Tensor,
+    grad_input: torch.Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
     """Gradient of :func:`softmax_focal_loss_forward` with respect to the logits.
 
     Args:

@@ -5,7 +5,7 @@ import ctypes
 import torch
 
 
-def c_float(value):
+def c_float(value: float) -> float:
     """Round a Python float as a C ``float`` argument does.
 
     Args:
@@ -17,7 +17,7 @@ def c_float(value):
     return ctypes.c_float(value).value
 
 
-def working_dtype(*tensors):
+def working_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """Choose the type to compute in.
 
     Args:

@@ -1,8 +1,11 @@
 """The Context Cluster backbone."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from itertools import chain
+from typing import Any
 
+import numpy as np
+import torch
 from mmengine.model import BaseModule, trunc_normal_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
@@ -19,6 +22,7 @@ from coc_mm.ops.context_cluster.interface import DENOMINATORS
 from coc_mm.registry import MODELS
 
 MIN_SIZE = 32
+_WHOLE = (int, np.integer)
 
 
 @MODELS.register_module()
@@ -150,36 +154,36 @@ class ContextCluster(BaseModule):
 
     def __init__(
         self,
-        arch='small',
-        in_channels=3,
-        out_indices=(3,),
-        proposals=None,
-        folds=None,
-        drop_rate=0.0,
-        drop_path_rate=0.0,
-        layer_scale_init_value=1e-5,
-        denominator='similarity',
-        frozen_stages=-1,
-        norm_eval=False,
-        with_cp=False,
-        backend=None,
-        init_cfg=None,
-    ):
+        arch: str | dict = 'small',
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (3,),
+        proposals: int | Sequence | None = None,
+        folds: int | Sequence | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-5,
+        denominator: str = 'similarity',
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        backend: str | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg=init_cfg)
-        arch = self._parse_arch(arch)
+        setting = self._parse_arch(arch)
         self.proposals = self._per_stage(
-            'proposals', arch['proposals'] if proposals is None else proposals
+            'proposals', setting['proposals'] if proposals is None else proposals
         )
-        self.folds = self._per_stage('folds', arch['folds'] if folds is None else folds)
+        self.folds = self._per_stage('folds', setting['folds'] if folds is None else folds)
         self.out_indices = self._parse_out_indices(out_indices)
         if denominator not in DENOMINATORS:
             raise ValueError(f'unknown denominator {denominator!r}: choose one of {DENOMINATORS}')
-        if not (isinstance(frozen_stages, Integral) and -1 <= frozen_stages <= self.num_stages):
+        if not (isinstance(frozen_stages, _WHOLE) and -1 <= frozen_stages <= self.num_stages):
             raise ValueError(
                 f'frozen_stages must be -1 (none), 0 (the stem) or the number of stages to '
                 f'freeze with it, at most {self.num_stages}; got {frozen_stages!r}'
             )
-        if not (isinstance(in_channels, Integral) and in_channels >= 1):
+        if not (isinstance(in_channels, _WHOLE) and in_channels >= 1):
             raise ValueError(f'in_channels must be a positive number, got {in_channels!r}')
         if layer_scale_init_value < 0:
             raise ValueError(
@@ -188,13 +192,13 @@ class ContextCluster(BaseModule):
         for name, rate in (('drop_rate', drop_rate), ('drop_path_rate', drop_path_rate)):
             if not 0 <= rate < 1:
                 raise ValueError(f'{name} must be at least 0 and below 1, got {rate!r}')
-        self.arch = arch
+        self.arch = setting
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        dims, depths = arch['dims'], arch['depths']
+        dims, depths = setting['dims'], setting['depths']
         self.patch_embed = PointReducer(in_channels + 2, dims[0], kernel_size=4, stride=4)
         self.stages = nn.ModuleList()
         rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
@@ -205,9 +209,9 @@ class ContextCluster(BaseModule):
             stage.blocks = nn.ModuleList(
                 ContextClusterBlock(
                     dims[i],
-                    arch['heads'][i],
-                    arch['head_dim'],
-                    arch['mlp_ratios'][i],
+                    setting['heads'][i],
+                    setting['head_dim'],
+                    setting['mlp_ratios'][i],
                     self.proposals[i],
                     self.folds[i],
                     drop_rate,
@@ -223,31 +227,32 @@ class ContextCluster(BaseModule):
             self.add_module(f'norm{i}', PointsNorm(dims[i]))
         self._freeze_stages()
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Initialise as the paper's code does, then as ``init_cfg`` says."""
         if not self.is_init:
-            for block in self._blocks():
+            for block in chain(*self.blocks):
                 for layer in (block.mlp.fc1, block.mlp.fc2):
                     trunc_normal_init(layer, std=0.02)
-        given, self.init_cfg = self.init_cfg, read_pretrained_safely(self.init_cfg)
+        given = self.init_cfg
+        self.init_cfg: Any = read_pretrained_safely(given)
         try:
             super().init_weights()
         finally:
             self.init_cfg = given
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
-        denominator = self.stages[0].blocks[0].mixer.denominator
+        denominator = self.blocks[0][0].mixer.denominator
         before_loading(state_dict, prefix, local_metadata, denominator)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute the maps of ``out_indices``.
 
         Args:
             x (Tensor): (B, in_channels, H, W), H and W at least 32.
 
         Returns:
-            tuple[Tensor]: Per index (B, C_i, H_i, W_i), in channels-last memory.
+            tuple[Tensor, ...]: Per index (B, C_i, H_i, W_i), in channels-last memory.
 
         Raises:
             ValueError: For an input of another shape or below 32 x 32.
@@ -255,6 +260,7 @@ class ContextCluster(BaseModule):
         self._check_input(x)
         x = self.patch_embed(append_positions(x))
         outs = []
+        stage: Any  # a bare module with a reducer, but in the first, and blocks
         for i, stage in enumerate(self.stages):
             if i > 0:
                 x = stage.reducer(x)
@@ -267,7 +273,7 @@ class ContextCluster(BaseModule):
                 outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
         return tuple(outs)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> 'ContextCluster':
         """Set the mode; frozen stages, and norms if asked, stay in evaluation.
 
         Args:
@@ -284,7 +290,7 @@ class ContextCluster(BaseModule):
                     module.eval()
         return self
 
-    def get_layer_depth(self, param_name, prefix=''):
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the depth of a parameter for layer-wise learning-rate decay.
 
         The stem has depth 0, the blocks count on through the stages, a points
@@ -313,11 +319,13 @@ class ContextCluster(BaseModule):
             return sum(depths[: int(name[0][4:]) + 1]), num_layers
         return num_layers - 1, num_layers
 
-    def _blocks(self):
-        for stage in self.stages:
-            yield from stage.blocks
+    @property
+    def blocks(self) -> list[list[ContextClusterBlock]]:
+        """The blocks of each stage."""
+        stages: Any = self.stages  # bare modules, of which nn.Module knows no types
+        return [list(stage.blocks) for stage in stages]
 
-    def _freeze_stages(self):
+    def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, *self.stages[: self.frozen_stages]]
@@ -326,7 +334,7 @@ class ContextCluster(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def _check_input(self, x):
+    def _check_input(self, x: torch.Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
@@ -338,7 +346,7 @@ class ContextCluster(BaseModule):
             )
 
     @classmethod
-    def _parse_arch(cls, arch):
+    def _parse_arch(cls, arch: str | dict[str, Any]) -> dict[str, Any]:
         if isinstance(arch, str):
             if arch not in cls.arch_zoo:
                 raise ValueError(
@@ -365,10 +373,10 @@ class ContextCluster(BaseModule):
         return arch
 
     @classmethod
-    def _parse_out_indices(cls, out_indices):
+    def _parse_out_indices(cls, out_indices: int | Sequence[int]) -> tuple[int, ...]:
         n = cls.num_stages
-        indices = [out_indices] if isinstance(out_indices, Integral) else list(out_indices)
-        if not indices or not all(isinstance(i, Integral) and -n <= i < n for i in indices):
+        indices = [out_indices] if isinstance(out_indices, _WHOLE) else list(out_indices)
+        if not indices or not all(isinstance(i, _WHOLE) and -n <= i < n for i in indices):
             raise ValueError(
                 f'out_indices must be stage numbers from 0 to {n - 1} (or -{n} to -1, from the '
                 f'end), got {out_indices!r}'
@@ -379,26 +387,26 @@ class ContextCluster(BaseModule):
         return tuple(indices)
 
     @classmethod
-    def _per_stage(cls, name, value):
+    def _per_stage(cls, name: str, value: int | Sequence) -> tuple[tuple[int, int], ...]:
         """Return one (rows, columns) pair per stage."""
 
-        def pair(given):
-            v = (given, given) if isinstance(given, Integral) else given
+        def pair(given: int | Sequence[int]) -> tuple[int, int]:
+            v = (given, given) if isinstance(given, _WHOLE) else given
             if not (
                 isinstance(v, Sequence)
                 and len(v) == 2
-                and all(isinstance(n, Integral) and n >= 1 for n in v)
+                and all(isinstance(n, _WHOLE) and n >= 1 for n in v)
             ):
                 raise ValueError(
                     f'{name}: {given!r} is not a positive number or a pair (rows, columns) of them'
                 )
-            return tuple(v)
+            return v[0], v[1]
 
-        if isinstance(value, Integral):
+        if isinstance(value, _WHOLE):
             return (pair(value),) * cls.num_stages
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(f'{name} must be a number or a sequence, got {value!r}')
-        if len(value) == 2 and all(isinstance(v, Integral) for v in value):
+        if len(value) == 2 and all(isinstance(v, _WHOLE) for v in value):
             return (pair(value),) * cls.num_stages
         if len(value) != cls.num_stages:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -20,10 +21,10 @@ _RULES = [
     (r'norm\.(weight|bias)', r'norm3.\1'),
 ]
 _PROJECTION = re.compile(_BLOCK + r'token_mixer\.([fv])\.(weight|bias)')
-_WRAPPERS = re.compile(r'(module\.)?(backbone\.)?')
+_WRAPPERS = re.compile(r'^(module\.)?(backbone\.)?')
 
 
-def is_official(names):
+def is_official(names: Iterable[str]) -> bool:
     """Tell weights under official names.
 
     Args:
@@ -36,7 +37,9 @@ def is_official(names):
     return any(re.search(r'^(module\.)?(backbone\.)?network\.\d\.\d+\.token_', n) for n in names)
 
 
-def rename_official(state_dict):
+def rename_official(
+    state_dict: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Bring the weights of an official backbone under the names of ours.
 
     The two projections of a mixer, ``f`` and ``v``, become one, and 1x1
@@ -50,17 +53,19 @@ def rename_official(state_dict):
         tuple[dict, dict]: The renamed weights, and under their old names those
         that are not a Context Cluster's or lack their counterpart.
     """
-    renamed, projections, others = {}, {}, {}
+    renamed: dict[str, torch.Tensor] = {}
+    others: dict[str, torch.Tensor] = {}
+    projections: dict[str, dict[str, tuple[str, torch.Tensor]]] = {}
     for full_name, value in state_dict.items():
-        name = full_name[_WRAPPERS.match(full_name).end() :]
+        name = _WRAPPERS.sub('', full_name)
         if match := _PROJECTION.fullmatch(name):
             network, block, space, leaf = match.groups()
             key = f'stages.{int(network) // 2}.blocks.{block}.mixer.in_proj.{leaf}'
             projections.setdefault(key, {})[space] = (full_name, value)
-        elif (key := _rename(name)) is not None:
+        elif (ours := _rename(name)) is not None:
             # 1x1 convolutions are linear layers here.
-            squeeze = key.endswith('out_proj.weight')
-            renamed[key] = value.flatten(1) if squeeze else value
+            squeeze = ours.endswith('out_proj.weight')
+            renamed[ours] = value.flatten(1) if squeeze else value
         else:
             others[full_name] = value
     for key, spaces in projections.items():
@@ -72,17 +77,19 @@ def rename_official(state_dict):
     return renamed, others
 
 
-def _rename(name):
+def _rename(name: str) -> str | None:
     for pattern, ours in _RULES:
         match = re.fullmatch(pattern, name)
         if match:
-            stage = match.group(1)
-            stage = int(stage) if stage.isdigit() else 0
+            first = match.group(1)
+            stage = int(first) if first.isdigit() else 0
             return match.expand(ours).format(even=stage // 2, odd=(stage + 1) // 2)
     return None
 
 
-def before_loading(state_dict, prefix, metadata, denominator):
+def before_loading(
+    state_dict: dict[str, torch.Tensor], prefix: str, metadata: dict, denominator: str
+) -> None:
     """Rename official weights on their way into a backbone; warn of another formula.
 
     Args:
@@ -107,7 +114,7 @@ def before_loading(state_dict, prefix, metadata, denominator):
         state_dict.update({prefix + name: value for name, value in renamed.items()})
 
 
-def read_pretrained_safely(init_cfg):
+def read_pretrained_safely(init_cfg: dict | list[dict] | None) -> list[dict]:
     """Replace mmengine's loading of pretrained weights by that of this package.
 
     Args:

@@ -19,11 +19,13 @@ class PointReducer(nn.Module):
         padding (int): Zero padding on each side. Defaults to 0.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, padding=0):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int = 0
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Reduce.
 
         Args:
@@ -35,20 +37,20 @@ class PointReducer(nn.Module):
         return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
-def _build_positions(length, device, dtype):
+def _build_positions(length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     # One row or one column has its only position at the start, as i / (H - 1)
     # would have it for i = 0.
     return torch.arange(length, device=device, dtype=dtype) / max(length - 1, 1) - 0.5
 
 
 @lru_cache(maxsize=512)
-def _cached_positions(length, device, dtype):
+def _cached_positions(length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     # A tensor made in inference mode could not take part in training later.
     with torch.inference_mode(False):
         return _build_positions(length, device, dtype)
 
 
-def append_positions(image):
+def append_positions(image: torch.Tensor) -> torch.Tensor:
     """Append the two position channels of every point to an image.
 
     Row ``i / (H - 1) - 0.5``, then column ``j / (W - 1) - 0.5`` (the released

@@ -1,5 +1,6 @@
 """Normalisation of a points-major map."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -15,10 +16,10 @@ class PointsNorm(nn.GroupNorm):
         eps (float): Added to the variance. Defaults to 1e-5.
     """
 
-    def __init__(self, num_channels, eps=1e-5):
+    def __init__(self, num_channels: int, eps: float = 1e-5) -> None:
         super().__init__(1, num_channels, eps=eps)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise.
 
         Args:
