@@ -1,11 +1,11 @@
 """Signals that ask a training to stop, and the hook that saves and stops it."""
 
+import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -52,10 +52,12 @@ class StopSignals:
     Attributes:
         asked (str): Name of the signal that came, empty before.
         numbers (list[int]): The signals.
+        training (c_byte): A flag shared with workers; 0 once the context is left.
     """
 
     def __init__(self):
         self.asked = ''
+        self.training = multiprocessing.RawValue('b', 0)
         self.numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
         self._first = 0.0
         self._before: dict | None = None
@@ -63,6 +65,7 @@ class StopSignals:
 
     def __enter__(self) -> 'StopSignals':
         global _active
+        self.training.value = 1
         if threading.current_thread() is not threading.main_thread():
             return self
         self._ours, theirs = socket.socketpair()
@@ -79,6 +82,7 @@ class StopSignals:
 
     def __exit__(self, *_) -> None:
         global _active
+        self.training.value = 0
         if self._before is None:
             return
         _active = None
@@ -117,19 +121,20 @@ def is_first_process() -> bool:
 class _WorkerStart:
     """``worker_init_fn`` of a loader, whose workers outlive a signal that the run is sent."""
 
-    def __init__(self, start):
-        self._start = start
+    def __init__(self, start, training):
+        self._start, self._training = start, training
 
     def __call__(self, worker_id: int) -> None:
         for name in _NAMES:
             if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _go_on_for_a_while)
+                signal.signal(getattr(signal, name), self._receive)
         if self._start is not None:
             self._start(worker_id)
 
-
-def _go_on_for_a_while(*_) -> None:
-    signal.alarm(_WORKERS_GO_ON)
+    def _receive(self, *_) -> None:
+        if not self._training.value:  # the training has ended and ends its workers
+            os._exit(0)
+        signal.alarm(_WORKERS_GO_ON)
 
 
 class _Agreement:
@@ -194,7 +199,7 @@ class StopHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, signals: StopSignals | None = None):
-        self.signals = signals or SimpleNamespace(asked='', stopped=lambda: None)
+        self.signals = signals or StopSignals()  # not entered: nobody asks
         self._saved_at = -1
         self._common = 0
 
@@ -208,7 +213,8 @@ class StopHook(Hook):
         for loop in (runner._train_loop, runner._val_loop):
             loader = getattr(loop, 'dataloader', None)
             if loader is not None:
-                loader.worker_init_fn = _WorkerStart(loader.worker_init_fn)
+                start = _WorkerStart(loader.worker_init_fn, self.signals.training)
+                loader.worker_init_fn = start
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Remember what needs not be written again.

@@ -1,0 +1,150 @@
+"""Configs of trainings that draw at random wherever they can, in all three libraries."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny_projects import write_project
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COMMON = """
+_base_ = '{base}'
+custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7),
+    dict(type='CosineAnnealingLR', by_epoch={by_epoch}, begin={begin}, end={end}, eta_min=1e-4),
+]
+model = dict(backbone=dict(drop_path_rate=0.4, layer_scale_init_value=0.5))
+"""
+
+CLASSIFICATION = """
+train_cfg = dict(max_epochs=8)
+model.update(
+    head=dict(loss=dict(type='CrossEntropyLoss', use_soft=True)),
+    train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1, save_best='auto'))
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=32),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='ColorJitter', brightness=0.4),
+    dict(type='PackInputs')]))
+"""
+
+SEGMENTATION = """
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=24, val_interval=6)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=4, save_best='mIoU'))
+train_dataloader = dict(
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='RandomResize', scale=(64, 64), ratio_range=(1.0, 1.5), keep_ratio=True),
+        dict(type='RandomCrop', crop_size=(64, 64)),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackSegInputs')]))
+"""
+
+DETECTION = """
+train_cfg = dict(max_epochs=4)
+train_dataloader = dict(
+    batch_size=1, batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+        dict(type='RandomResize', scale=(64, 64), ratio_range=(0.9, 1.2), keep_ratio=True),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackDetInputs')]))
+"""
+
+_TASKS = {
+    'mmpretrain': (CLASSIFICATION, dict(by_epoch=True, begin=1, end=8)),
+    'mmseg': (SEGMENTATION, dict(by_epoch=False, begin=7, end=24)),
+    'mmdet': (DETECTION, dict(by_epoch=True, begin=1, end=4)),
+}
+
+
+def write_survival_project(folder: Path, scope: str) -> Path:
+    """Write data and the config of a training into a folder; return the config."""
+    base = write_project(folder, scope)
+    if scope == 'mmpretrain':
+        rng = np.random.default_rng(0)
+        for label, name in enumerate(('disc', 'box')):
+            for index in range(2, 5):  # ten images in all, so that the last batch is smaller
+                shade = rng.integers(0, 160, (32, 32, 3))
+                shade += np.array([60 * label, 0, 60 - 60 * label])
+                Image.fromarray(shade.astype(np.uint8)).save(
+                    folder / 'data' / name / f'{index}.png'
+                )
+    task, schedule = _TASKS[scope]
+    config = folder / f'survive_{scope}.py'
+    config.write_text(COMMON.format(base=base.name, **schedule) + task)
+    return config
+
+
+def read_losses(log: Path, rank: int = 0) -> list[tuple[int, float]]:
+    """Read the losses that a run recorded, with the iterations they are of."""
+    path = Path(f'{log}.{rank}.losses')
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
+
+
+def read_end(log: Path) -> dict:
+    """Read how a run ended."""
+    return json.loads(Path(f'{log}.ended').read_text())
+
+
+def play(folder: Path, chains: list[list[dict]], *libraries: str) -> None:
+    """Run chains of trainings, see :mod:`survival_runs`."""
+    plan = folder / 'chains.json'
+    plan.write_text(json.dumps(chains))
+    environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg')
+    environment['PYTHONPATH'] = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    script = Path(__file__).with_name('survival_runs.py')
+    done = subprocess.run(
+        [sys.executable, script, plan, *libraries],
+        env=environment, capture_output=True, text=True, timeout=600, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def differences(one, other, place: str = '') -> list[str]:
+    """List where two nested states differ by a bit."""
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f'{place}: {one.keys() ^ other.keys()}']
+        return [d for key in one for d in differences(one[key], other[key], f'{place}.{key}')]
+    if isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            return [f'{place}: {len(one)} and {len(other)} entries']
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f'{place}.{i}')]
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [place]
+    return [] if one == other else [f'{place}: {one} and {other}']
+
+
+#: What of a checkpoint decides how a training goes on.
+STATE = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+
+
+def final_state(work_dir: Path) -> dict:
+    """Read the state that a training ended with, and its best checkpoint."""
+    latest = work_dir / Path((work_dir / 'last_checkpoint').read_text()).name
+    checkpoint = torch.load(latest, weights_only=False)
+    state = {key: checkpoint[key] for key in STATE if key in checkpoint}
+    known = checkpoint['message_hub']['runtime_info']
+    state['best'] = {key: value for key, value in known.items() if key == 'best_score'}
+    best = sorted(path.name for path in work_dir.glob('best_*.pth'))
+    state['best_files'] = {
+        name: torch.load(work_dir / name, weights_only=False)['state_dict'] for name in best
+    }
+    state['position'] = checkpoint['meta']['epoch'], checkpoint['meta']['iter']
+    return state
