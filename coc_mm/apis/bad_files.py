@@ -1,8 +1,15 @@
 """Name the file when a dataset meets one that is not an image."""
 
+import io
+import math
 import os
+import re
+import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import numpy as np
 
 from coc_mm.apis.errors import UserError
 
@@ -32,22 +39,94 @@ def why_no_image(path: str | os.PathLike) -> str | None:
     try:
         with Image.open(path) as image:
             image.load()
+            return _why_no_values(image, path)
     except UnidentifiedImageError:
         return _unless_opencv_reads(path, 'is not an image in a format that can be read')
     except Image.DecompressionBombError as error:
         return f'is too large ({error})'
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-        return f'is a damaged image ({error})'
+    # Pillow raises all of these about damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+        return f'is a damaged image ({_one_line(error)})'
+    except (MemoryError, OverflowError) as error:
+        return f'is too large ({_one_line(error)})'
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())[:200] or type(error).__name__
+
+
+def _why_no_values(image, path: str) -> str | None:
+    """Images of 32 bits hold anything; what is no number, or no picture to OpenCV, is named."""
+    if image.mode not in ('F', 'I'):
+        return None
+    if image.mode == 'F' and not np.isfinite(np.asarray(image)).all():
+        return 'holds pixels that are NaN or infinite'
+    import cv2
+
+    with open(path, 'rb') as file:
+        content = np.frombuffer(file.read(), np.uint8)
+    if cv2.imdecode(content, cv2.IMREAD_COLOR) is None:
+        return 'holds values of 32 bits, which are not read as a picture; save it with 8 or 16 bits'
     return None
 
 
 def _unless_opencv_reads(path: str, reason: str) -> str | None:
-    """Formats differ between the decoders: EXR, HDR, some TIFF are OpenCV's alone."""
+    """Formats differ between the decoders: EXR, HDR, PFM, some TIFF are OpenCV's alone."""
     import mmcv
 
     with open(path, 'rb') as file:
         content = file.read()
-    return reason if mmcv.imfrombytes(content, flag='unchanged') is None else None
+    if not content.startswith(_OF_OPENCV):  # also what Pillow finds too damaged to identify
+        return reason
+    pixels = _declared_pixels(content)
+    if pixels is None or pixels > _most_pixels():
+        return reason if pixels is None else f'is too large ({pixels} pixels)'
+    try:
+        found = mmcv.imfrombytes(content, flag='unchanged')
+    except Exception as error:  # cv2.error, and whatever a format's own reader raises
+        return f'{reason} ({_one_line(error)})'
+    if found is None:
+        return reason
+    if found.dtype.kind == 'f' and not np.isfinite(found).all():
+        return 'holds pixels that are NaN or infinite'
+    return None
+
+
+# Radiance, Portable FloatMap, TIFF of either byte order, OpenEXR.
+_OF_OPENCV = (b'#?RADIANCE', b'#?RGBE', b'PF', b'Pf', b'II*\0', b'MM\0*', b'\x76\x2f\x31\x01')
+
+
+def _most_pixels() -> float:
+    """Pillow's own limit, which ``PIL.Image.MAX_IMAGE_PIXELS`` sets, for all decoders."""
+    from PIL import Image
+
+    return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+
+def _declared_pixels(content: bytes) -> int | None:
+    """Read from the header how many pixels there will be, before any is decoded."""
+    if content.startswith((b'II', b'MM')):
+        from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+        try:
+            tags = ImageFileDirectory_v2(content[:8])
+            file = io.BytesIO(content)
+            file.seek(tags.next)
+            tags.load(file)
+            return int(tags[256]) * int(tags[257])
+        except Exception:  # Pillow's reader of tags fails in many ways; then there is no size
+            return None
+    if content.startswith(b'\x76\x2f\x31\x01'):
+        found = content.find(b'dataWindow\0box2i\0')
+        box = content[found + 21 : found + 37]
+        if found < 0 or len(box) < 16:
+            return None
+        left, top, right, bottom = struct.unpack('<4i', box)
+        return (right - left + 1) * (bottom - top + 1)
+    head = content[:4096].decode('latin1')
+    found = re.search(r'[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})|P[Ff]\s(\d{1,9})\s(\d{1,9})\s', head)
+    sides = [int(side) for side in found.groups() if side] if found else []
+    return sides[0] * sides[1] if sides else None
 
 
 @contextmanager
@@ -65,9 +144,12 @@ def naming_bad_files() -> Iterator[None]:
 
     def checked(self, results):
         try:
+            if type(self).__name__ == 'LoadImageFromFile' and isinstance(results, dict):
+                _refuse_bombs(results)
             loaded = call(self, results)
             if type(self).__name__.startswith('Load') and isinstance(loaded, dict):
                 _compare_sizes(loaded, type(self).__name__ == 'LoadAnnotations')
+                _refuse_no_numbers(loaded)
             return loaded
         except UserError:
             raise
@@ -81,6 +163,36 @@ def naming_bad_files() -> Iterator[None]:
         yield
     finally:
         BaseTransform.__call__ = call
+
+
+def _refuse_bombs(results: dict) -> None:
+    """Refuse an image by the size in its header; OpenCV decodes six times what Pillow does."""
+    from PIL import Image
+
+    path = results.get('img_path')
+    if not isinstance(path, (str, os.PathLike)) or '://' in os.fspath(path):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # above half of the limit Pillow warns
+            with Image.open(path):
+                return
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f'the dataset names {path}, which is too large ({error}); cut it into pieces, or raise '
+            'PIL.Image.MAX_IMAGE_PIXELS if it is meant.'
+        ) from None
+    except Exception:  # what is wrong otherwise shows when it is decoded
+        return
+
+
+def _refuse_no_numbers(results: dict) -> None:
+    image = results.get('img')
+    if isinstance(image, np.ndarray) and image.dtype.kind == 'f' and not np.isfinite(image).all():
+        raise UserError(
+            f'the image {results.get("img_path")} holds pixels that are NaN or infinite; replace '
+            'it, or take it out of the list of images.'
+        )
 
 
 def _compare_sizes(results: dict, with_mask: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coc_mm.datasets.coco_checks import check_coco, missing_images
+from coc_mm.datasets.coco_checks import check_coco, check_masks, missing_images
 from coc_mm.datasets.folder_datasets import list_images, pair_masks
 
 __all__ = ['resolve_custom', 'set_classes']
@@ -123,7 +123,10 @@ def _given_classes(cfg, root):
                 f'classes={given}: no such file here or in {root}; name a text file with a class '
                 'per line, or list names: classes=[cat,dog]'
             )
-        given = file.read_text(encoding='utf-8-sig').splitlines()
+        try:
+            given = file.read_text(encoding='utf-8-sig').splitlines()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f'{file} is no text file of class names: {error}') from None
     names = [str(name).strip() for name in given]
     names = [name for name in names if name]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -226,8 +229,8 @@ def _read_coco(file):
     """Return what a file holds and remarks on it."""
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{file} is not a COCO annotation file: {error}') from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{file} is not a COCO annotation file: {str(error)[:200]}') from None
     return content, check_coco(file, content)
 
 
@@ -236,7 +239,7 @@ def _coco_images(root, split, file, content):
     name = content['images'][0]['file_name']
     folders = [file.parent, *(root / n for n in SPLITS[split])]
     folders += [root / 'images' / n for n in SPLITS[split]] + [root / 'images', root]
-    folder = next((x for x in folders if (x / name).is_file()), None)
+    folder = next((x for x in folders if os.path.isfile(x / name)), None)
     if folder is None:
         tried = ', '.join(_relative(x, root) or '.' for x in folders if x.is_dir())
         raise ValueError(
@@ -282,7 +285,7 @@ def _resolve_coco(cfg, root, classes):
         )
     if _wants_masks(cfg):
         for split, content in contents.items():
-            _check_masks(files[split], content)
+            check_masks(files[split], content)
     set_classes(cfg, classes)
     sets = {}
     for split, content in contents.items():
@@ -309,16 +312,6 @@ def _resolve_coco(cfg, root, classes):
 def _wants_masks(cfg):
     steps = cfg.train_dataloader.dataset.pipeline
     return any(step.get('with_mask') for step in steps)
-
-
-def _check_masks(file, content):
-    entries = content['annotations']
-    without = [entry for entry in entries if not entry.get('segmentation')]
-    if without:
-        raise ValueError(
-            f'{file}: {len(without)} of {len(entries)} annotations have no segmentation, which '
-            'Mask R-CNN needs; train on boxes alone with a retinanet_*_custom.py config.'
-        )
 
 
 def _palette(count):
@@ -352,13 +345,22 @@ def _image_mask_dirs(root):
 
 def _mask_values(path):
     """Return the values that occur in a mask, sorted."""
-    with Image.open(path) as mask:
-        if mask.mode not in ('1', 'L', 'P', 'I', 'I;16'):
-            raise ValueError(
-                f'mask {path} has several channels ({mask.mode}): a mask has one, whose values '
-                'are the indices of the classes (an 8-bit grey or palette PNG).'
-            )
-        values = np.unique(np.asarray(mask, dtype=np.int64))
+    try:
+        with Image.open(path) as mask:
+            mode = mask.mode
+            if mode in ('1', 'L', 'P', 'I', 'I;16'):
+                values = np.unique(np.asarray(mask, dtype=np.int64))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f'mask {path} cannot be read ({str(error)[:200]}); replace it, or take it away with '
+            'its image.'
+        ) from None
+    if mode not in ('1', 'L', 'P', 'I', 'I;16'):
+        what = 'values that are no whole numbers' if mode == 'F' else 'several channels'
+        raise ValueError(
+            f'mask {path} has {what} ({mode}): a mask has one channel, whose values are the '
+            'indices of the classes (an 8-bit grey or palette PNG).'
+        )
     if values[0] < 0 or values[-1] > UNLABELLED:
         raise ValueError(f'mask {path} has the value {values[-1]}; at most 255 are possible.')
     return values

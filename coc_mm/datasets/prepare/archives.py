@@ -2,9 +2,11 @@
 
 import errno
 import gzip
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -29,8 +31,15 @@ __all__ = [
 CHUNK = 1 << 20
 # What macOS adds to archives; never data.
 _JUNK = ('__MACOSX', '.DS_Store')
+# Where this package keeps what it needs itself; see tree.py, too.
+_OURS = ('.unpacking', '.prepared', '.prepare.lock')
 # What tarfile, zipfile and the decompressors say of a damaged file.
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error),
+    # Names that are no text, sizes below zero, a member encrypted by its own header alone, a
+    # compression method that zipfile does not know (NotImplementedError).
+    *(ValueError, RuntimeError, IndexError, OverflowError),
+)
 
 
 class PrepareError(ValueError):
@@ -75,6 +84,7 @@ class _Guard:
         self.bytes = 0
         self.members = 0
         self.names = set()
+        self.folders = set()
 
     def refuse(self, reason: str):
         raise PrepareError(
@@ -113,12 +123,17 @@ class _Guard:
         if pure.is_absolute() or '..' in pure.parts or any(c in name for c in '\\:\0'):
             self.refuse(f'member {name!r} would land outside of its folder')
         clean = pure.as_posix()
-        if clean == '.' or len(os.fsencode(clean)) > 1024:
+        sizes = [len(os.fsencode(part)) for part in pure.parts]
+        if clean == '.' or sum(sizes) > 1024 or max(sizes) > 255 or pure.parts[0] in _OURS:
             self.refuse(f'member {name[:80]!r} has a name that cannot be used')
         folded = clean.casefold()
         if folded in self.names:
             self.refuse(f'member {name!r} is there twice')
+        above = {parent.as_posix() for parent in PurePosixPath(folded).parents}
+        if folded in self.folders or above & self.names:
+            self.refuse(f'member {name!r} is in the place of a folder, or below a file')
         self.names.add(folded)
+        self.folders |= above
         return clean
 
 
@@ -198,13 +213,14 @@ def naming_damage(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    # NotImplementedError: a compression method that zipfile does not know.
-    except (*_DAMAGE, NotImplementedError, OSError) as error:
+    except PrepareError:
+        raise
+    except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
         raise PrepareError(
-            f'{path} is damaged or no such archive ({error or type(error).__name__}); remove it '
-            'and fetch it again.'
+            f'{path} is damaged or no such archive ({str(error)[:200] or type(error).__name__}); '
+            'remove it and fetch it again.'
         ) from error
 
 
@@ -297,7 +313,11 @@ def unpack(
             _settle(unit, fresh, stage, root)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            where = error.filename2 or error.filename or root
+            raise PrepareError(
+                f'{where} cannot be written or read ({error.strerror or error}); remove what is in '
+                'the way, or name another folder with --root.'
+            ) from error
         raise PrepareError(
             f'the disk of {root} is full; make room and run the same command again, it goes on '
             'where it stopped.'

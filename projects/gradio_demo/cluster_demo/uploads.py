@@ -60,6 +60,8 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(('I', 'F')):
         values = np.asarray(image, dtype=np.float32)
         low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise UserError('The image holds pixels that are NaN or infinite; it shows nothing.')
         grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
         return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
     if 'A' in image.getbands() or 'transparency' in image.info:
