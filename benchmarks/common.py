@@ -108,12 +108,14 @@ def _status(key):
     return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def write_csv(name, rows):
+def write_csv(name, rows, keep=None):
     """Write rows of one table; a file of this name is replaced when all are there.
 
     Args:
         name (str): Such as 'cpu'.
         rows (list[dict]): With the same keys.
+        keep (str, optional): A key; rows of the file with other values of it stay. Defaults to
+            None: no row stays.
 
     Returns:
         Path: The file, below ``benchmarks/results``.
@@ -121,6 +123,11 @@ def write_csv(name, rows):
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f'{name}.csv'
     fresh = path.with_suffix('.tmp')
+    if keep and path.exists():
+        with open(path, newline='') as file:
+            table = {row[keep]: row for row in csv.DictReader(file)}
+        table.update({row[keep]: row for row in rows})
+        rows = list(table.values())
     with open(fresh, 'w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()

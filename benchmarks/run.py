@@ -1,7 +1,8 @@
 """Speed and memory of ``fused`` beside ``reference`` in the same network, on the CPU.
 
     python benchmarks/run.py                    # all cases, into benchmarks/results/cpu.csv
-    python benchmarks/run.py inference-small    # cases whose name holds the words given
+    python benchmarks/run.py inference-small    # cases whose name holds the words given;
+                                                # the rows of the others stay as they are
 
 Both run in turn in one process; a case is measured after its parity test passed. Use an
 otherwise idle machine and say how many threads: ``OMP_NUM_THREADS=2``.
@@ -61,14 +62,14 @@ class Case:
 
     def use(self, backend, model=None):
         """Choose the backend of all mixers."""
-        for module in (model or self.model).modules():
+        for module in (self.model if model is None else model).modules():
             if isinstance(module, ContextClusterMixer):
                 module.backend = backend
 
     def run(self, backend, model=None):
         """One inference or one training step without the optimizer; returns the outputs."""
         self.use(backend)
-        model = model or self.model
+        model = self.model if model is None else model  # a compiled one has no truth value
         if self.training:
             out = model(self.image)
             sum(t.square().mean() for t in out).backward()
@@ -183,7 +184,8 @@ def _autocast(case):
 def _beside_poolformer(case):
     from mmpretrain.models import PoolFormer
 
-    other = PoolFormer(arch='s12').eval()
+    other = PoolFormer(arch='s12')
+    other.eval()  # returns nothing
 
     def pool():
         with torch.inference_mode():
@@ -204,8 +206,9 @@ def _compile(case):
     from torch.utils.flop_counter import FlopCounterMode
 
     # The arithmetic of the textbook, whichever part of it is left out by algebra.
-    with FlopCounterMode(display=False) as counter:
-        case.run('reference')
+    case.use('reference')
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        case.model(case.image)
     return compiled, f'compiled in {spent:.0f} s; textbook flops {counter.get_total_flops():.3e}'
 
 
@@ -279,16 +282,15 @@ def main():
     rows = []
     for name in track(names, 'measuring', console=Console(stderr=True)):
         rows.append(measure(name, args.rounds))
+        rows[-1]['matmul_gflops'] = round(rate / 1e9, 1)
+        path = write_csv('cpu', rows, keep='case')  # what a later failure does not take along
     table = Table('case', 'reference s', 'ours s', 'ratio', 'goal', 'note')
     for row in rows:
         keys = ('reference_median_s', 'median_s', 'ratio', 'goal', 'note')
         table.add_row(row['case'], *(str(row[key]) for key in keys))
     console.print(table)
     console.print(f'float32 matrix products: {rate / 1e9:.0f} GFLOP/s')
-    for row in rows:
-        row['matmul_gflops'] = round(rate / 1e9, 1)
-    if not args.words:
-        console.print(f'written: {write_csv("cpu", rows)}')
+    console.print(f'written: {path}')
 
 
 if __name__ == '__main__':

@@ -236,3 +236,38 @@ def test_operators_keep_the_rules_of_the_dispatcher():
     mlp_weights = [t.detach() for t in tensors((c,), (c,), (8, c), (8,), (c, 8), (c,))]
     arguments = (x, *mlp_weights, 1e-5, False)
     torch.library.opcheck(torch.ops.coc_mm.residual_mlp, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize('piece', PIECES)
+def test_without_gradients_nothing_is_kept_and_nothing_given_is_written(piece, monkeypatch):
+    monkeypatch.setattr(mlp, 'PIECE', piece)
+    module, x = block(), torch.randn(2, 8, 9, 8, dtype=torch.float64)
+    before, kept = x.clone(), []
+    forward = mlp._forward
+    monkeypatch.setattr(mlp, '_forward', lambda *a, **k: kept.append(forward(*a, **k)) or kept[-1])
+    with_gradient = module(x)
+    assert kept[-1][-1] is not None
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            out = module(x)
+        assert kept[-1][-1] is None
+        torch.testing.assert_close(out, with_gradient, rtol=1e-12, atol=1e-12)
+    frozen = block().requires_grad_(False)
+    assert torch.equal(frozen(x), out)
+    assert torch.equal(x, before)
+    # What inference left behind serves a training step as well.
+    module(x).square().sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+def test_an_input_that_may_be_replaced_is():
+    x, *rest = tensors((2, 4, 5, 6), (6,), (6,), (24, 6), (24,), (6, 24), (6,))
+    args = (*rest[:2], 1e-5, *rest[2:])
+    with torch.no_grad():
+        expected = residual_mlp(x, *args)
+        given = x.clone()
+        out = residual_mlp(given, *args, own=True)
+    assert out.data_ptr() == given.data_ptr()
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    with_gradient = residual_mlp(x, *args, own=True)
+    assert with_gradient.data_ptr() != x.data_ptr()

@@ -6,7 +6,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn
 
 from coc_mm.models.layers.points_norm import PointsNorm
-from coc_mm.ops import context_cluster
+from coc_mm.ops import context_cluster_packed
 from coc_mm.ops.context_cluster.interface import uses_fused
 from coc_mm.ops.cpu import MixerSetting, MixerWeights, residual_mixer, residual_mlp
 
@@ -65,8 +65,10 @@ class ContextClusterMixer(nn.Module):
         Returns:
             tuple[Tensor, Tensor]: Both (B, H, W, E, D), views of one tensor.
         """
-        x = self.in_proj(x).unflatten(-1, (2, self.num_heads, self.head_dim))
-        return x.unbind(-3)
+        return self._project(x).unbind(-3)
+
+    def _project(self, x):
+        return self.in_proj(x).unflatten(-1, (2, self.num_heads, self.head_dim))
 
     def forward(self, x, scale=None):
         """Mix.
@@ -79,10 +81,8 @@ class ContextClusterMixer(nn.Module):
         Returns:
             Tensor: (B, H, W, embed_dims).
         """
-        features, values = self.project(x)
-        x = context_cluster(
-            features,
-            values,
+        x = context_cluster_packed(
+            self._project(x),
             self.sim_alpha,
             self.sim_beta,
             self.proposals,
@@ -180,8 +180,7 @@ class ContextClusterBlock(nn.Module):
         Returns:
             Tensor: (B, H, W, embed_dims).
         """
-        x = self._mix(x)
-        return self._transform(x)
+        return self._transform(self._mix(x))  # a map of its own, which may be written over
 
     def _mix(self, x):
         mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
@@ -209,6 +208,7 @@ class ContextClusterBlock(nn.Module):
             *(x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias),
             *_scaled(mlp.fc2, scale),
             residual=not alone,
+            own=not alone,
         )
         return x + self.drop_path(out) if alone else out
 

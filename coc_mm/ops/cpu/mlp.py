@@ -1,5 +1,6 @@
 """``x + fc2(gelu(fc1(norm(x))))`` in pieces."""
 
+import threading
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,9 @@ from coc_mm.ops.cpu.norm import affine, moments, norm_backward
 PIECE = 8 << 20
 
 
-def residual_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, residual=True):
+def residual_mlp(
+    x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, residual=True, own=False
+):
     """Normalise, transform each point by an MLP with GELU, add the input.
 
     Args:
@@ -24,6 +27,8 @@ def residual_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2,
         weight2 (Tensor): (C, hidden).
         bias2 (Tensor): (C,).
         residual (bool): Whether the input is added. Defaults to True.
+        own (bool): Whether the output may take the place of ``x`` where no gradient is wanted.
+            Defaults to False.
 
     Returns:
         Tensor: (B, H, W, C).
@@ -32,6 +37,9 @@ def residual_mlp(x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2,
     if torch.compiler.is_compiling():
         # One opaque operator compiles in no time and is as fast; gradients need the whole.
         return (plain if torch.is_grad_enabled() else _opaque)(*tensors, eps, residual)
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        # ctx.needs_input_grad does not know that gradients are switched off.
+        return _forward(x.contiguous(), *tensors[1:], eps, residual, keep=False, own=own)[0]
     return _ResidualMLP.apply(*tensors, eps, residual)
 
 
@@ -56,7 +64,9 @@ def _pieces(shape, hidden, itemsize):
 
 
 class _Buffers:
-    """Memory that all pieces use in turn: asking the system for more each time is slow."""
+    """Memory that all pieces, and all calls of a thread, use in turn: fresh pages are slow."""
+
+    _of_thread = threading.local()
 
     def __init__(self, pieces, like):
         sizes = [
@@ -64,12 +74,15 @@ class _Buffers:
         ]
         self.rows = max(sizes, default=0)
         self.like = like
-        self.held = {}
+        # What stands for a tensor (a fake one, say) must not be kept, nor meet what was.
+        self.held = self._of_thread.__dict__ if type(like) is torch.Tensor else {}
 
     def __call__(self, name, rows, channels):
-        if name not in self.held:
-            self.held[name] = self.like.new_empty(self.rows, channels)
-        return self.held[name][:rows]
+        key, size = (name, self.like.dtype), self.rows * channels
+        if key not in self.held or self.held[key].numel() < size:
+            with torch.inference_mode(False):  # to be of use outside as well
+                self.held[key] = self.like.new_empty(size)
+        return self.held[key][: rows * channels].view(rows, channels)
 
 
 def _normalised(x, scale, offset, images, points, buffers):
@@ -100,13 +113,15 @@ def _(x, *args):
     return x.new_empty(x.shape)
 
 
-def _forward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual, keep):
+def _forward(
+    x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual, keep, own=False
+):
     """Return the output, and what the backward pass needs beside the arguments."""
     mean, rstd = moments(x, eps)
     # Hidden features before GELU, kept for the backward pass only.
     kept = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2) if keep else None
     scale, offset = affine(mean, rstd, norm_weight, norm_bias)
-    out = x + bias2 if residual else bias2.expand_as(x).contiguous()
+    out = x if own else torch.empty_like(x)
     flat, target = x.flatten(1, 2), out.flatten(1, 2)
     pieces = _pieces(x.shape, len(bias1), x.itemsize)
     buffers = _Buffers(pieces, x)
@@ -116,7 +131,12 @@ def _forward(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, res
         before = kept[images, points].flatten(0, 1) if keep else hidden
         torch.addmm(bias1, y, weight1.t(), out=before)
         torch.ops.aten.gelu.out(before, out=hidden)
-        target[images, points].flatten(0, 1).addmm_(hidden, weight2.t())
+        piece = target[images, points]
+        if residual:
+            torch.add(flat[images, points], bias2, out=piece)
+        else:
+            piece.copy_(bias2)
+        piece.flatten(0, 1).addmm_(hidden, weight2.t())
     return out, mean, rstd, kept
 
 
@@ -125,7 +145,7 @@ class _ResidualMLP(torch.autograd.Function):
     def forward(ctx, x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
         x = x.contiguous()
         tensors = (x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
-        out, *rest = _forward(*tensors, eps, residual, keep=any(ctx.needs_input_grad))
+        out, *rest = _forward(*tensors, eps, residual, keep=True)
         ctx.save_for_backward(*tensors, *rest)
         ctx.eps, ctx.residual = eps, residual
         return out

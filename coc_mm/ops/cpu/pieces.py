@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from coc_mm.ops.context_cluster import regions
 
 # Features of one piece, in bytes.
-PIECE = 8 << 20
+PIECE = 4 << 20
 EPS = 1e-12  # of torch.nn.functional.normalize
 
 
