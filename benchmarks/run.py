@@ -4,8 +4,9 @@
     python benchmarks/run.py inference-small    # cases whose name holds the words given;
                                                 # the rows of the others stay as they are
 
-Both run in turn in one process; a case is measured after its parity test passed. Use an
-otherwise idle machine and say how many threads: ``OMP_NUM_THREADS=2``.
+Both run in turn in one process, and each case has a process of its own, as what earlier ones left
+in the allocator changes what fresh memory costs. A case is measured after its parity test passed.
+Use an otherwise idle machine and say how many threads: ``OMP_NUM_THREADS=2``.
 """
 
 import argparse
@@ -217,9 +218,7 @@ def _measure_memory(name):
     parity = case.check()
     peaks = {}
     for backend in ('reference', 'fused'):
-        command = [sys.executable, '-W', 'ignore', __file__, '--memory', name, backend]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[backend] = json.loads(done.stdout.splitlines()[-1])
+        peaks[backend] = _in_a_process('--memory', name, backend)
     if peaks['fused'] is None:
         return _row(case, note='this system does not tell peak memory')
     row = _row(case, None, parity)
@@ -229,6 +228,14 @@ def _measure_memory(name):
         ratio=round(peaks['reference'] / peaks['fused'], 2),
     )
     return row
+
+
+def _in_a_process(*arguments):
+    command = [sys.executable, '-W', 'ignore', __file__, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f'failed: {" ".join(command)}')
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _row(case, seconds=None, parity=None, note=''):
@@ -268,11 +275,15 @@ def main():
     parser.add_argument('words', nargs='*', help='parts of names of cases; none means all')
     parser.add_argument('--rounds', type=int, default=7, help='times that each side runs')
     parser.add_argument('--memory', nargs=2, metavar=('CASE', 'BACKEND'), help=argparse.SUPPRESS)
+    parser.add_argument('--alone', metavar='CASE', help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.filterwarnings('ignore')
     if args.memory:
         case = Case(args.memory[0])
         print(json.dumps(peak_memory(lambda: case.run(args.memory[1]))))
+        return
+    if args.alone:
+        print(json.dumps(measure(args.alone, args.rounds)))
         return
     names = [n for n in GOALS if not args.words or any(word in n for word in args.words)]
     if not names or args.rounds < 2:
@@ -281,7 +292,7 @@ def main():
     rate = matmul_rate()
     rows = []
     for name in track(names, 'measuring', console=Console(stderr=True)):
-        rows.append(measure(name, args.rounds))
+        rows.append(_in_a_process('--alone', name, '--rounds', str(args.rounds)))
         rows[-1]['matmul_gflops'] = round(rate / 1e9, 1)
         path = write_csv('cpu', rows, keep='case')  # what a later failure does not take along
     table = Table('case', 'reference s', 'ours s', 'ratio', 'goal', 'note')
