@@ -243,13 +243,14 @@ def _coco_images(root, split, file, content):
     if folder is None:
         tried = ', '.join(_relative(x, root) or '.' for x in folders if x.is_dir())
         raise ValueError(
-            f'{file} names the image {name}, which is in none of the folders {tried} of {root}'
+            f'{file} names the image {name[:200]}, which is in none of the folders {tried} of '
+            f'{root}'
         )
     missing = missing_images(folder, content)
     if missing:
         raise ValueError(
             f'{file}: {len(missing)} of {len(content["images"])} images are not in {folder}, e.g. '
-            f'{missing[0]}; put them there, or take them out of the file.'
+            f'{missing[0][:200]}; put them there, or take them out of the file.'
         )
     return folder
 

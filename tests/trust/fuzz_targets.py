@@ -72,8 +72,13 @@ class _Watch:
         elif event in _CHANGES or (event == 'open' and _writes(args)):
             # Names relative to an open folder come from within what is removed.
             path = str(args[0])
-            if os.path.isabs(path) and not os.path.realpath(path).startswith(folder):
+            if os.path.isabs(path) and not _below(path, folder):
                 self.seen.append(f'{event} {path[:80]}')
+
+
+def _below(path, folder):
+    path = os.path.realpath(path)
+    return path == folder or path.startswith(folder + os.sep)
 
 
 def _writes(args):
@@ -315,7 +320,22 @@ def _tree(given, folder):
     resolve_custom(config)
 
 
-TREES = st.tuples(st.sampled_from(('folders', 'masks', 'coco')), inputs.TREE)
+# Sound trees, so that some of those with more in them are sound, too.
+_SOUND = dict(
+    folders=[([name, f'{k}.jpg'], 'image') for name in ('cat', 'dog') for k in range(3)],
+    masks=[
+        ([folder, f'{k}.png'], what)
+        for folder, what in (('images', 'image'), ('masks', 'mask'))
+        for k in range(3)
+    ],
+    coco=[],
+)
+TREES = st.builds(
+    lambda kind, sound, tree: (kind, [*(_SOUND[kind] if sound else ()), *tree]),
+    st.sampled_from(('folders', 'masks', 'coco')),
+    st.booleans(),
+    inputs.TREE,
+)
 
 
 def _why(content, folder):
