@@ -14,7 +14,10 @@ import torch
 from coc_mm.ops import can_run_triton, context_cluster, context_cluster_packed
 from coc_mm.ops.context_cluster import triton as backend
 
-needs_triton = pytest.mark.skipif(not backend.INSTALLED, reason='triton is not installed')
+needs_triton = pytest.mark.skipif(
+    not backend.INSTALLED or backend._is_too_old(backend.VERSION),
+    reason='triton is not installed, or too old',
+)
 
 
 def on_cuda(channels=32, dtype=torch.bfloat16, batch=2):
@@ -27,7 +30,17 @@ def on_cuda(channels=32, dtype=torch.bfloat16, batch=2):
 def gpu(monkeypatch):
     """Stand for a GPU of compute capability 9.0."""
     monkeypatch.setattr(backend, 'INSTALLED', True)
+    monkeypatch.setattr(backend, 'VERSION', '3.8.0')
     monkeypatch.setattr(backend, '_capability', lambda index: (9, 0))
+
+
+def test_old_triton_is_refused_by_name(gpu, monkeypatch):
+    found = [backend._is_too_old(v) for v in (None, '3.0.0', '3.2.0+git1', '3.3.0', '10.0')]
+    assert found == [False, True, True, False, False]
+    monkeypatch.setattr(backend, 'VERSION', '3.2.0')
+    assert not can_run_triton(on_cuda())
+    with pytest.raises(RuntimeError, match=r'Triton 3\.2\.0 is older than 3\.3'):
+        can_run_triton(on_cuda(), raise_error=True)
 
 
 @needs_triton

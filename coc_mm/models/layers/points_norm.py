@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# The CPU's backward pass over channels-last memory, where the input's gradient is not asked for.
+_CRASHES = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 5)
+
 
 class PointsNorm(nn.GroupNorm):
     """Group normalisation with one group of a (B, H, W, C) map.
@@ -30,5 +33,7 @@ class PointsNorm(nn.GroupNorm):
         """
         # A view: (B, C, H, W) in channels-last memory, which the kernels know.
         x = x.permute(0, 3, 1, 2)
+        if _CRASHES and x.device.type == 'cpu':
+            x = x.contiguous()
         x = F.group_norm(x, 1, self.weight, self.bias, self.eps)
         return x.permute(0, 2, 3, 1)

@@ -206,7 +206,12 @@ def uses_fused(backend=None):
     Returns:
         bool: True for 'fused', and for None unless ``COC_MM_BACKEND`` says otherwise.
     """
-    return (backend or os.environ.get('COC_MM_BACKEND') or 'fused') == 'fused'
+    return (backend or _wanted() or 'fused') == 'fused'
+
+
+@torch.compiler.assume_constant_result  # compilers of torch 2.4 cannot read the environment
+def _wanted():
+    return os.environ.get('COC_MM_BACKEND') or None
 
 
 def _compute_dtype(x):
@@ -220,7 +225,7 @@ def _axes(x, proposals, folds, dtype):
 
 
 def _choose(features, proposals, folds, backend):
-    backend = backend or os.environ.get('COC_MM_BACKEND') or None
+    backend = backend or _wanted()
     if backend is None:
         # Triton's interpreter, which lets the CPU run its kernels, is for testing.
         names = [n for n in _BACKENDS if n != 'triton' or features.device.type == 'cuda']

@@ -7,6 +7,7 @@ compilers, with shapes and gradients registered, so that ``torch.compile``, ``to
 automatic mixed precision pass through. Results are the same bits every time.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 
@@ -22,6 +23,21 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Read once, as the kernels are compiled or interpreted for the life of the process.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0') == '1'
 INSTALLED = importlib.util.find_spec('triton') is not None
+OLDEST = (3, 3)  # kernels hand tuples to one another; comes with torch 2.7
+
+
+def _version():
+    try:
+        return importlib.metadata.version('triton')
+    except importlib.metadata.PackageNotFoundError:  # under another name, or none at all
+        return None
+
+
+VERSION = _version()
+
+
+def _is_too_old(version):
+    return version is not None and tuple(map(int, version.split('.')[:2])) < OLDEST
 
 
 def can_run_triton(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
@@ -49,6 +65,8 @@ def can_run_triton(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
 def _refusal(features, proposals, folds):
     if not INSTALLED:
         return 'the package triton is not installed'
+    if _is_too_old(VERSION):
+        return f'Triton {VERSION} is older than {".".join(map(str, OLDEST))}'
     device = features.device
     if device.type != 'cuda' and not (device.type == 'cpu' and INTERPRETED):
         return (

@@ -182,10 +182,15 @@ class Clusters:
 
     def pair(self, rows, others):
         """Products of the rows of a point's clusters with its own (P, C): (E, P)."""
-        with torch.enable_grad():
-            weight = rows.new_ones(self.of_point.shape, requires_grad=True)
-            out = bag(self.of_point, rows.detach().flatten(0, 1), weight)
-        return torch.autograd.grad(out, weight, others)[0].t()
+        points, heads = self.of_point.shape
+        point = torch.arange(points, device=rows.device)
+        # What the gradient of spread() with respect to its weights is, without the sums; torch
+        # before 2.5 cannot derive it for a table without a gradient.
+        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            *(others, rows.flatten(0, 1), self.of_point.flatten(), point * heads),
+            *(point.repeat_interleave(heads), 0),  # 0: a sum
+        )
+        return products.view(points, heads).t()
 
 
 def bag(index, rows, weight, begin=None):
