@@ -247,7 +247,8 @@ class StopHook(Hook):
         Args:
             runner (Runner): Of the training.
         """
-        if self.agreement.reached and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and self.agreement.reached and _has_stepped(runner):
             self._stop(runner, runner.epoch + 1, runner.iter)
 
     def before_val_epoch(self, runner) -> None:

@@ -10,6 +10,7 @@ of runs one after the other, each ``dict(log, argv, world, tool, kill, signal, s
 - ``signal``: ``dict(after, n, delay, number, ranks, again)``: the parent sends a signal some
   seconds after the n-th event of a kind, and with ``again`` a second one that much later.
 - ``slow``: seconds that every iteration takes longer.
+- ``largest``: bytes that a file may have, as if the disk were full.
 
 Beside ``log`` lie what each rank said, events, losses by iteration, and how all ended.
 """
@@ -20,6 +21,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -69,13 +71,13 @@ def instrument(run, rank):
 
     def trained(self, runner, batch_idx, data_batch=None, outputs=None):
         losses.write(f'{runner.iter} {float(outputs["loss"])!r}\n')
-        time.sleep(run.get('slow', 0))
         events.reach('iteration')
+        time.sleep(run.get('slow', 0))
         return after_train_iter(self, runner, batch_idx, data_batch, outputs)
 
     def validated(self, runner, batch_idx, *args, **kwargs):
-        time.sleep(run.get('slow', 0))
         events.reach('validation')
+        time.sleep(run.get('slow', 0))
         return after_val_iter(self, runner, batch_idx, *args, **kwargs)
 
     LoggerHook.after_train_iter, LoggerHook.after_val_iter = trained, validated
@@ -136,6 +138,8 @@ def one_rank(run, rank, port):
     yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
     mmengine.runner.runner.collect_env = lambda: dict(GCC='')
     instrument(run, rank)
+    if 'largest' in run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run['largest'], run['largest']))
     path = ROOT / 'tools' / f'{run.get("tool", "train")}.py'
     spec = importlib.util.spec_from_file_location('tool', path)
     module = importlib.util.module_from_spec(spec)
@@ -184,7 +188,7 @@ def one_chain(chain):
         if 'signal' in run:
             send(run['signal'], run, processes)
         for process in processes:
-            process.join(run.get('limit', 120))
+            process.join(run.get('limit', 400))
         stuck = [process.is_alive() for process in processes]
         for process in processes:
             process.kill()

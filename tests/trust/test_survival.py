@@ -20,7 +20,7 @@ def _plan_kills(rng):
     moments = ['write', 'write', 'write', 'write', 'moved', 'record', 'removal', 'validation']
     for number in range(KILLS):
         if number % 2:
-            asked = dict(after='iteration', n=rng.randint(1, 6), delay=rng.uniform(0, 0.15))
+            asked = dict(after='iteration', n=rng.randint(1, 4), delay=rng.uniform(0, 0.04))
             kills.append(dict(signal=dict(asked, number=int(signal.SIGKILL))))
         else:
             at = moments[number // 2 % len(moments)]
@@ -35,7 +35,7 @@ def ran(tmp_path_factory):
     """The undisturbed run, and those of the one that is killed, in order."""
     folder = tmp_path_factory.mktemp('kills')
     config = write(folder, 'mmpretrain')
-    options = ['--cfg-options', 'train_cfg.max_epochs=10']
+    options = ['--cfg-options', 'train_cfg.max_epochs=16']
 
     def run(name, work_dir, **more):
         argv = [str(config), '--work-dir', str(folder / work_dir), '--resume', *options]
@@ -59,7 +59,7 @@ def test_twenty_kills_and_no_loss(ran):
     ends = [read_end(log) for log in ran.logs]
     assert read_end(ran.folder / 'undisturbed')['status'] == [0]
     assert [end['status'] for end in ends] == [[-signal.SIGKILL]] * KILLS + [[0]]
-    assert len(ran.reference) == 10 * 5
+    assert len(ran.reference) == 16 * 5
     # Every loss of every run is that of the undisturbed run at the same iteration.
     seen = set()
     for log in ran.logs:
@@ -109,6 +109,6 @@ def test_validations_owed_are_made_up_for(ran):
             r'Epoch\(val\) \[(\d+)\]\[5/5\]    accuracy', Path(f'{log}.0').read_text()
         )
     ]
-    assert sorted(set(validated)) == list(range(1, 11))
+    assert sorted(set(validated)) == list(range(1, 17))
     owed = [log for log in ran.logs if 'has not been validated' in Path(f'{log}.0').read_text()]
     assert owed
