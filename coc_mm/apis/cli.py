@@ -92,8 +92,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='PATH',
-        help='continue from PATH, or without PATH (or with "auto") from the latest checkpoint '
-        'of the work dir; starts anew where there is none',
+        help='continue from PATH, or without PATH (or with "auto") from the newest whole '
+        'checkpoint of the work dir; starts anew where there is none',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
