@@ -137,7 +137,7 @@ def _load_safetensors(path: str) -> dict[str, Any]:
         ) from None
     checkpoint = {'state_dict': weights, **meta}
     _check_meta(checkpoint, path)
-    return checkpoint
+    return _without_program(checkpoint)
 
 
 def _as_pickled(meta: Any) -> Any:
@@ -305,7 +305,15 @@ def refuse_no_weights(weights: Mapping[str, torch.Tensor], path: str) -> None:
 
 def load_from_local_safely(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a local file for mmengine, which logs the function's name after 'load_from_'."""
-    return load_checkpoint_safely(filename, map_location)
+    return _without_program(load_checkpoint_safely(filename, map_location))
+
+
+def _without_program(checkpoint: Any) -> Any:
+    """Take out the config text of mmcv 1.x, which mmengine runs as Python when it resumes."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    if isinstance(meta, Mapping) and 'config' in meta:
+        checkpoint['meta'] = {key: value for key, value in meta.items() if key != 'config'}
+    return checkpoint
 
 
 def load_from_http_safely(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
@@ -325,14 +333,14 @@ def load_from_http_safely(filename: str, map_location: Any = None, **_: Any) -> 
                     'name a file fetched by other means.'
                 ) from None
         barrier()
-    return load_checkpoint_safely(target, map_location)
+    return _without_program(load_checkpoint_safely(target, map_location))
 
 
 def _load_for_backends(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
     """Stand in for mmengine's last resort, which backends call with a path or a buffer."""
     if isinstance(file, (str, os.PathLike)):
-        return load_checkpoint_safely(file, map_location)
-    return _build(file, map_location, 'from the storage backend')
+        return _without_program(load_checkpoint_safely(file, map_location))
+    return _without_program(_build(file, map_location, 'from the storage backend'))
 
 
 def use_safe_loading() -> None:

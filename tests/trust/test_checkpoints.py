@@ -22,7 +22,8 @@ import pytest
 import torch
 from mmengine.fileio.handlers import file_handlers
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
+from mmengine.model import BaseModel
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmengine.runner import checkpoint as checkpoint_module
 
 from coc_mm.checkpoints.io import (
@@ -364,6 +365,37 @@ def safe_mmengine(monkeypatch):
     for name in ('pkl', 'pickle'):
         monkeypatch.setitem(file_handlers, name, file_handlers[name])
     use_safe_loading()
+
+
+class _Model(BaseModel):
+    def forward(self):
+        """Never called."""
+
+
+class _Loop(BaseLoop):
+    epoch = property(lambda self: self._epoch)
+    iter = property(lambda self: self._iter)
+
+    def run(self):
+        """Never called."""
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_config_in_a_checkpoint_is_not_run_on_resuming(zipped, safe_mmengine, tmp_path):
+    path = saved(
+        tmp_path,
+        dict(
+            meta=dict(config="open('RUN', 'w')", cfg="open('RUN', 'w')", epoch=3, iter=7),
+            state_dict={},
+            message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        ),
+        _use_new_zipfile_serialization=zipped,
+    )
+    runner = Runner(_Model(), str(tmp_path / 'work'), experiment_name='resumes')
+    runner._train_loop = _Loop(runner, torch.utils.data.DataLoader([0]))
+    runner.load_or_resume()
+    runner.resume(str(path), resume_optimizer=False, resume_param_scheduler=False)
+    assert (runner.train_loop.epoch, runner.train_loop.iter) == (3, 7)
 
 
 @pytest.mark.parametrize('gadget', GADGETS)
