@@ -29,6 +29,8 @@ LOST_STATUS = 75
 _GRACE = 10.0
 # Seconds until a message about the reason follows the failure of a collective.
 _PATIENCE = 5.0
+# Seconds that processes have to connect.
+_CONNECT = 60.0
 # A machine that lost its power closes nothing: it is asked every 10 s, after 30 s of silence.
 _KEEPALIVE = {'TCP_KEEPIDLE': 30, 'TCP_KEEPINTVL': 10, 'TCP_KEEPCNT': 3}
 
@@ -92,8 +94,8 @@ class _Watch:
         self._lines: list[_Line] = []
         self._selector = selectors.DefaultSelector()
         self._connect()
-        self._thread = threading.Thread(target=self._read, name='lost processes', daemon=True)
-        self._thread.start()
+        if len(self.places) == self.world:
+            threading.Thread(target=self._read, name='lost processes', daemon=True).start()
 
     def _connect(self) -> None:
         """Connect everybody to process 0, and tell everybody who is where."""
@@ -111,21 +113,37 @@ class _Watch:
             self.places[0] = me['host'], me['pid']
             self._accept(listener, token)
         else:
-            line = _Line(socket.create_connection((address, port), timeout=60))
-            line.rank = 0
-            line.send(**me)
-            line.connection.settimeout(None)
-            self._lines.append(line)
+            with suppress(OSError):  # process 0 notices, and tells everybody
+                line = _Line(socket.create_connection((address, port), timeout=_CONNECT))
+                line.rank = 0
+                line.send(**me)
+                line.connection.settimeout(None)
+                self._lines.append(line)
         places = [self.places]
         broadcast_object_list(places)
         self.places = places[0]
+        if len(self.places) < self.world:
+            self._do_without(f'{address}:{port}')
         for line in self._lines:
             self._selector.register(line.connection, selectors.EVENT_READ, line)
 
+    def _do_without(self, address: str) -> None:
+        for line in self._lines:
+            line.close()
+        self._lines = []
+        if self.rank == 0:
+            absent = ', '.join(str(r) for r in range(self.world) if r not in self.places)
+            print(
+                f'several processes: {address} cannot be reached by process {absent}, so that a '
+                'lost process is noticed by the timeout alone (env_cfg.dist_cfg.timeout).',
+                flush=True,
+            )
+
     def _accept(self, listener: socket.socket, token: str) -> None:
-        listener.settimeout(60)
-        with listener:
+        end = time.monotonic() + _CONNECT
+        with listener, suppress(TimeoutError):
             while len(self.places) < self.world:
+                listener.settimeout(max(end - time.monotonic(), 0.01))
                 line = _Line(listener.accept()[0])
                 line.connection.settimeout(10)
                 try:

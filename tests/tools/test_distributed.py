@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,28 @@ SLURM = dict(
 )
 
 
+def _five_images(folder, scope):
+    """Write a project with five images."""
+    config = write_project(folder / f'{scope}_five', scope)
+    data = config.parent / 'data'
+    if scope == 'mmpretrain':
+        shutil.copy(data / 'disc' / '0.png', data / 'box' / '2.png')
+    elif scope == 'mmseg':
+        for name in ('images', 'maps'):
+            for index in (2, 3, 4):
+                shutil.copy(data / name / f'{index % 2}.png', data / name / f'{index}.png')
+    else:
+        path = data / 'annotations.json'
+        content = json.loads(path.read_text())
+        boxes = content['annotations']
+        for index in (2, 3, 4):
+            shutil.copy(data / 'images' / f'{index % 2}.png', data / 'images' / f'{index}.png')
+            content['images'].append(dict(content['images'][0], id=index, file_name=f'{index}.png'))
+            boxes += [dict(b, id=len(boxes) + i, image_id=index) for i, b in enumerate(boxes[:2])]
+        path.write_text(json.dumps(content))
+    return config
+
+
 def _plan(folder):
     """Runs by name: one process against two, the same under FSDP, and the other libraries."""
     configs = {scope: write_project(folder / scope, scope) for scope in SCOPES}
@@ -51,7 +75,7 @@ def _plan(folder):
     def test(name, config, trained, launcher='pytorch', **more):
         checkpoint = str(folder / trained / 'epoch_1.pth')
         argv = [str(config), checkpoint, '--work-dir', str(folder / name), '--launcher', launcher]
-        return dict(name=name, tool='test', argv=argv, world=2, **more)
+        return dict(name=name, tool='test', argv=argv, **{'world': 2, **more})
 
     first, second = 'train_cfg.max_epochs=1', 'train_cfg.max_epochs=3'
     # AdamW makes steps of rounding errors; blocks that start switched off prove little.
@@ -81,6 +105,22 @@ def _plan(folder):
         test('seg_test', configs['mmseg'], 'seg'),
         test('cls_test', cls, 'two', launcher='slurm', env=slurm),
     ]  # fmt: skip
+    # FSDP's checkpoint is read by one process; five images divide by no number of processes.
+    more = {scope: _five_images(folder, scope) for scope in SCOPES}
+    plan.append(test('fsdp_test', cls, 'fsdp', launcher='none', world=1))
+    for name, scope, trained in (
+        ('cls', 'mmpretrain', 'two'),
+        ('det', 'mmdet', 'det'),
+        ('seg', 'mmseg', 'seg'),
+    ):
+        for world in (1, 2, 4):
+            launcher = 'none' if world == 1 else 'pytorch'
+            run = test(f'{name}_uneven_{world}', more[scope], trained, launcher, world=world)
+            if name == 'det':
+                run['argv'] += ['--out', str(folder / f'{name}_{world}.pkl')]
+            # A batch of one: others are padded to their largest image.
+            run['argv'] += ['--cfg-options', 'test_dataloader.batch_size=1']
+            plan.append(run)
     libraries = dict(det='mmdet', seg='mmseg')
     for run in plan:
         run['library'] = libraries.get(run['name'][:3], 'mmpretrain')
@@ -121,12 +161,13 @@ def _weights(run, epoch):
 
 def _scores(run):
     (path,) = run.work_dir.glob('*/*.json')  # a test writes its metrics there
-    return json.loads(path.read_text())
+    scores = json.loads(path.read_text())
+    return {name: value for name, value in scores.items() if not name.endswith('time')}
 
 
 @pytest.mark.timeout(600)
 def test_all_processes_end_well(ran):
-    assert len(ran) == 9
+    assert len(ran) == 19
     for name, run in ran.items():
         assert set(run.status) == {0}, f'{name}: {run.said}'
 
@@ -178,6 +219,42 @@ def test_metrics_are_gathered_from_all(ran):
     assert 'mIoU' in _scores(ran['seg_test'])
     assert 'accuracy/top1' in _scores(ran['cls_test'])
     assert 'coco/bbox_mAP' in ran['det'].said[0]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize('name', ['cls', 'det', 'seg'])
+def test_uneven_data_give_the_scores_of_one_process(ran, name):
+    expected = _scores(ran[f'{name}_uneven_1'])
+    assert any(value > 0 for value in expected.values()), expected
+    for world in (2, 4):
+        run = ran[f'{name}_uneven_{world}']
+        found = _scores(run)
+        assert found == expected, 'exactly'
+        assert not list(run.work_dir.glob('*/results')), 'gathered there, and removed'
+
+
+@pytest.mark.timeout(600)
+def test_uneven_data_give_the_predictions_of_one_process(ran):
+    folder = ran['det'].work_dir.parent
+    expected, *found = (pickle.loads((folder / f'det_{n}.pkl').read_bytes()) for n in (1, 2, 4))
+    assert [sample['img_id'] for sample in expected] == [0, 1, 2, 3, 4]
+    assert sum(len(sample['pred_instances']['scores']) for sample in expected) > 5
+    for samples in found:
+        assert len(samples) == 5
+        for one, other in zip(samples, expected, strict=True):
+            assert one['img_id'] == other['img_id']
+            for key in ('bboxes', 'scores', 'labels'):
+                assert torch.equal(one['pred_instances'][key], other['pred_instances'][key])
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_left_in_the_current_folder(ran):
+    assert not (ran['det'].work_dir.parent / '.dist_test').exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_sharded_run_is_tested_in_one_process(ran):
+    assert set(_scores(ran['fsdp_test'])) == set(_scores(ran['cls_test']))
 
 
 # The scripts
