@@ -175,7 +175,10 @@ def free_port():
 
 def one_chain(chain):
     fork = multiprocessing.get_context('fork')
+    parent = os.getppid()
     for run in chain:
+        if os.getppid() != parent:  # the test has given up
+            return
         run.setdefault('world', 1)
         port = free_port()
         for kind in ('events', 'losses'):
