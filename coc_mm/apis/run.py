@@ -136,9 +136,13 @@ def _settle_amp(config: Config) -> None:
         say('mixed precision: no accelerator here, so bfloat16 on the CPU without loss scaling.')
 
 
+def _checkpoint_hook(config: Config) -> dict:
+    return (config.get('default_hooks') or {}).get('checkpoint') or {}
+
+
 def _out_dir(config: Config) -> str:
     """Find where the checkpoints of a run go, as mmengine's hook does."""
-    hook = config.default_hooks.get('checkpoint') or {}
+    hook = _checkpoint_hook(config)
     if hook.get('out_dir') is None or not is_local(str(hook['out_dir'])):
         return config.work_dir
     return os.path.join(hook['out_dir'], os.path.basename(config.work_dir.rstrip(os.sep)))
@@ -152,7 +156,7 @@ def _settle_resume(config: Config, args: argparse.Namespace) -> None:
     automatic = config.get('load_from') is None or (args.resume == 'auto' and not named_last)
     if not automatic:
         return
-    template = (config.default_hooks.get('checkpoint') or {}).get('filename_tmpl')
+    template = _checkpoint_hook(config).get('filename_tmpl')
     latest, passed = find_newest_whole(config.work_dir, _out_dir(config), template)
     for reason in passed:
         say(f'resume: passed over: {reason}')
