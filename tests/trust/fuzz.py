@@ -1,8 +1,8 @@
 """Fuzz everything that reads files of others, for long; the tests do the same for a minute.
 
 ``python tests/trust/fuzz.py --examples 10000`` prints inputs, outcomes and seconds of computing
-and writes them to ``benchmarks/results/fuzz.csv``. Inputs that break the promise are counted, and the
-first of each kind is kept as a file, to become a test. Exit status 1 if there is one.
+and writes them to ``benchmarks/results/fuzz.csv``. Inputs that break the promise are counted, and
+the first of each kind is kept as a file, to become a test. Exit status 1 if there is one.
 """
 
 import argparse

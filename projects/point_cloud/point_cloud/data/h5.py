@@ -9,7 +9,9 @@ from projects.point_cloud.point_cloud.errors import PointCloudError
 __all__ = ['read_h5']
 
 # ModelNet40 and ScanObjectNN have 0.4 GB at most; a file that declares more is no data of theirs.
-MAX_BYTES = 8 << 30
+MAX_BYTES = 2 << 30
+# Of a chunk, which is inflated whole, however little of it is declared.
+MAX_CHUNK_BYTES = 16 << 20
 # Deflate shrinks 1032 times at most, so a larger ratio is a header that lies.
 MAX_RATIO = 1100
 
@@ -31,7 +33,22 @@ def _dataset(file, key, path):
         raise PointCloudError(
             f'{path}: {key!r} declares {found.shape}, {declared} bytes, but stores {stored}'
         )
+    if found.chunks is not None:
+        _check_chunks(found, key, path)
     return found
+
+
+def _check_chunks(found, key, path):
+    """Refuse chunks that hold more than they declare: HDF5 inflates them to their end."""
+    declared = int(np.prod(found.chunks)) * found.dtype.itemsize
+    stored = [found.id.get_chunk_info(i).size for i in range(found.id.get_num_chunks())]
+    # What deflate cannot shrink, it lengthens by less than a thousandth; other filters add a sum.
+    most = declared + declared // 256 + 1024
+    if declared > MAX_CHUNK_BYTES or max(stored, default=0) > most:
+        raise PointCloudError(
+            f'{path}: a chunk of {key!r} declares {declared} bytes and stores '
+            f'{max(stored, default=0)}; it is no plain array'
+        )
 
 
 def read_h5(path):
