@@ -6,8 +6,14 @@ from itertools import product
 import pytest
 import torch
 
-from coc_mm.ops import assign_points, can_run_fused, can_run_reference, context_cluster
-from coc_mm.ops.context_cluster.interface import _BACKENDS
+from coc_mm.ops import (
+    assign_points,
+    can_run_fused,
+    can_run_reference,
+    context_cluster,
+    context_cluster_packed,
+)
+from coc_mm.ops.context_cluster.interface import _BACKENDS, uses_fused
 
 # 'triton' does not take float64, which most tests use: see test_triton.py.
 BACKENDS = sorted(set(_BACKENDS) - {'triton'})
@@ -322,3 +328,131 @@ def test_bad_arguments(change, message):
     arguments = dict(features=features, values=values, alpha=scalars()[0], beta=scalars()[1])
     with pytest.raises(ValueError, match=message):
         context_cluster(**{**arguments, **change})
+
+
+def message(function, *args, **kwargs):
+    with pytest.raises(ValueError, match=r'must|without|unknown') as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_messages():
+    features, values = points(1, 4, 4, 1, 2)
+    inputs = (features, values, *scalars())
+    shapes = 'features and values must both be (B, H, W, heads, channels), got '
+    assert message(context_cluster, features, values[:, :3], *scalars()) == (
+        f'{shapes}(1, 4, 4, 1, 2) and (1, 3, 4, 1, 2)'
+    )
+    assert message(context_cluster, features[0], values[0], *scalars()) == (
+        f'{shapes}(4, 4, 1, 2) and (4, 4, 1, 2)'
+    )
+    for axis in (1, 2, 3, 4):
+        empty = features.narrow(axis, 0, 0)
+        expected = f'a map without points or channels: {tuple(empty.shape)}'
+        assert message(context_cluster, empty, empty, *scalars()) == expected
+        assert message(assign_points, empty, *scalars()) == expected
+    for name, pair in product(('proposals', 'folds'), [(0, 1), (1, 0), (2,), (1, 2, 3)]):
+        assert message(context_cluster, *inputs, **{name: pair}) == (
+            f'{name} must be two positive numbers (rows, columns), got {pair}'
+        )
+        assert message(assign_points, features, *scalars(), **{name: pair}).startswith(name)
+    assert message(context_cluster, *inputs, denominator='mean') == (
+        "unknown denominator 'mean': choose one of ('similarity', 'count')"
+    )
+    assert message(context_cluster, *inputs, backend='nonsense') == (
+        "unknown backend 'nonsense': choose one of ['fused', 'reference', 'triton']"
+    )
+    for shape in [(1, 4, 4, 3, 1, 2), (1, 4, 4, 2, 1)]:
+        assert message(context_cluster_packed, torch.zeros(shape), *scalars()) == (
+            f'the projected map must be (B, H, W, 2, heads, channels), got {shape}'
+        )
+    packed = torch.stack([features, values], dim=-3)
+    for name, value in [('proposals', (0, 1)), ('folds', (1,)), ('denominator', 'mean')]:
+        assert name in message(context_cluster_packed, packed, *scalars(), **{name: value})
+
+
+def test_defaults_are_the_paper_s():
+    """Four centres of one region, the denominator of similarities, the fastest backend."""
+    features, values = points(1, 6, 5, 2, 3)
+    expected = context_cluster(
+        features, values, *scalars(), (2, 2), (1, 1), 'similarity', backend='fused'
+    )
+    assert torch.equal(context_cluster(features, values, *scalars()), expected)
+    packed = torch.stack([features, values], dim=-3)
+    assert torch.equal(context_cluster_packed(packed, *scalars()), expected)
+    pairs = zip(
+        assign_points(features, *scalars()),
+        assign_points(features, *scalars(), (2, 2), (1, 1)),
+        strict=True,
+    )
+    assert all(torch.equal(actual, expected) for actual, expected in pairs)
+
+
+@pytest.mark.parametrize(
+    ('variable', 'backend', 'expected'),
+    [
+        (None, None, True),
+        ('', None, True),
+        ('fused', None, True),
+        ('reference', None, False),
+        ('reference', 'fused', True),
+        ('fused', 'reference', False),
+        (None, 'triton', False),
+    ],
+)
+def test_uses_fused(variable, backend, expected, monkeypatch):
+    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
+    if variable is not None:
+        monkeypatch.setenv('COC_MM_BACKEND', variable)
+    assert uses_fused(backend) is expected
+
+
+def test_a_backend_is_asked_about_the_setting(monkeypatch):
+    """What is asked, of whom: the cut decides what a backend can run."""
+    asked = []
+
+    def can_run(features, proposals, folds, raise_error=False):
+        asked.append((tuple(features.shape), proposals, folds, raise_error))
+        return True
+
+    features, values = points(1, 4, 6, 1, 2)
+    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
+    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], can_run))
+    packed = torch.stack([features, values], dim=-3)
+    for backend in (None, 'fused'):
+        context_cluster(features, values, *scalars(), (3, 2), (1, 2), backend=backend)
+        context_cluster_packed(packed, *scalars(), (3, 2), (1, 2), backend=backend)
+    assert asked == [
+        ((1, 4, 6, 1, 2), (3, 2), (1, 2), named) for named in (False, False, True, True)
+    ]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_assignments_are_of_float32_at_least(dtype):
+    features = points(2, 9, 8, 2, 16, dtype=torch.float32)[0].to(dtype)
+    alpha, beta = scalars(dtype=torch.float32)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        actual = assign_points(features, alpha, beta, (2, 3), (2, 2))
+    exact = torch.promote_types(dtype, torch.float32)
+    expected = assign_points(features.to(exact), alpha.to(exact), beta.to(exact), (2, 3), (2, 2))
+    assert actual[2].dtype == exact
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize('length', [0, 1e-13, 1e-11])
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+def test_short_points_have_the_same_gradient(denominator, length):
+    """Points about as short as what keeps their normalisation from dividing by zero."""
+    features, values = points(1, 5, 6, 2, 3)
+    features[0, 1, 2] *= length / features[0, 1, 2].norm(dim=-1, keepdim=True)
+    features[0, 3:, 3:] *= length
+    grads = {}
+    for backend in BACKENDS:
+        inputs = [t.clone().requires_grad_() for t in (features, values, *scalars())]
+        out = context_cluster(*inputs, (2, 2), (1, 2), denominator, backend=backend)
+        out.backward(points(1, 5, 6, 2, 3, seed=1)[0])
+        grads[backend] = [t.grad for t in inputs]
+    assert len(grads) == 2
+    for actual, expected in zip(grads['fused'], grads['reference'], strict=True):
+        assert actual.isfinite().all()
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
