@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Run the fast tests on the oldest supported torch, then on the pinned one.
+#
+#   bash .ci/oldest_torch.sh [FOLDER]      FOLDER keeps the environment (default: a new one, removed)
+#
+#   TORCH=2.4.0 TORCHVISION=0.19.0         another pair
+#   PINNED=.venv/bin/python                the interpreter with the pinned versions; empty: not run
+#   PYTHON=python3                         the interpreter that makes the environment
+#   ARGS='-k op'                           more arguments of pytest
+#
+# About 5 GB are downloaded the first time. Needs no accelerator.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TORCH=${TORCH:-2.4.0}
+TORCHVISION=${TORCHVISION:-0.19.0}
+PINNED=${PINNED-.venv/bin/python}
+# What the operator, the models, checkpoints and tools' parts do; no training runs.
+FAST=(tests/ops tests/models tests/checkpoints tests/compat tests/engine tests/visualization
+  tests/stack tests/apis/test_weights.py tests/apis/test_errors.py tests/apis/test_config_merge.py)
+
+if [ $# -gt 0 ]; then
+  folder=$1
+  mkdir -p "$folder"
+else
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+fi
+constraints=$folder/constraints.txt
+grep -viE '^(torch|torchvision|triton|sympy|fsspec)==' constraints.txt > "$constraints"
+printf 'torch==%s\ntorchvision==%s\n' "$TORCH" "$TORCHVISION" >> "$constraints"
+
+python=$folder/venv/bin/python
+[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$folder/venv"
+echo "== installing torch $TORCH into $folder/venv"
+"$python" -m pip install --quiet --progress-bar off -c "$constraints" torch torchvision numpy \
+  onedl-mmengine onedl-mmcv onedl-mmpretrain onedl-mmdetection onedl-mmsegmentation scikit-learn \
+  scikit-image hypothesis safetensors pytest pytest-timeout
+"$python" -m pip check
+
+run() {
+  echo "== fast tests with $("$1" -W ignore -c 'import torch; print("torch", torch.__version__)')"
+  # The checkout itself, whatever is installed.
+  OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONPATH=$PWD "$1" -m pytest -q -p no:cacheprovider \
+    "${FAST[@]}" ${ARGS:-}
+}
+run "$python"
+[ -z "$PINNED" ] || run "$PINNED"
