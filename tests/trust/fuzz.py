@@ -74,6 +74,27 @@ def fuzz(target, examples, start, keep, step):
     return row | {'peak MB': round(peak_megabytes())}, broken
 
 
+def commit():
+    """The commit that is fuzzed, with a plus sign where files differ from it."""
+    said = [
+        subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for words in (
+            ('rev-parse', '--short', 'HEAD'),
+            ('status', '--porcelain', 'coc_mm/checkpoints', 'coc_mm/datasets', 'tests/trust/fuzz*'),
+        )
+    ]
+    return said[0] + ('+' if said[1] else '')
+
+
+def write(path, rows):
+    """Write the table as far as it is known."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--examples', type=int, default=10_000, help='inputs in all')
@@ -87,6 +108,7 @@ def main():
     whole = sum(target.share for target in chosen)
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
+    more = dict(seed=args.seed, commit=commit(), torch=torch.__version__)
     console, rows, problems = Console(), [], {}
     with Progress(console=console) as progress:
         for target in chosen:
@@ -97,6 +119,7 @@ def main():
             )
             rows.append(row)
             problems |= broken
+            write(args.out, [row | more for row in rows])
     table = Table(*COLUMNS, title=f'Fuzzing, seed {args.seed}')
     for row in rows:
         table.add_row(*(str(row[name]) for name in COLUMNS))
@@ -106,15 +129,6 @@ def main():
     console.print(table)
     for what in problems:
         console.print(what, markup=False, style='red')
-    commit = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open('w', newline='') as file:
-        writer = csv.DictWriter(file, [*COLUMNS, 'seed', 'commit', 'torch'])
-        writer.writeheader()
-        more = dict(seed=args.seed, commit=commit, torch=torch.__version__)
-        writer.writerows(row | more for row in rows)
     return 1 if problems else 0
 
 

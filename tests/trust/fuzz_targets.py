@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fuzz_data_inputs as data_inputs
 import fuzz_inputs as inputs
 import golden
 import numpy as np
@@ -282,7 +283,7 @@ def _config(kind):
 
 @functools.cache
 def _jpeg():
-    return inputs.images()[1]
+    return data_inputs.images()[1]
 
 
 def _coco(text, folder):
@@ -334,7 +335,7 @@ TREES = st.builds(
     lambda kind, sound, tree: (kind, [*(_SOUND[kind] if sound else ()), *tree]),
     st.sampled_from(('folders', 'masks', 'coco')),
     st.booleans(),
-    inputs.TREE,
+    data_inputs.TREE,
 )
 
 
@@ -390,14 +391,16 @@ TARGETS = {
         Target('converter: weights', OFFICIAL, _official, share=0.3),
         Target('publisher: weights', PUBLISH, _publish),
         Target('annotations: pickle', inputs.PICKLES, _plain_pickle, (ValueError,)),
-        Target('archive: zip', inputs.ZIPS, _unpack(read_zip), (PrepareError,)),
-        Target('archive: tar', inputs.TARS, _unpack(read_tar), (PrepareError,)),
-        Target('archive: ImageNet', inputs.TARS_OF_TARS, _unpack(_read_train), (PrepareError,)),
-        Target('annotations: COCO', inputs.COCO, _coco, (ValueError, UserError), share=0.5),
+        Target('archive: zip', data_inputs.ZIPS, _unpack(read_zip), (PrepareError,)),
+        Target('archive: tar', data_inputs.TARS, _unpack(read_tar), (PrepareError,)),
+        Target(
+            'archive: ImageNet', data_inputs.TARS_OF_TARS, _unpack(_read_train), (PrepareError,)
+        ),
+        Target('annotations: COCO', data_inputs.COCO, _coco, (ValueError, UserError), share=0.5),
         Target('folders', TREES, _tree, (ValueError, UserError), share=0.5),
-        Target('image: tools', inputs.IMAGES, _why, (UserError,), share=0.5),
-        Target('image: demo', inputs.IMAGES, _upload, (UserError,), share=0.5),
-        Target('point cloud', inputs.CLOUDS, _cloud, (ValueError, UserError)),
-        Target('point cloud: HDF5', inputs.H5, _h5, (ValueError, UserError), share=0.5),
+        Target('image: tools', data_inputs.IMAGES, _why, (UserError,), share=0.5),
+        Target('image: demo', data_inputs.IMAGES, _upload, (UserError,), share=0.5),
+        Target('point cloud', data_inputs.CLOUDS, _cloud, (ValueError, UserError)),
+        Target('point cloud: HDF5', data_inputs.H5, _h5, (ValueError, UserError), share=0.5),
     )
 }

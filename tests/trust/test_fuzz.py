@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import fuzz
-import fuzz_inputs as inputs
+import fuzz_data_inputs as data_inputs
 import numpy as np
 import pytest
 import torch
@@ -170,7 +170,7 @@ def test_an_encrypted_flag_in_the_member_alone():
 )
 def test_values_in_coco_files(which, key, value):
     pytest.importorskip('mmdet')
-    content = inputs.coco()
+    content = data_inputs.coco()
     content[which][0][key] = value
     assert outcome('annotations: COCO', json.dumps(content)) == 'ValueError'
 
@@ -186,7 +186,7 @@ def test_text_of_class_names_that_is_none():
 
 
 def test_a_png_whose_header_grew(tmp_path):
-    content = bytearray(inputs.images()[0])
+    content = bytearray(data_inputs.images()[0])
     content[16:20] = (30_000).to_bytes(4, 'big')
     content[20:24] = (30_000).to_bytes(4, 'big')
     assert outcome('image: tools', bytes(content)) == 'named'
