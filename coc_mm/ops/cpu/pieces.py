@@ -185,7 +185,7 @@ class Clusters:
         points, heads = self.of_point.shape
         point = torch.arange(points, device=rows.device)
         # What the gradient of spread() with respect to its weights is, without the sums; torch
-        # before 2.5 cannot derive it for a table without a gradient.
+        # 2.4 and 2.5 cannot derive it for a table without a gradient.
         products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             *(others, rows.flatten(0, 1), self.of_point.flatten(), point * heads),
             *(point.repeat_interleave(heads), 0),  # 0: a sum
