@@ -31,7 +31,8 @@ _OF_TORCH = re.compile(
     r'torch\.(?:(?:Half|Float|Double|BFloat16|Bool|Byte|Char|Short|Int|Long|ComplexFloat|'
     r'ComplexDouble)Storage|Size|device|nn\.parameter\.Parameter|bfloat16|half|bool|'
     r'(?:float|u?int|complex)\d+\w*|'
-    r'_utils\._rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|parameter_with_state))'
+    r'_utils\._rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)|'
+    r'Tensor|_tensor\._rebuild_from_type_v2)'  # tensors with attributes, such as FSDP's
     r'|torch\.storage\.UntypedStorage'
     r'|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:set|complex|getattr)'
     r'|__builtin__\.(?:set|complex|getattr)'
@@ -244,6 +245,8 @@ def settled(content: Any) -> Any:
         elif isinstance(node, tuple):
             left += node
         elif isinstance(node, torch.Tensor) and node.layout == torch.strided:
+            if type(node) in (torch.Tensor, torch.nn.Parameter):
+                vars(node).clear()  # FSDP leaves notes; others might stand in for a method
             claimed += node.numel() * node.element_size()
             storage = node.untyped_storage()
             stored[storage._cdata] = storage.nbytes()

@@ -253,6 +253,16 @@ def test_tensors_that_are_weights_are_taken(kind, tmp_path):
     assert torch.equal(found['backbone.index'], torch.arange(4))
 
 
+def test_attributes_of_tensors_do_not_stay(tmp_path):
+    """FSDP's tensors have notes; others could stand in for a method."""
+    weight = torch.ones(2, 3)
+    weight._has_been_cloned, weight.to = True, 'somewhere'
+    path = saved(tmp_path, dict(state_dict=_with(weight)))
+    found = state_dict_of(load_checkpoint_safely(path), str(path))['backbone.conv.weight']
+    assert vars(found) == {}
+    assert torch.equal(found.to(torch.float64), torch.ones(2, 3, dtype=torch.float64))
+
+
 def members_of(path):
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
