@@ -439,6 +439,28 @@ def test_assignments_are_of_float32_at_least(dtype):
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_float32_is_computed_as_such(backend):
+    """Neither autocast nor the type of the two scalars changes the precision."""
+    features, values = points(2, 5, 8, 2, 16, dtype=torch.float32)
+    setting = (2, 2), (1, 2)
+    exact = context_cluster(
+        features.double(), values.double(), *scalars(), *setting, backend=backend
+    )
+    plain = context_cluster(
+        features, values, *scalars(dtype=torch.float32), *setting, backend=backend
+    )
+    torch.testing.assert_close(plain.double(), exact, rtol=1e-4, atol=1e-5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        for dtype in (torch.float32, torch.float64):
+            given = [t.to(dtype) for t in scalars(dtype=torch.float32)]
+            out = context_cluster(features, values, *given, *setting, backend=backend)
+            assert torch.equal(out, plain)
+            index, _, s = assign_points(features, *given, *setting)
+            assert s.dtype == torch.float32
+            assert torch.equal(index, assign_points(features.double(), *scalars(), *setting)[0])
+
+
 @pytest.mark.parametrize('length', [0, 1e-13, 1e-11])
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
 def test_short_points_have_the_same_gradient(denominator, length):
