@@ -124,8 +124,8 @@ def _declared_pixels(content: bytes) -> int | None:
         left, top, right, bottom = struct.unpack('<4i', box)
         return (right - left + 1) * (bottom - top + 1)
     head = content[:4096].decode('latin1')
-    found = re.search(r'[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})|P[Ff]\s(\d{1,9})\s(\d{1,9})\s', head)
-    sides = [int(side) for side in found.groups() if side] if found else []
+    header = re.search(r'[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})|P[Ff]\s(\d{1,9})\s(\d{1,9})\s', head)
+    sides = [int(side) for side in header.groups() if side] if header else []
     return sides[0] * sides[1] if sides else None
 
 

@@ -90,7 +90,7 @@ class _Memory:
         self.device = device
         self.linux = Path('/proc/self/clear_refs').exists()
 
-    def start(self):
+    def start(self) -> None:
         """Forget earlier peaks."""
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -110,7 +110,15 @@ class _Memory:
         return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def measure(model, scope, image, training=False, amp=False, compiled=False, rounds=20):
+def measure(
+    model: torch.nn.Module,
+    scope: str,
+    image: torch.Tensor,
+    training: bool = False,
+    amp: bool = False,
+    compiled: bool = False,
+    rounds: int = 20,
+) -> dict:
     """Time a model.
 
     Args:
@@ -131,7 +139,7 @@ def measure(model, scope, image, training=False, amp=False, compiled=False, roun
     dtype = torch.float16 if device.type == 'cuda' else torch.bfloat16
     run = torch.compile(_call) if compiled else _call
 
-    def step():
+    def step() -> None:
         with torch.set_grad_enabled(training), torch.autocast(device.type, dtype, enabled=amp):
             outs = run(model, scope, image)
         if training:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -22,6 +23,7 @@ from coc_mm.apis.errors import UserError
 from coc_mm.apis.infer import load_model
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
+from coc_mm.models.layers import ContextClusterBlock
 from coc_mm.models.layers.context_cluster_block import _scaled
 from coc_mm.ops.context_cluster.exportable import (
     ExportableMixer,
@@ -45,6 +47,9 @@ class Deployable(nn.Module):
             backbone a :class:`ContextCluster`. Left as it is.
         scope (str): 'mmpretrain', 'mmdet' or 'mmseg'.
     """
+
+    image_mean: torch.Tensor  # where the images are normalised
+    image_std: torch.Tensor
 
     def __init__(self, model, scope):
         super().__init__()
@@ -75,7 +80,7 @@ class Deployable(nn.Module):
             return [f'level{i}' for i in range(levels)]
         return ['scores' if self.scope == 'mmpretrain' else 'logits']
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
         """Run.
 
         Args:
@@ -97,12 +102,12 @@ class Deployable(nn.Module):
         return (self.model(x, mode='tensor').softmax(1),)
 
 
-def _exportable(block):
+def _exportable(block: ContextClusterBlock) -> tuple[ExportableMixer, ExportableMLP]:
     mixer, mlp = block.mixer, block.mlp
+    out_weight, out_bias = _scaled(mixer.out_proj, block.layer_scale1)
     return (
         ExportableMixer(
-            *(block.norm1, mixer.in_proj.weight, mixer.in_proj.bias),
-            *_scaled(mixer.out_proj, block.layer_scale1),
+            *(block.norm1, mixer.in_proj.weight, mixer.in_proj.bias, out_weight, out_bias),
             *(mixer.sim_alpha, mixer.sim_beta, mixer.num_heads, mixer.denominator),
         ),
         ExportableMLP(
@@ -112,7 +117,7 @@ def _exportable(block):
     )
 
 
-def least_size(folds):
+def least_size(folds: Sequence[tuple[int, int]]) -> int:
     """Return the least side of an image whose regions are told apart while exporting.
 
     Args:
@@ -127,7 +132,7 @@ def least_size(folds):
     return max(4 * wanted, MIN_SIZE)
 
 
-def export_program(deployable, shape):
+def export_program(deployable: Deployable, shape: tuple[int, int]) -> torch.export.ExportedProgram:
     """Trace a model, the number of images free, for dense models also their size.
 
     Args:
@@ -183,7 +188,9 @@ def _quiet():
         logging.disable(before)
 
 
-def write_onnx(program, names, path, facts):
+def write_onnx(
+    program: torch.export.ExportedProgram, names: Sequence[str], path: Path, facts: dict[str, str]
+) -> None:
     """Translate a program and write it.
 
     Args:
@@ -198,6 +205,7 @@ def write_onnx(program, names, path, facts):
         found = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, verbose=False, optimize=True
         )
+    assert found is not None, 'dynamo=True makes a program'
     model = found.model_proto
     _rename(model.graph, model.graph.input, ['image'])
     _rename(model.graph, model.graph.output, names)
@@ -294,7 +302,7 @@ def _need_runtime(format):
 def _load(args):
     config = load_config(args.config, args.cfg_options)
     merge_options(config, args.cfg_options)
-    model = load_model(config, args.checkpoint)
+    model: Any = load_model(config, args.checkpoint)
     if not isinstance(getattr(model, 'backbone', None), ContextCluster):
         raise UserError(
             f'config {args.config} has no Context Cluster as its backbone; export works for those.'

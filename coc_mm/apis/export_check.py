@@ -10,6 +10,7 @@ import contextlib
 import statistics
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -29,7 +30,7 @@ _PICTURES = ('astronaut', 'chelsea', 'coffee', 'rocket')
 _MOST = 8
 
 
-def load_pictures(folder=None):
+def load_pictures(folder: str | None = None) -> list[torch.Tensor]:
     """Read photographs.
 
     Args:
@@ -113,7 +114,7 @@ class Exported:
         else:
             self.module = torch.export.load(path).module()
 
-    def __call__(self, image):
+    def __call__(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Run.
 
         Args:
@@ -148,7 +149,7 @@ class _Watch(torch.fx.Interpreter):
         return out
 
 
-def library_outputs(model, scope, image):
+def library_outputs(model: Any, scope: str, image: torch.Tensor) -> list[torch.Tensor]:
     """What the library's own functions make of images.
 
     Args:
@@ -160,7 +161,9 @@ def library_outputs(model, scope, image):
         list[Tensor]: As of :class:`coc_mm.apis.export.Deployable`.
     """
     height, width = image.shape[2:]
-    data = dict(inputs=[x.flip(0).to(torch.uint8) for x in image], data_samples=None)
+    data: dict[str, Any] = dict(
+        inputs=[x.flip(0).to(torch.uint8) for x in image], data_samples=None
+    )
     with torch.inference_mode():
         if scope == 'mmpretrain':
             data['inputs'] = torch.stack(data['inputs'])
@@ -368,7 +371,7 @@ def speed(model, scope, format, path, pictures, shape, rounds):
             lambda image=image: exported(image),
             lambda image=image: library_outputs(model, scope, image),
         )
-        seconds = [[], []]
+        seconds: list[list[float]] = [[], []]
         for turn in range(rounds + 1):
             for call, kept in zip(calls, seconds, strict=True):
                 start = time.perf_counter()

@@ -171,13 +171,14 @@ def load_checkpoint_safely(path: str | os.PathLike, map_location: Any = 'cpu') -
     if path.endswith('.safetensors'):
         return _load_safetensors(path)
     _check_outside(path)
-    checkpoint = _build(path, map_location, path)
+    checkpoint: Any = _build(path, map_location, path)
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(
             f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
         )
     _check_meta(checkpoint, path)
-    return checkpoint
+    content: Any = checkpoint  # a dict, or what a file has in its place
+    return content
 
 
 def _build(file: str | BinaryIO, map_location: Any, path: str) -> Any:

@@ -181,7 +181,7 @@ def _weights(checkpoint: Mapping, path: str, ema: bool) -> tuple[dict, list[str]
     if ema:
         if not averaged:
             raise CheckpointError(f'{path} holds no averaged weights (EMA); leave out --ema.')
-        key = averaged[0]
+        key: str | None = averaged[0]
         remarks.append(f'weights: {key} (the moving average)')
     elif not plain and averaged:
         raise CheckpointError(f'{path} holds averaged weights alone ({averaged[0]}); say --ema.')

@@ -63,12 +63,12 @@ def _history_attribute(owner: type, name: str) -> Any:
 class _Rebuilt:
     """Something of NumPy's under construction; :func:`settled` puts its value in its place."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python has it for what is not hashable
     value: Any = None
 
 
 class _DType(_Rebuilt):
-    def __init__(self, code: Any, *_: Any):
+    def __init__(self, code: Any, *_: Any) -> None:
         if isinstance(code, bytes):
             code = code.decode('latin1')
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
@@ -87,7 +87,7 @@ class _DType(_Rebuilt):
             raise pickle.UnpicklingError(f'Can only build arrays of a byte order, not {order!r}')
 
 
-def _from_bytes(dtype: Any, data: Any, shape: tuple, order: str) -> np.ndarray:
+def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any) -> np.ndarray:
     """(shape) of dtype, a copy of what the file holds."""
     if not isinstance(dtype, _DType):
         raise pickle.UnpicklingError('Can only build arrays of plain types')
@@ -110,7 +110,7 @@ def _from_bytes(dtype: Any, data: Any, shape: tuple, order: str) -> np.ndarray:
 
 
 class _Array(_Rebuilt):
-    def __init__(self, *_: Any):
+    def __init__(self, *_: Any) -> None:
         """Begin; class, shape and type of the beginning are replaced by those of the state."""
 
     def __setstate__(self, state: Any) -> None:
@@ -119,7 +119,7 @@ class _Array(_Rebuilt):
         self.value = _from_bytes(dtype, data, tuple(shape), 'F' if fortran else 'C')
 
 
-def _scalar(dtype: Any, data: Any) -> np.generic:
+def _scalar(dtype: Any, data: Any) -> Any:
     """One number, as NumPy pickles it."""
     if isinstance(dtype, _DType) and dtype.value.hasobject:
         raise pickle.UnpicklingError('Can only build numbers and text, not objects')
@@ -195,7 +195,7 @@ def check_names(file: Any) -> None:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == 'GLOBAL':
                 # NumPy 1 and Python 2 are written "module name" here, with a space.
-                _check_name(argument.replace(' ', '.'))
+                _check_name(str(argument).replace(' ', '.'))
             elif opcode.name in ('INST', 'STACK_GLOBAL', 'OBJ') or opcode.name.startswith('EXT'):
                 raise pickle.UnpicklingError(f'Can only read protocol 2, found {opcode.name}')
 

@@ -48,7 +48,7 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
     if weights is None:
         weights = {} if isinstance(checkpoint.get('optimizer'), Mapping) else checkpoint
     prefix = re.compile(r'^(module\.)+')
-    state_dict = type(weights)() if hasattr(weights, '_metadata') else {}
+    state_dict: Any = type(weights)() if hasattr(weights, '_metadata') else {}
     for name, value in weights.items():
         # "steps" counts the averaging of mmengine's ema_state_dict.
         if isinstance(value, torch.Tensor) and name != 'steps':

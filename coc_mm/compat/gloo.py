@@ -12,6 +12,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 
@@ -100,7 +101,9 @@ def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterato
         timeout (float, optional): Seconds that one process waits for another.
     """
     _name_the_rest(launcher)
-    waiting = {} if timeout is None else dict(timeout=datetime.timedelta(seconds=timeout))
+    waiting: dict[str, Any] = (
+        {} if timeout is None else dict(timeout=datetime.timedelta(seconds=timeout))
+    )
     dist.init_process_group('gloo', **waiting)
     try:
         with watching_processes():

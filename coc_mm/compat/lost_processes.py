@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch.distributed as dist
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
@@ -59,7 +60,7 @@ def _kept(connection: socket.socket) -> socket.socket:
 class _Line:
     """A connection that carries JSON objects, one in a line."""
 
-    def __init__(self, connection: socket.socket):
+    def __init__(self, connection: socket.socket) -> None:
         self.connection = _kept(connection)
         self.rank: int | None = None
         self._rest = b''
@@ -84,7 +85,7 @@ class _Line:
 class _Watch:
     """The connections of one process, read by a thread of their own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rank, self.world = get_rank(), get_world_size()
         self.places: dict[int, tuple[str, int]] = {}  # rank -> host, process id
         self.ended: set[int] = set()
@@ -100,8 +101,8 @@ class _Watch:
     def _connect(self) -> None:
         """Connect everybody to process 0, and tell everybody who is where."""
         address = os.environ.get('MASTER_ADDR', '127.0.0.1')
-        listener = None
-        call = [None]
+        listener: Any = None
+        call: list[Any] = [None]
         if self.rank == 0:
             local = address in ('127.0.0.1', 'localhost')
             listener = socket.create_server(('127.0.0.1' if local else '', 0), backlog=self.world)

@@ -200,7 +200,8 @@ def _why_no_mask(mask: Any, size: tuple[int, int]) -> str | None:
 
 def _run_lengths(text: str) -> list[int] | None:
     """Decode COCO's text of run lengths: 6 bits a letter, differences to the last but one."""
-    counts, place = [], 0
+    counts: list[int] = []
+    place = 0
     while place < len(text):
         value = shift = 0
         more = True

@@ -323,7 +323,7 @@ def _palette(count):
 
 def _image_mask_dirs(root):
     """Find the folders of images and masks of both splits; a split may have none."""
-    found = {}
+    found: dict[str, list] = {}
     for split in SPLITS:
         for masks in ('annotations', 'masks', 'labels'):
             pair = [_split_dir(root / x, split) for x in ('images', masks)]

@@ -1,6 +1,7 @@
 """Checkpoints that follow each other without a moment at which there is none."""
 
 import os
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
@@ -53,8 +54,10 @@ class WholeCheckpointHook(CheckpointHook):
 
     # Epochs and iterations that the checkpoint written last is of.
     _position: tuple[int, int] | None = None
+    file_backend: Any  # mmengine's
+    last_ckpt: str | None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Any) -> None:
         """Take up the bookkeeping, also of a run that was killed.
 
         Args:
@@ -124,6 +127,7 @@ class WholeCheckpointHook(CheckpointHook):
         name = f'stopped_iter_{iteration}.pth'
         self._put_off(runner, self.file_backend.join_path(self.out_dir, name))
         self._save_as(runner, name, dict(epoch=epoch, iter=iteration), whole=True)
+        assert self.last_ckpt is not None, 'it is written'
         return self.last_ckpt
 
     def _save_as(self, runner, name: str, meta: dict, whole: bool = False) -> None:

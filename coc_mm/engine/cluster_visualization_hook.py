@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +88,8 @@ class ClusterVisualizationHook(Hook):
         height: int = 256,
         channel_order: str = 'bgr',
         at_start: bool = True,
-    ):
-        if not isinstance(interval, Integral) or interval < 1:
+    ) -> None:
+        if not isinstance(interval, (int, np.integer)) or interval < 1:
             raise ValueError(f'interval must be a positive number, got {interval!r}')
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha must be from 0 to 1, got {alpha!r}')
@@ -102,9 +102,9 @@ class ClusterVisualizationHook(Hook):
         self.alpha, self.height = alpha, height
         self.channel_order = channel_order
         self.at_start = at_start
-        self._samples = None
+        self._samples: list[dict] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Any) -> None:
         """Fetch the images, check that there is something to draw, and draw it.
 
         Args:
@@ -145,7 +145,7 @@ class ClusterVisualizationHook(Hook):
         if self.at_start and runner.iter == 0:
             self._draw(runner, 0)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Any) -> None:
         """Draw, if it is time.
 
         Args:
@@ -154,7 +154,9 @@ class ClusterVisualizationHook(Hook):
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._draw(runner, runner.epoch + 1)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Draw, if it is time.
 
         Args:

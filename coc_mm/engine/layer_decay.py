@@ -37,7 +37,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ...     paramwise_cfg=dict(layer_decay_rate=0.8, flat_decay_mult=0.0))
     """
 
-    def _validate_cfg(self):
+    def _validate_cfg(self) -> None:
         super()._validate_cfg()
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if not (isinstance(rate, (int, float)) and 0 < rate <= 1):
@@ -48,7 +48,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.base_lr is None:
             raise ValueError('layer-wise decay needs the optimizer to have an lr; give one')
 
-    def add_params(self, params, module, prefix='', is_dcn_module=None):
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: bool | None = None,
+    ) -> None:
         """Append the parameter groups of a model.
 
         Groups of equal settings are merged: a group per parameter, as mmengine makes
@@ -66,20 +72,20 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if prefix:
             super().add_params(params, module, prefix, is_dcn_module)
             return
-        groups = []
+        groups: list[dict] = []
         super().add_params(groups, module, prefix, is_dcn_module)
         backbones = _find_backbones(module)
         names = {id(param): name for name, param in module.named_parameters()}
         rate = self.paramwise_cfg['layer_decay_rate']
-        merged = {}
+        by_setting: dict[str, dict] = {}
         for group in groups:
             (param,) = group.pop('params')
             scale = rate ** _distance_from_top(names[id(param)], backbones)
             group['lr'] = group.get('lr', self.base_lr) * scale
             group['lr_scale'] = scale
             key = repr(sorted(group.items()))
-            merged.setdefault(key, dict(group, params=[]))['params'].append(param)
-        merged = sorted(merged.values(), key=lambda group: group['lr_scale'])
+            by_setting.setdefault(key, dict(group, params=[]))['params'].append(param)
+        merged = sorted(by_setting.values(), key=lambda group: group['lr_scale'])
         for group in merged:
             decay = group.get('weight_decay', self.base_wd)
             print_log(

@@ -1,6 +1,7 @@
 """Watch the numbers of a training: losses, gradients, and the gradient scale of mixed precision."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
@@ -60,7 +61,7 @@ class NumbersWatchHook(Hook):
         max_in_a_row: int = 10,
         save_inputs: int = 10,
         min_scale: float = 1.0,
-    ):
+    ) -> None:
         if action not in ('stop', 'skip'):
             raise ValueError(f"action of NumbersWatchHook is 'stop' or 'skip', not {action!r}")
         if max_in_a_row < 1:
@@ -72,7 +73,7 @@ class NumbersWatchHook(Hook):
         self.skipped = self._in_a_row = self._saved = 0
         self._dropped = False  # this iteration's step was left out
         self._poisoned = False  # a batch of the update that is being accumulated was bad
-        self._bad_loss = None
+        self._bad_loss: Any = None
         self._verdicts: list[torch.Tensor] = []
         self._buffers: list[torch.Tensor] = []
         self._kept: list[torch.Tensor] = []
@@ -80,7 +81,7 @@ class NumbersWatchHook(Hook):
 
     # Around the optimizer's step
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Any) -> None:
         """Watch the updates of the runner's optimizer wrapper.
 
         Args:
@@ -93,7 +94,7 @@ class NumbersWatchHook(Hook):
         if self.action == 'skip':
             self._buffers = list(runner.model.buffers())
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Any) -> None:
         """Let the optimizer wrapper be, and say how many updates were left out.
 
         Args:
@@ -117,7 +118,8 @@ class NumbersWatchHook(Hook):
         self._bad_loss = None
 
     def _step(self, wrapper, step, **kwargs) -> None:
-        loss, gradients = self._bad_loss, _bad_gradients(wrapper)
+        loss: Any = self._bad_loss
+        gradients: Any = _bad_gradients(wrapper)
         if loss is None and gradients is None:  # nothing to judge by
             return step(**kwargs)
         loss = torch.zeros_like(gradients) if loss is None else loss
@@ -210,7 +212,7 @@ class NumbersWatchHook(Hook):
 
     # The gradient scale
 
-    def _watch_scale(self, runner) -> None:
+    def _watch_scale(self, runner: Any) -> None:
         """Warn of a gradient scale below the least, and again each time it falls much further."""
         for name, wrapper in _wrappers(runner.optim_wrapper).items():
             scaler = getattr(wrapper, 'loss_scaler', None)

@@ -32,8 +32,8 @@ def describe(data_batch: Any, outputs: Mapping[str, Any]) -> tuple[str, dict[str
     Returns:
         tuple[str, dict[str, float]]: A phrase, and the losses as numbers.
     """
-    losses = {name: _number(value) for name, value in outputs.items()}
-    losses = {name: value for name, value in losses.items() if value is not None}
+    numbers = {name: _number(value) for name, value in outputs.items()}
+    losses = {name: value for name, value in numbers.items() if value is not None}
     bad = [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]
     good = [f'{name} {value:.4g}' for name, value in losses.items() if math.isfinite(value)]
     if not bad:

@@ -50,7 +50,7 @@ def seed_for(*place: int, everywhere: bool = True) -> None:
 class _Draw(NamedTuple):
     """An index of a data set, and the place that its randomness is seeded for."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     place: tuple[int, ...]
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,7 +56,7 @@ class StopSignals:
         training (c_byte): A flag shared with workers; 0 once the context is left.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = ''
         self.training = multiprocessing.RawValue('b', 0)
         self.numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
@@ -143,10 +144,10 @@ class _Agreement:
     What each says at one iteration is known at the next, so nobody waits.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reached = False
-        self._group = dist.new_group(backend='gloo') if _several() else None
-        self._pending = None
+        self._group: Any = dist.new_group(backend='gloo') if _several() else None
+        self._pending: Any = None
 
     def ask(self, asked: bool) -> bool:
         """Say whether this process was asked; tell whether any was."""
@@ -198,7 +199,7 @@ class StopHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: StopSignals | None = None):
+    def __init__(self, signals: StopSignals | None = None) -> None:
         self.signals = signals or StopSignals()  # not entered: nobody asks
         self._saved_at = -1
         self._common = 0

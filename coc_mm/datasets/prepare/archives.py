@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 __all__ = [
     'Entry',
@@ -79,14 +80,14 @@ class Entry:
 class _Guard:
     """Refuses names that leave the folder, files that are none, and more than the limits."""
 
-    def __init__(self, path: Path | str, limits: Limits):
+    def __init__(self, path: Path | str, limits: Limits) -> None:
         self.path, self.limits = path, limits
         self.bytes = 0
         self.members = 0
-        self.names = set()
-        self.folders = set()
+        self.names: set[str] = set()
+        self.folders: set[str] = set()
 
-    def refuse(self, reason: str):
+    def refuse(self, reason: str) -> None:
         raise PrepareError(
             f'{self.path}: {reason}; nothing of this archive is trusted.\n'
             'Remove it and fetch it again from where the data set is published.'
@@ -168,7 +169,13 @@ def read_zip(path: Path, limits: Limits) -> Iterator[Entry]:
             if not info.is_dir() and not _is_junk(info.filename):
                 found.append((guard.clean(info.filename), info))
         for name, info in found:
-            yield Entry(name, info.file_size, lambda info=info: archive.open(info), str(path))
+            yield Entry(name, info.file_size, partial(archive.open, info), str(path))
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(member)
+    assert content is not None, 'regular files have content'
+    return content
 
 
 def read_tar(path: Path | str, limits: Limits, stream: IO[bytes] | None = None) -> Iterator[Entry]:
@@ -185,7 +192,7 @@ def read_tar(path: Path | str, limits: Limits, stream: IO[bytes] | None = None) 
     Raises:
         PrepareError: No tar, truncated, or with members that do not belong in a data set.
     """
-    source = dict(name=path) if stream is None else dict(fileobj=stream)
+    source: dict[str, Any] = dict(name=path) if stream is None else dict(fileobj=stream)
     with naming_damage(path), tarfile.open(**source) as archive:
         guard = _Guard(path, limits)
         for member in archive:
@@ -196,9 +203,7 @@ def read_tar(path: Path | str, limits: Limits, stream: IO[bytes] | None = None) 
                 guard.refuse(f'member {member.name!r} is a link or a device')
             if not _is_junk(member.name):
                 name = guard.clean(member.name)
-                yield Entry(
-                    name, member.size, lambda member=member: archive.extractfile(member), str(path)
-                )
+                yield Entry(name, member.size, partial(_content, archive, member), str(path))
 
 
 @contextmanager

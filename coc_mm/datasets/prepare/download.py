@@ -154,7 +154,7 @@ def _explain(error: Exception) -> str:
     return f'{reason or error or type(error).__name__}'
 
 
-def _refuse_answer(url: str, error: urllib.error.HTTPError):
+def _refuse_answer(url: str, error: urllib.error.HTTPError) -> None:
     """Say what an answer means that will not get better by asking again."""
     hints = {401: 'it asks for a login', 403: 'it refuses access', 404: 'no such file'}
     raise PrepareError(
@@ -170,6 +170,7 @@ def _fetch(url, part, on_bytes, stop, tries, pause, timeout) -> bool:
         bool: Whether the file was put together from several attempts.
     """
     failures, furthest, pieced = 0, part.size, part.size > 0
+    problem: Exception
     while True:
         try:
             _receive(url, part, on_bytes, stop, timeout)

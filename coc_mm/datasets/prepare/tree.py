@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.progress import (
@@ -119,7 +120,7 @@ def _existing(path: Path) -> Path:
 
 def _check_room(root: Path, parts: list[Part], folder: Path, missing: list[Archive]) -> None:
     """Refuse to start what the disks cannot hold, from the sizes that are known beforehand."""
-    needs = {}
+    needs: dict[Path, list[int]] = {}
     for part in parts:
         have = sum(_used(root / name) for name in part.counts)
         needs.setdefault(_existing(root), []).append(max(part.size - have, 0))
@@ -127,7 +128,7 @@ def _check_room(root: Path, parts: list[Part], folder: Path, missing: list[Archi
         partial = folder / f'{archive.name}.part'
         have = partial.stat().st_size if partial.exists() else 0
         needs.setdefault(_existing(folder), []).append(max(archive.size - have, 0))
-    disks = {}
+    disks: dict[int, list[Any]] = {}
     for place, sizes in needs.items():
         disk = disks.setdefault(place.stat().st_dev, [place, 0])
         disk[1] += sum(sizes)
@@ -167,7 +168,7 @@ def _download_all(absent, folder, mirror, jobs, skip_checksum, progress) -> None
     def fetch(archive):
         task = progress.add_task(f'download {archive.name}', total=None)
         download(
-            _url(archive, mirror),
+            _url(archive, mirror) or '',  # none is without
             folder / archive.name,
             None if skip_checksum else archive.checksum,
             on_bytes=lambda done, total: progress.update(task, completed=done, total=total),

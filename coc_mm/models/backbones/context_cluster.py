@@ -85,7 +85,7 @@ class ContextCluster(BaseModule):
         (1, 320, 2, 3)
     """
 
-    arch_zoo = {
+    arch_zoo: dict[str, dict[str, Any]] = {
         'tiny': dict(
             depths=(3, 4, 5, 2),
             dims=(32, 64, 196, 320),

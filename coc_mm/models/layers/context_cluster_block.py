@@ -33,15 +33,15 @@ class ContextClusterMixer(nn.Module):
 
     def __init__(
         self,
-        embed_dims,
-        num_heads,
-        head_dim,
-        proposals=(2, 2),
-        folds=(1, 1),
-        drop_rate=0.0,
-        denominator='similarity',
-        backend=None,
-    ):
+        embed_dims: int,
+        num_heads: int,
+        head_dim: int,
+        proposals: tuple[int, int] = (2, 2),
+        folds: tuple[int, int] = (1, 1),
+        drop_rate: float = 0.0,
+        denominator: str = 'similarity',
+        backend: str | None = None,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
@@ -56,7 +56,7 @@ class ContextClusterMixer(nn.Module):
         self.sim_beta = nn.Parameter(torch.zeros(1))
         self.drop = nn.Dropout(drop_rate)
 
-    def project(self, x):
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map points into the similarity space and the value space.
 
         Args:
@@ -70,7 +70,7 @@ class ContextClusterMixer(nn.Module):
     def _project(self, x):
         return self.in_proj(x).unflatten(-1, (2, self.num_heads, self.head_dim))
 
-    def forward(self, x, scale=None):
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Mix.
 
         Args:
@@ -102,14 +102,14 @@ class MLP(nn.Module):
         drop_rate (float): Dropout after each layer. Defaults to 0.
     """
 
-    def __init__(self, embed_dims, hidden_dims, drop_rate=0.0):
+    def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(embed_dims, hidden_dims)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x, scale=None):
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Transform.
 
         Args:
@@ -144,18 +144,18 @@ class ContextClusterBlock(nn.Module):
 
     def __init__(
         self,
-        embed_dims,
-        num_heads,
-        head_dim,
-        mlp_ratio,
-        proposals=(2, 2),
-        folds=(1, 1),
-        drop_rate=0.0,
-        drop_path_rate=0.0,
-        layer_scale_init_value=1e-5,
-        denominator='similarity',
-        backend=None,
-    ):
+        embed_dims: int,
+        num_heads: int,
+        head_dim: int,
+        mlp_ratio: float,
+        proposals: tuple[int, int] = (2, 2),
+        folds: tuple[int, int] = (1, 1),
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-5,
+        denominator: str = 'similarity',
+        backend: str | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = PointsNorm(embed_dims)
         self.mixer = ContextClusterMixer(
@@ -164,14 +164,14 @@ class ContextClusterBlock(nn.Module):
         self.norm2 = PointsNorm(embed_dims)
         self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.layer_scale1: nn.Parameter | None = None
+        self.layer_scale2: nn.Parameter | None = None
         if layer_scale_init_value > 0:
             value = torch.full((embed_dims,), float(layer_scale_init_value))
             self.layer_scale1 = nn.Parameter(value.clone())
             self.layer_scale2 = nn.Parameter(value)
-        else:
-            self.layer_scale1 = self.layer_scale2 = None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block.
 
         Args:
@@ -206,9 +206,7 @@ class ContextClusterBlock(nn.Module):
         alone = self._drops_paths()
         out = residual_mlp(
             *(x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias),
-            *_scaled(mlp.fc2, scale),
-            residual=not alone,
-            own=not alone,
+            *(*_scaled(mlp.fc2, scale), not alone, not alone),  # residual, own
         )
         return x + self.drop_path(out) if alone else out
 

@@ -12,6 +12,8 @@ centres ``c`` and similarities ``s``:
 The features of a point are needed for its length alone.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -35,7 +37,7 @@ class Cut:
         unique (Tensor | None): (R, M), False for a centre that repeats an earlier one.
     """
 
-    def __init__(self, x, proposals, folds):
+    def __init__(self, x: torch.Tensor, proposals: tuple[int, int], folds: tuple[int, int]) -> None:
         self.rows, self.cols = rows, cols = tuple(
             _axis(x.shape[1 + i], folds[i], proposals[i], x) for i in range(2)
         )
@@ -70,12 +72,17 @@ class ExportableStage(nn.Module):
         folds (tuple[int, int]): Regions, (rows, columns).
     """
 
-    def __init__(self, blocks, proposals, folds):
+    def __init__(
+        self,
+        blocks: 'list[tuple[ExportableMixer, ExportableMLP]]',
+        proposals: tuple[int, int],
+        folds: tuple[int, int],
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.ModuleList(halves) for halves in blocks)
         self.proposals, self.folds = proposals, folds
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run.
 
         Args:
@@ -85,7 +92,8 @@ class ExportableStage(nn.Module):
             Tensor: (B, H, W, C).
         """
         cut = Cut(x, self.proposals, self.folds)
-        for mixer, mlp in self.blocks:
+        blocks: Any = self.blocks  # pairs, of which nn.ModuleList knows no types
+        for mixer, mlp in blocks:
             x = mlp(mixer(x, cut))
         return x
 
@@ -104,6 +112,17 @@ class ExportableMixer(nn.Module):
         heads (int): E.
         denominator (str): 'similarity' or 'count'.
     """
+
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    feature: torch.Tensor
+    feature_bias: torch.Tensor
+    near: torch.Tensor
+    near_bias: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor
+    value: torch.Tensor
+    value_bias: torch.Tensor
 
     def __init__(
         self, norm, in_weight, in_bias, out_weight, out_bias, alpha, beta, heads, denominator
@@ -127,7 +146,7 @@ class ExportableMixer(nn.Module):
         for name, tensor in constants.items():
             self.register_buffer(name, tensor.detach().clone(memory_format=torch.contiguous_format))
 
-    def forward(self, x, cut):
+    def forward(self, x: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Run.
 
         Args:
@@ -192,6 +211,11 @@ class ExportableMLP(nn.Module):
         bias2 (Tensor): (C,).
     """
 
+    weight1: torch.Tensor
+    bias1: torch.Tensor
+    weight2: torch.Tensor
+    bias2: torch.Tensor
+
     def __init__(self, norm, weight1, bias1, weight2, bias2):
         super().__init__()
         self.eps = norm.eps
@@ -200,7 +224,7 @@ class ExportableMLP(nn.Module):
         for name, tensor in constants.items():
             self.register_buffer(name, tensor.detach().clone())
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run.
 
         Args:
@@ -227,7 +251,7 @@ def fold_norm(norm, weight, bias):
     return weight * norm.weight, bias + weight @ norm.bias
 
 
-def normalise(x, eps):
+def normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
     """Bring all points and channels of an image to mean 0 and variance 1.
 
     Args:

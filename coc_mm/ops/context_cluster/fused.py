@@ -107,8 +107,8 @@ class _Cluster(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: the gradient of this gradient is wanted
             out = _cluster(x, v, alpha, beta, pool, valid, unique, ctx.denominator)[0]
             inputs = [t for t in (x, v, alpha, beta) if t.requires_grad]
-            grads = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-            grads = [next(grads) if t.requires_grad else None for t in (x, v, alpha, beta)]
+            found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+            grads = [next(found) if t.requires_grad else None for t in (x, v, alpha, beta)]
             return (*grads, None, None, None, None)
         one_hot = s.new_zeros(*x.shape[:2], pool.shape[1])
         weight = one_hot.scatter(-1, index, s)

@@ -10,7 +10,12 @@ from coc_mm.ops.context_cluster.triton import can_run_triton
 DENOMINATORS = ('similarity', 'count')
 
 
-def can_run_reference(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
+def can_run_reference(
+    features: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    raise_error: bool = False,
+) -> bool:
     """Say whether the broadcast formulation runs on these points: always.
 
     Args:
@@ -25,7 +30,12 @@ def can_run_reference(features, proposals=(2, 2), folds=(1, 1), raise_error=Fals
     return True
 
 
-def can_run_fused(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
+def can_run_fused(
+    features: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    raise_error: bool = False,
+) -> bool:
     """Say whether the lean PyTorch formulation runs on these points: always.
 
     Args:
@@ -70,15 +80,15 @@ _BACKENDS = {
 
 
 def context_cluster(
-    features,
-    values,
-    alpha,
-    beta,
-    proposals=(2, 2),
-    folds=(1, 1),
-    denominator='similarity',
-    backend=None,
-):
+    features: torch.Tensor,
+    values: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    denominator: str = 'similarity',
+    backend: str | None = None,
+) -> torch.Tensor:
     """Cluster the points of a map and exchange values within each cluster.
 
     The mixer of Context Cluster (`Image as Set of Points
@@ -127,14 +137,14 @@ def context_cluster(
 
 
 def context_cluster_packed(
-    projected,
-    alpha,
-    beta,
-    proposals=(2, 2),
-    folds=(1, 1),
-    denominator='similarity',
-    backend=None,
-):
+    projected: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    denominator: str = 'similarity',
+    backend: str | None = None,
+) -> torch.Tensor:
     """Run :func:`context_cluster` on both spaces as one projection leaves them.
 
     The same as ``context_cluster(*projected.unbind(-3), ...)``, which would have to put the
@@ -164,11 +174,17 @@ def context_cluster_packed(
     _check(features, values, proposals, folds, denominator)
     forward = _choose(features, proposals, folds, backend)
     if forward is triton.forward:
-        features, values = projected, None
+        return forward(projected, None, alpha, beta, proposals, folds, denominator)
     return forward(features, values, alpha, beta, proposals, folds, denominator)
 
 
-def assign_points(features, alpha, beta, proposals=(2, 2), folds=(1, 1)):
+def assign_points(
+    features: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return which centre every point belongs to, and how similar it is.
 
     Args:
@@ -197,7 +213,7 @@ def assign_points(features, alpha, beta, proposals=(2, 2), folds=(1, 1)):
     return index, region, s
 
 
-def uses_fused(backend=None):
+def uses_fused(backend: str | None = None) -> bool:
     """Say whether the ``fused`` formulation is what a CPU would run.
 
     Args:

@@ -41,7 +41,7 @@ class Axis(NamedTuple):
     length: int
     folds: int
     size: int
-    index: torch.Tensor | None
+    index: torch.Tensor | None  # type: ignore[assignment]  # hides tuple.index
     inverse: torch.Tensor | None
     valid: torch.Tensor | None
     pool: torch.Tensor
@@ -86,7 +86,7 @@ def _cached_axis(length, folds, proposals, device, dtype):
         return _build_axis(length, folds, proposals, device, dtype)
 
 
-def axis(length, folds, proposals, device, dtype):
+def axis(length: int, folds: int, proposals: int, device: torch.device, dtype: torch.dtype) -> Axis:
     """Return the :class:`Axis` of a cut, cached per size, device and dtype.
 
     Args:
@@ -104,7 +104,7 @@ def axis(length, folds, proposals, device, dtype):
     return _cached_axis(length, folds, proposals, device, dtype)
 
 
-def valid_points(rows, cols):
+def valid_points(rows: Axis, cols: Axis) -> torch.Tensor | None:
     """Return which padded places hold a point.
 
     Args:
@@ -117,7 +117,7 @@ def valid_points(rows, cols):
     return _outer(rows.valid, cols.valid, (rows.folds, rows.size), (cols.folds, cols.size))
 
 
-def unique_centres(rows, cols):
+def unique_centres(rows: Axis, cols: Axis) -> torch.Tensor | None:
     """Return which centres do not repeat an earlier one.
 
     Args:
@@ -141,7 +141,7 @@ def _outer(of_rows, of_cols, shape_rows, shape_cols):
     return mask.reshape(shape_rows[0] * shape_cols[0], shape_rows[1] * shape_cols[1])
 
 
-def pad(x, rows, cols):
+def pad(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
     """Lay unequal regions out with equal size.
 
     Args:
@@ -160,7 +160,7 @@ def pad(x, rows, cols):
     return x
 
 
-def unpad(x, rows, cols):
+def unpad(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
     """Undo :func:`pad`.
 
     Args:
@@ -178,7 +178,7 @@ def unpad(x, rows, cols):
     return x
 
 
-def split(x, rows, cols):
+def split(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
     """Cut a padded map into regions.
 
     Args:
@@ -195,7 +195,7 @@ def split(x, rows, cols):
     return x.reshape(b, rows.folds * cols.folds, e, rows.size * cols.size, d)
 
 
-def merge(x, rows, cols):
+def merge(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
     """Undo :func:`split`.
 
     Args:

@@ -40,7 +40,12 @@ def _is_too_old(version):
     return version is not None and tuple(map(int, version.split('.')[:2])) < OLDEST
 
 
-def can_run_triton(features, proposals=(2, 2), folds=(1, 1), raise_error=False):
+def can_run_triton(
+    features: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    raise_error: bool = False,
+) -> bool:
     """Say whether the Triton kernels run on these points.
 
     Args:
@@ -112,7 +117,15 @@ def _capability(index):
     return None if torch.version.hip else torch.cuda.get_device_capability(index)
 
 
-def forward(features, values, alpha, beta, proposals, folds, denominator):
+def forward(
+    features: torch.Tensor,
+    values: torch.Tensor | None,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    proposals: tuple[int, int],
+    folds: tuple[int, int],
+    denominator: str,
+) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
     Same contract as :func:`coc_mm.ops.context_cluster.context_cluster`, for points that
@@ -132,9 +145,8 @@ def forward(features, values, alpha, beta, proposals, folds, denominator):
         Tensor: (B, H, W, E, D), contiguous, in the dtype of the values.
     """
     alpha, beta = alpha.float(), beta.float()
-    proposals, folds = [int(n) for n in proposals], [int(n) for n in folds]
-    by_count = denominator == 'count'
-    return _forward(features, values, alpha, beta, proposals, folds, by_count)[0]
+    cut = [int(n) for n in proposals], [int(n) for n in folds]
+    return _forward(features, values, alpha, beta, *cut, denominator == 'count')[0]
 
 
 def _spaces(features, values):
@@ -181,8 +193,11 @@ def _backward(grad, features, values, alpha, saved, proposals, folds, by_count):
     from coc_mm.ops.context_cluster.triton_kernels import launch
 
     grads = _new_gradients(features, values)
-    args = (grad, *_spaces(features, values), alpha, tuple(saved), *_spaces(*grads))
-    of_alpha, of_beta = launch.backward(*args, proposals, folds, by_count)
+    given, wanted = _spaces(features, values), _spaces(*grads)
+    of_alpha, of_beta = launch.backward(
+        *(grad, given[0], given[1], alpha, tuple(saved), wanted[0], wanted[1]),
+        *(proposals, folds, by_count),
+    )
     of_values = features.new_empty(0) if values is None else grads[1]
     return grads[0], of_values, *(t.clone().reshape(alpha.shape) for t in (of_alpha, of_beta))
 

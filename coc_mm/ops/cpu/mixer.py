@@ -65,7 +65,7 @@ class MixerSetting(NamedTuple):
     residual: bool
 
 
-def residual_mixer(x, weights, setting):
+def residual_mixer(x: torch.Tensor, weights: MixerWeights, setting: MixerSetting) -> torch.Tensor:
     """Normalise, exchange features within clusters of points, add the input.
 
     Args:
@@ -106,7 +106,7 @@ def plain(x, w, setting):
     return x + out if setting.residual else out
 
 
-def _whole(x, w, setting):
+def _whole(x: torch.Tensor, w: MixerWeights, setting: MixerSetting) -> torch.Tensor:
     """The same in one piece with values projected at the centres alone, for compilers.
 
     Sums over clusters are matrix products with one-hot rows here, and pointwise steps are

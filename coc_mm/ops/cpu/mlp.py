@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,17 @@ PIECE = 8 << 20
 
 
 def residual_mlp(
-    x, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, residual=True, own=False
-):
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    norm_bias: torch.Tensor,
+    eps: float,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor,
+    residual: bool = True,
+    own: bool = False,
+) -> torch.Tensor:
     """Normalise, transform each point by an MLP with GELU, add the input.
 
     Args:
@@ -75,7 +85,9 @@ class _Buffers:
         self.rows = max(sizes, default=0)
         self.like = like
         # What stands for a tensor (a fake one, say) must not be kept, nor meet what was.
-        self.held = self._of_thread.__dict__ if type(like) is torch.Tensor else {}
+        self.held: dict[Any, torch.Tensor] = (
+            self._of_thread.__dict__ if type(like) is torch.Tensor else {}
+        )
 
     def __call__(self, name, rows, channels):
         key, size = (name, self.like.dtype), self.rows * channels
@@ -119,7 +131,7 @@ def _forward(
     """Return the output, and what the backward pass needs beside the arguments."""
     mean, rstd = moments(x, eps)
     # Hidden features before GELU, kept for the backward pass only.
-    kept = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2) if keep else None
+    kept: Any = x.new_empty(*x.shape[:3], len(bias1)).flatten(1, 2) if keep else None
     scale, offset = affine(mean, rstd, norm_weight, norm_bias)
     out = x if own else torch.empty_like(x)
     flat, target = x.flatten(1, 2), out.flatten(1, 2)

@@ -3,7 +3,7 @@
 import torch
 
 
-def moments(x, eps):
+def moments(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and inverse standard deviation of each image.
 
     Args:
@@ -21,7 +21,9 @@ def moments(x, eps):
     return mean, (square - mean.square()).clamp_min(0).add(eps).rsqrt()
 
 
-def affine(mean, rstd, weight, bias):
+def affine(
+    mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the norm as one product and one sum per channel.
 
     Args:
@@ -37,7 +39,13 @@ def affine(mean, rstd, weight, bias):
     return scale, bias - mean[:, None] * scale
 
 
-def norm_backward(grad, x, mean, rstd, weight):
+def norm_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of input, weight and bias of the norm.
 
     Args:

@@ -193,7 +193,9 @@ class Clusters:
         return products.view(points, heads).t()
 
 
-def bag(index, rows, weight, begin=None):
+def bag(
+    index: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, begin: torch.Tensor | None = None
+) -> torch.Tensor:
     """Sum weighted rows of a table.
 
     Args:
