@@ -127,8 +127,9 @@ def test_gradcheck(case, denominator, backend):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
-def test_double_backward(denominator, backend):
-    features, values = points(1, 3, 4, 1, 2)
+@pytest.mark.parametrize('size', [(3, 4), (2, 3)])  # even, and padded with centres that repeat
+def test_double_backward(size, denominator, backend):
+    features, values = points(1, *size, 1, 2)
     inputs = [t.requires_grad_() for t in (features, values, *scalars())]
     assert torch.autograd.gradgradcheck(
         lambda *t: context_cluster(*t, (2, 2), (1, 2), denominator, backend=backend), inputs
