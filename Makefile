@@ -27,7 +27,7 @@ help:
 	@echo 'make quickstart-TASK  one of them: $(TASKS)'
 	@echo 'make demo             show clusters in the browser (DEMO_ARGS="--port 8000")'
 	@echo 'make points           train PointMLP with context clusters on synthetic clouds'
-	@echo 'make test             lint and run the tests'
+	@echo 'make test             lint, check types and run the tests'
 	@echo 'make install          only install, into VENV=$(VENV)'
 	@echo 'make format           format the code'
 	@echo 'make wheel            build dist/*.whl'
@@ -71,6 +71,7 @@ points: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) -m mypy coc_mm
 
 format: $(STAMP)
 	$(PY) -m ruff format .
@@ -85,5 +86,5 @@ wheel: $(STAMP)
 	$(PY) -m build --wheel
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find coc_mm configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
