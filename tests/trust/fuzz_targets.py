@@ -302,6 +302,8 @@ def _tree(given, folder):
     kind, entries = given
     for names, what in entries:
         path = folder.joinpath(*names)
+        if not _below(os.path.normpath(path.parent), str(folder)) or path == folder:
+            continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if what in ('image', 'text', 'empty'):

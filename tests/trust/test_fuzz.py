@@ -123,8 +123,15 @@ def tar(*members):
 
 @pytest.mark.parametrize(
     'names',
-    [('a/b.jpg', 'a'), ('a', 'a/b.jpg'), ('A/b', 'a'), ('x' * 300,), ('.unpacking/x',)],
-    ids=['file over folder', 'folder over file', 'by case', 'long', 'ours'],
+    [
+        ('a/b.jpg', 'a'),
+        ('a', 'a/b.jpg'),
+        ('A/b', 'a'),
+        ('x' * 300,),
+        ('.unpacking/x',),
+        ('a/' * 600 + 'b',),
+    ],
+    ids=['file over folder', 'folder over file', 'by case', 'long', 'ours', 'deep'],
 )
 def test_names_in_archives(names):
     assert outcome('archive: tar', tar(*[(name, b'x') for name in names])) == 'PrepareError'

@@ -125,7 +125,8 @@ class _Guard:
             self.refuse(f'member {name!r} would land outside of its folder')
         clean = pure.as_posix()
         sizes = [len(os.fsencode(part)) for part in pure.parts]
-        if clean == '.' or sum(sizes) > 1024 or max(sizes) > 255 or pure.parts[0] in _OURS:
+        fits = len(os.fsencode(clean)) <= 1024 and max(sizes, default=0) <= 255 and len(sizes) <= 64
+        if clean == '.' or not fits or pure.parts[0] in _OURS:
             self.refuse(f'member {name[:80]!r} has a name that cannot be used')
         folded = clean.casefold()
         if folded in self.names:
