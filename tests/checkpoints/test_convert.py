@@ -118,6 +118,11 @@ def test_complaints_name_everything_at_once():
         'not the official weights of a Context Cluster for point_cloud:',
         'no token mixer among the keys',
     ]
+    cluster = 'pre_blocks_list.0.operation.0.'
+    assert complaint({f'{cluster}fc_v.weight': torch.zeros(1), 'fc.b': 0}, 'point_cloud') == [
+        'not the official weights of a Context Cluster for point_cloud:',
+        '1 unknown keys: fc.b',
+    ]
     assert complaint(mixer, 'posing') == [
         "unknown task 'posing': choose one of "
         "('classification', 'detection', 'segmentation', 'point_cloud')"
