@@ -20,6 +20,8 @@ from coc_mm.apis.errors import UserError, run_command
 
 DEFAULT_FOLDER = 'work_dirs/quickstart'
 DEFAULT_MODEL = 'coc-tiny_8xb128_in1k'
+SESSIONS = 200  # open pages whose choices are remembered, the longest unused forgotten
+THREADS = 8  # for files and drawing; models run in threads of their own
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -58,9 +60,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     add('--time-limit', type=float, default=60, help='for a model and image, in s; default: 60')
     add('--workers', type=int, default=2, help='requests worked on at a time; default: 2')
     add('--queue', type=int, default=32, help='requests that may wait; default: 32')
+    add('--keep', type=float, default=1800, help='images of idle visitors, in s; default: 1800')
     add('--max-models', type=int, default=3, help='models in memory at a time; default: 3')
     args = parser.parse_args(argv)
-    for name in ('max_mb', 'max_megapixels', 'time_limit', 'workers', 'queue', 'max_models'):
+    for name in (
+        'max_mb',
+        'max_megapixels',
+        'time_limit',
+        'workers',
+        'queue',
+        'max_models',
+        'keep',
+    ):
         if getattr(args, name) <= 0:
             parser.error(f'argument --{name.replace("_", "-")}: must be above 0')
     if not 64 <= args.max_side <= 8192:
@@ -70,10 +81,16 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def make_temporary_folder() -> Path:
     """Make the folder for all that is uploaded or drawn; it goes when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix='coc_mm_demo_'))
+    folder = Path(tempfile.mkdtemp(prefix='coc_mm_demo_')).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # gradio reads these when it is imported.
-    os.environ.update(GRADIO_TEMP_DIR=str(folder), GRADIO_ANALYTICS_ENABLED='False')
+    # gradio reads these when it is imported. Its record of requests, which nobody sees here,
+    # would be summed up anew after each of them.
+    os.environ.update(
+        GRADIO_TEMP_DIR=str(folder),
+        GRADIO_ANALYTICS_ENABLED='False',
+        GRADIO_ANALYTICS_MAX_EVENTS='100',
+        GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
+    )
     return folder
 
 
@@ -122,18 +139,22 @@ def serve(args: argparse.Namespace, wait: bool = True):
     from cluster_demo.desk import Desk
     from cluster_demo.engine import Engine
     from cluster_demo.examples import write_examples
+    from cluster_demo.gate import Gate
+    from cluster_demo.janitor import Janitor, bound_arenas
     from cluster_demo.page import CSS, THEME, build_page
     from cluster_demo.uploads import Limits
+    from starlette.middleware import Middleware
 
+    bound_arenas()
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split('\n')[0]
         raise UserError(f'--device {args.device} cannot be used here ({reason}).') from None
     limits = Limits(args.max_mb, args.max_megapixels, args.max_side, seconds=args.time_limit)
-    engine = Engine(sources, limits, args.device, args.max_models)
+    engine = Engine(sources, limits, args.device, args.max_models, workers=args.workers)
     desk = Desk(engine, folder / 'shown')
-    page = build_page(desk, write_examples(folder / 'examples'), args.workers)
+    page = build_page(desk, write_examples(folder / 'examples'), args.workers, round(args.keep))
     page.queue(max_size=args.queue, default_concurrency_limit=args.workers, api_open=False)
     try:
         _, address, _ = page.launch(
@@ -142,6 +163,9 @@ def serve(args: argparse.Namespace, wait: bool = True):
             share=args.share,
             max_file_size=round(args.max_mb * 1e6),
             allowed_paths=None,
+            app_kwargs=dict(middleware=[Middleware(Gate, page, folder, args.max_mb, args.queue)]),
+            state_session_capacity=SESSIONS,
+            max_threads=max(THREADS, 4 * args.workers),
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
@@ -156,6 +180,7 @@ def serve(args: argparse.Namespace, wait: bool = True):
         )
     except OSError as error:
         raise UserError(f'cannot listen on {args.host}: {error}') from None
+    Janitor(desk, page, args.keep).start()
     print(f'Models: {", ".join(engine.labels)}')
     print(f'Open {address} in a browser; Ctrl+C ends it.', flush=True)
     if wait:

@@ -4,6 +4,7 @@ import html
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,18 @@ class Desk:
     Args:
         engine (Engine): Runs the models.
         folder (Path): For pictures that are shown; emptied user by user.
+
+    Attributes:
+        requests (int): Answered so far.
     """
 
     def __init__(self, engine: Engine, folder: Path):
         self.engine = engine
         self.folder = folder
         self.uploads = folder.parent
+        self.requests = 0
         self._visitors: dict[str, tuple[str, Path]] = {}
+        self._seen: dict[str, float] = {}  # by token
         self._lock = threading.Lock()
 
     def receive(self, visitor: str, path: str | Path) -> tuple[str, str]:
@@ -131,6 +137,7 @@ class Desk:
         token = self.engine.keep(image)
         with self._lock:
             self._visitors[visitor] = (token, Path(path))
+        self._touch(token)
         height, width = image.shape[:2]
         return token, remark or f'{width} x {height} pixels.'
 
@@ -142,16 +149,50 @@ class Desk:
         """
         with self._lock:
             token, path = self._visitors.pop(visitor, (None, None))
+            self._seen.pop(token, None)
+            self.requests += 1
         if token is not None:
             self.engine.forget(token)
             shutil.rmtree(self.folder / token, ignore_errors=True)
             self._remove(path)
 
+    def forget_idle(self, seconds: float) -> None:
+        """Forget visitors of whom nothing was heard, who may never have said goodbye.
+
+        Args:
+            seconds (float): Since their last question.
+        """
+        before = time.monotonic() - seconds
+        with self._lock:
+            idle = [who for who, (token, _) in self._visitors.items() if self._seen[token] < before]
+        for visitor in idle:
+            self.leave(visitor)
+
+    def held(self) -> set[Path]:
+        """The uploads of all visitors and the folders of their pictures."""
+        with self._lock:
+            visitors = list(self._visitors.values())
+        return {path for _, path in visitors} | {self.folder / token for token, _ in visitors}
+
+    def _touch(self, token: str) -> None:
+        """Note that somebody asks about an image."""
+        with self._lock:
+            self.requests += 1
+            if any(token == known for known, _ in self._visitors.values()):
+                self._seen[token] = time.monotonic()
+
+    def _keep_if_here(self, token: str) -> None:
+        """Delete what was drawn for a visitor who left meanwhile."""
+        if not self.engine.has(token):
+            shutil.rmtree(self.folder / token, ignore_errors=True)
+            raise UserError('The image is no longer in memory; give it again.')
+
     def _remove(self, path: Path) -> None:
         """Delete an upload; other files, such as examples, stay."""
         inside = path.resolve().is_relative_to(self.uploads.resolve())
-        if inside and path.parent.parent == self.uploads and path.parent.name != 'examples':
-            path.unlink(missing_ok=True)
+        ours = ('examples', self.folder.name)
+        if inside and path.parent.parent == self.uploads and path.parent.name not in ours:
+            shutil.rmtree(path.parent, ignore_errors=True)
 
     def ranges(self, wanted: Choice) -> Ranges:
         """Say what a model has.
@@ -198,6 +239,7 @@ class Desk:
         Raises:
             UserError: In one sentence, what cannot be done.
         """
+        self._touch(token)
         look = self.engine.look(token, choice.label, choice.size)
         maps = view.maps_of(look, choice.stage, choice.block, choice.head)
         overlay = view.draw_overlay(look, maps, choice.head, alpha, marks, point)
@@ -208,12 +250,15 @@ class Desk:
         folder = self.folder / token / panel
         shutil.rmtree(folder, ignore_errors=True)
         folder /= secrets.token_hex(4)  # pictures of one name may differ, and browsers keep them
-        return Shown(
+        heads = f'heads_stage{choice.stage}_block{choice.block}.png'
+        shown = Shown(
             self._save(folder / name, overlay),
-            self._save(folder / f'heads_stage{choice.stage}_block{choice.block}.png', sheet),
+            self._save(folder / heads, sheet),
             overlay.shape[1::-1],
             words,
         )
+        self._keep_if_here(token)
+        return shown
 
     def overlay_size(self, token: str, label: str, size: int | None) -> tuple[int, int]:
         """Return the size of overlays, in which clicks are told.
@@ -246,11 +291,13 @@ class Desk:
         Raises:
             UserError: In one sentence, what cannot be done.
         """
+        self._touch(token)
         look = self.engine.look(token, choice.label, choice.size)
         loaded = self.engine.model(choice.label)
         picture = view.draw_prediction(look, loaded.inspectors[None].classes)
         if picture is not None:
             picture = self._save(self.folder / token / secrets.token_hex(4) / 'answer.png', picture)
+            self._keep_if_here(token)
         first = next(iter(look.inspection.maps.values()))
         height, width = first.input_size
         facts = (

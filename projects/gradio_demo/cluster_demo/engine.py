@@ -5,6 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -161,6 +162,8 @@ class Engine:
         most_models (int): Models in memory at a time. Defaults to 3.
         megabytes (float): Memory for results, and as much again for images.
             Defaults to 512.
+        workers (int): Threads in which models run, however many threads ask.
+            Defaults to 2.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class Engine:
         device: str = 'cpu',
         most_models: int = 3,
         megabytes: float = 512,
+        workers: int = 2,
     ):
         self.sources = {source.label: source for source in sources}
         self.limits = limits or Limits()
@@ -178,6 +182,8 @@ class Engine:
         self._looks = Store(megabytes * 1e6, lambda look: look.nbytes)
         self._images = Store(megabytes * 1e6, lambda image: image.nbytes)
         self._loading = threading.Lock()
+        # Each thread that computes gets a team of OpenMP threads and buffers of its own.
+        self._pool = ThreadPoolExecutor(workers, 'model')
         use_safe_loading()
 
     @property
@@ -235,6 +241,10 @@ class Engine:
         self._images.put(token, image)
         return token
 
+    def has(self, token: str) -> bool:
+        """Whether an image is in memory."""
+        return self._images.get(token) is not None
+
     def forget(self, token: str | None) -> None:
         """Drop an image and all that was found in it.
 
@@ -271,7 +281,7 @@ class Engine:
         with self._turn(loaded):
             found = self._looks.get(key)  # somebody ahead may have asked for the same
             if found is None:
-                found = self._run(loaded, image, size)
+                found = self._pool.submit(self._run, loaded, image, size).result()
                 if self._images.get(token) is not None:  # not forgotten meanwhile
                     self._looks.put(key, found)
         return found

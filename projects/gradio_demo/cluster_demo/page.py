@@ -224,7 +224,7 @@ class _Handlers:
 
     def example(self, index: int, request: gr.Request):
         """Take an example: as :meth:`upload`, with the image to show."""
-        path = str(self.examples[index])
+        path = str(self.examples[int(index)])
         return self._receive(path, request, path)
 
     def start(self, request: gr.Request):
@@ -282,7 +282,11 @@ class _Handlers:
         def run(token, label, size, stage, block, head, alpha, marks, point, compare):
             if token is None or (side == 'b' and not compare):
                 return [gr.skip()] * 5
-            choice = Choice(label, size or None, int(stage), int(block), int(head))
+            wanted = Choice(label, size or None, int(stage), int(block), int(head))
+            try:
+                choice = self.desk.ranges(wanted).choice
+            except UserError as error:
+                return self._empty(str(error))
             return self._show(token, side, choice, alpha, marks, point)
 
         return run
@@ -298,7 +302,7 @@ class _Handlers:
             except UserError:
                 return gr.skip()
             across, down = event.index
-            return (across + 0.5) / width, (down + 0.5) / height
+            return min((across + 0.5) / width, 1), min((down + 0.5) / height, 1)
 
         return run
 
@@ -359,7 +363,9 @@ def build_page(desk: Desk, examples: Sequence[Path], workers: int = 2, keep: int
 
 def _connect(do: _Handlers, shared, a, b, token, point, workers: int) -> None:
     """Say what follows what."""
-    private = dict(api_visibility='private')
+    # Values come checked (checks.py); gradio would decode files itself, of any size, and say of
+    # what is broken only that there was an error.
+    private = dict(api_visibility='private', preprocess=False)
     working = dict(private, concurrency_limit=workers, concurrency_id='models')
     quiet = dict(working, show_progress='hidden', trigger_mode='always_last')
 
@@ -388,11 +394,8 @@ def _connect(do: _Handlers, shared, a, b, token, point, workers: int) -> None:
 
     taken = [token, point, shared.image, shared.message, shared.remark]
     receiving = dict(working, show_progress='hidden')
-    # gradio would decode files itself, of any size, and say of broken ones only that there was
-    # an error. That the path is that of an upload is checked before preprocessing.
-    raw = dict(receiving, preprocess=False)
-    renew(shared.image.upload(do.upload, shared.image, taken, **raw))
-    renew(shared.image.clear(do.upload, shared.image, taken, **raw))
+    renew(shared.image.upload(do.upload, shared.image, taken, **receiving))
+    renew(shared.image.clear(do.upload, shared.image, taken, **receiving))
     renew(shared.examples.click(do.example, shared.examples, taken, **receiving))
     renew(gr.on(None, do.start, None, taken, **receiving))
     renew(shared.size.input(lambda: None, None, None, **private))
