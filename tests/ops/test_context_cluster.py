@@ -462,6 +462,22 @@ def test_float32_is_computed_as_such(backend):
             assert torch.equal(index, assign_points(features.double(), *scalars(), *setting)[0])
 
 
+@pytest.mark.parametrize('denominator', ['similarity', 'count'])
+@pytest.mark.parametrize('case', [CASES[0], CASES[6], CASES[7]])
+def test_a_compiler_sees_the_same(case, denominator, monkeypatch):
+    """While it traces, the operator takes a way of its own, without own gradients and caches."""
+    height, width, proposals, folds = case
+    inputs = [t.requires_grad_() for t in (*points(2, height, width, 2, 3), *scalars())]
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, 'is_compiling', lambda c=compiling: c)
+        out = context_cluster(*inputs, proposals, folds, denominator, backend='fused')
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    monkeypatch.undo()
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize('length', [0, 1e-13, 1e-11])
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
 def test_short_points_have_the_same_gradient(denominator, length):
