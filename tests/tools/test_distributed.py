@@ -161,7 +161,8 @@ def _weights(run, epoch):
 
 def _scores(run):
     (path,) = run.work_dir.glob('*/*.json')  # a test writes its metrics there
-    scores = json.loads(path.read_text())
+    # mmengine writes it from every process: beyond the last writer's object lie remains of a longer.
+    scores, _ = json.JSONDecoder().raw_decode(path.read_text())
     return {name: value for name, value in scores.items() if not name.endswith('time')}
 
 
