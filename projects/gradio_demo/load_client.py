@@ -7,7 +7,6 @@ import io
 import json
 import re
 import secrets
-import time
 import urllib.parse
 from dataclasses import dataclass, field
 
@@ -121,13 +120,15 @@ class Visitor:
 
     async def post(self, path: str, **options) -> httpx.Response:
         """Send something, again while the server has no room for it."""
-        end = time.monotonic() + self.patience
+        waited = 0.0
         while True:
             answer = await self.client.post(f'{_API}/{path}', **options)
-            if answer.status_code != 503 or time.monotonic() > end:
+            if answer.status_code != 503 or waited > self.patience:
                 return answer
             self.waits += 1
-            await asyncio.sleep(0.2 + 0.3 * secrets.randbelow(10) / 10)
+            pause = 0.2 + 0.3 * secrets.randbelow(10) / 10
+            await asyncio.sleep(pause)
+            waited += pause
 
     async def upload(self, content: bytes, name: str = 'image.png') -> httpx.Response:
         """Send a file."""

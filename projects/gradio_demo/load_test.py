@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,6 @@ HERE = Path(__file__).resolve().parent
 __all__ = ['Load', 'Outcome', 'Server', 'run_load']
 
 _MIB = 1024  # in kB, of which /proc speaks
-_SHARE_BAD = 1 / 3
 
 
 class Server:
@@ -74,8 +73,9 @@ class Server:
         (self.folder,) = self.temporary.glob('coc_mm_demo_*')
 
     def _address(self, seconds: float) -> str:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.process.poll() is None:
+        for _ in range(round(seconds / 0.2)):
+            if self.process.poll() is not None:
+                break
             found = re.search(r'Open (http://127\.0\.0\.1:\d+/)', self.log.read_text())
             if found:
                 return found[1]
@@ -150,6 +150,17 @@ class Outcome:
         return row | dict(files_left=self.files)
 
 
+async def _patiently(sent: Coroutine, seconds: float) -> str:
+    """Wait for a request, not counting the time that this process was suspended."""
+    task = asyncio.ensure_future(sent)
+    for _ in range(round(seconds)):
+        if (await asyncio.wait({task}, timeout=1))[0]:
+            return task.result()
+    task.cancel()
+    await asyncio.wait({task}, timeout=10)
+    return f'no answer within {seconds:g} s'
+
+
 @contextmanager
 def _trap():
     """A server on this machine that counts its callers."""
@@ -177,13 +188,20 @@ class Load:
         model (str, optional): Label to ask; the first of the page if None.
         megabytes (float): Size of a file that it takes.
         settle (float): Seconds that the server gets to tidy up after a wave.
+        calm (float): Seconds until its memory counts as its level, after the first wave.
+            Defaults to 25.
         patience (float): Seconds that a visitor waits for an answer. Defaults to 300.
+        share_bad (float): Part of the requests that are bad. Defaults to 1/3.
         seed (int): Of the order of requests. Defaults to 0.
     """
 
-    def __init__(self, server, model, megabytes, settle, patience: float = 300, seed: int = 0):
+    def __init__(
+        self, server, model, megabytes, settle, calm=25, patience=300, share_bad=1 / 3, seed=0
+    ):
         self.server, self.model = server, model
-        self.megabytes, self.settle, self.patience = megabytes, settle, patience
+        self.megabytes, self.patience = megabytes, patience
+        self.settle, self.calm = settle, calm
+        self.share_bad = share_bad
         self.random = random.Random(seed)
         self.images = good_images()
         self.cases = bad_requests(megabytes)
@@ -193,7 +211,7 @@ class Load:
     def client(self) -> httpx.AsyncClient:
         """A client without limits of its own."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        timeout = httpx.Timeout(self.patience, connect=60)
+        timeout = httpx.Timeout(None, connect=60)
         return httpx.AsyncClient(
             base_url=self.server.url, limits=limits, timeout=timeout, trust_env=False
         )
@@ -226,7 +244,7 @@ class Load:
         """
         bad = list(self.cases)
         self.random.shuffle(bad)
-        number = round(count * _SHARE_BAD)
+        number = round(count * self.share_bad)
         kinds = [bad[i % len(bad)] for i in range(number)] + ['good'] * (count - number)
         self.random.shuffle(kinds)
         outcome = Outcome(before=self.level or self.server.memory())
@@ -257,9 +275,7 @@ class Load:
         async with Visitor(self.page, client, self.patience) as visitor:
             try:
                 sent = self._send(kind, visitor, bait)
-                report.problem = await asyncio.wait_for(sent, self.patience)
-            except TimeoutError:
-                report.problem = f'no answer within {self.patience:g} s'
+                report.problem = await _patiently(sent, self.patience)
             except Exception as error:
                 report.problem = f'{type(error).__name__}: {error}'
             report.seconds, report.waits = time.monotonic() - started, visitor.waits
@@ -274,12 +290,11 @@ class Load:
 
     async def _quiet(self, outcome: Outcome) -> None:
         """Wait until files are gone and memory is back, or the server had its time for it."""
-        end = time.monotonic() + self.settle
-        while True:
+        for second in range(round(self.settle)):
             await asyncio.sleep(1)
             outcome.files, outcome.after = len(self.server.files()), self.server.memory()
-            back = not outcome.files and self.level and outcome.after <= 1.1 * self.level
-            if back or time.monotonic() > end:
+            fine = outcome.after <= 1.1 * self.level if self.level else second >= self.calm
+            if fine and not outcome.files:
                 return
 
 
@@ -302,7 +317,7 @@ def run_load(load: Load, count: int, waves: int = 1, console: Console | None = N
         outcomes = []
         with shown:
             task = shown.add_task('warming up', total=None)
-            await load.warm_up(max(12, count // 4))
+            await load.warm_up(max(8, count // 8))
             shown.remove_task(task)
             for number in range(waves):
                 task = shown.add_task(f'wave {number + 1}', total=count)
@@ -330,7 +345,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add('--models', nargs='*', metavar='NAME', help='as of app.py')
     add('--model', metavar='LABEL', help='to ask; default: the first that the page offers')
     add('--threads', type=int, help='of PyTorch; default: as many as it takes')
-    add('--settle', type=float, default=30, help='seconds to tidy up; default: 30')
+    add('--settle', type=float, default=60, help='seconds to tidy up; default: 60')
     add('--patience', type=float, default=300, help='seconds for an answer; default: 300')
     add('--csv', action='store_true', help='write benchmarks/results/demo_load.csv')
     args = parser.parse_args(argv)
@@ -372,7 +387,7 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory(prefix='demo_load_') as place:
         server = Server(Path(place) / 'server', arguments, args.threads)
         try:
-            load = Load(server, args.model, 20, args.settle, args.patience)
+            load = Load(server, args.model, 20, args.settle, patience=args.patience)
             outcomes = run_load(load, args.requests, args.waves, console)
         finally:
             server.stop()

@@ -6,14 +6,9 @@ from itertools import product
 import pytest
 import torch
 
-from coc_mm.ops import (
-    assign_points,
-    can_run_fused,
-    can_run_reference,
-    context_cluster,
-    context_cluster_packed,
-)
-from coc_mm.ops.context_cluster.interface import _BACKENDS, uses_fused
+from coc_mm.ops import assign_points, context_cluster
+from coc_mm.ops.context_cluster import fused, reference, regions
+from coc_mm.ops.context_cluster.interface import _BACKENDS
 
 # 'triton' does not take float64, which most tests use: see test_triton.py.
 BACKENDS = sorted(set(_BACKENDS) - {'triton'})
@@ -131,9 +126,19 @@ def test_gradcheck(case, denominator, backend):
 def test_double_backward(size, denominator, backend):
     features, values = points(1, *size, 1, 2)
     inputs = [t.requires_grad_() for t in (features, values, *scalars())]
-    assert torch.autograd.gradgradcheck(
-        lambda *t: context_cluster(*t, (2, 2), (1, 2), denominator, backend=backend), inputs
+
+    def run(*inputs):
+        return context_cluster(*inputs, (2, 2), (1, 2), denominator, backend=backend)
+
+    assert torch.autograd.gradgradcheck(run, inputs)
+    # The check holds the second gradient against the first of the same graph, and no other.
+    grad = points(1, *size, 1, 2, seed=1)[0]
+    graph, plain = (
+        torch.autograd.grad(run(*inputs), inputs, grad, create_graph=graph)
+        for graph in (True, False)
     )
+    for actual, expected in zip(graph, plain, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize('case', [(56, 56, (2, 2), (8, 8)), (63, 15, (7, 7), (2, 2))])
@@ -188,6 +193,27 @@ def test_first_of_equal_centres_wins(backend):
     assert index.eq(0).all()
     assert region.flatten().tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(similarity, s.expand_as(similarity))
+
+
+@pytest.mark.parametrize('size', [(4, 4), (5, 7)])
+@pytest.mark.parametrize('create_graph', [False, True])
+def test_centres_left_out_are_joined_by_nobody(create_graph, size):
+    """Not even by points that are most similar to them, in whatever pass."""
+    rows, cols = (regions.axis(n, 2, 2, torch.device('cpu'), torch.float64) for n in size)
+    # Even regions are all cut alike.
+    mask = torch.tensor([[False, True], [size == (5, 7), True]])
+    padded = [regions.pad(t, rows, cols) for t in points(2, *size, 2, 3)]
+    inputs = [t.requires_grad_() for t in (*padded, *scalars())]
+    results = []
+    for forward in (fused.forward, reference.forward):
+        out = forward(*inputs, rows._replace(unique=mask), cols, 'similarity')
+        grads = torch.autograd.grad(out.square().sum(), inputs, create_graph=create_graph)
+        results.append([out, *grads])
+    assert len(results[0]) == 5
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+    every = reference.forward(*inputs, rows, cols, 'similarity')
+    assert not torch.allclose(results[0][0], every)
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -275,159 +301,6 @@ def test_assign_points(case):
     torch.testing.assert_close(similarity, assigned[2])
 
 
-@pytest.mark.parametrize('name', ['reference', 'fused', 'environment', 'nonsense'])
-def test_backend_choice(name, monkeypatch):
-    features, values = points(1, 4, 4, 1, 2)
-    calls = []
-    for key, (forward, can_run) in list(_BACKENDS.items()):
-        monkeypatch.setitem(
-            _BACKENDS, key, (lambda *a, k=key, f=forward: calls.append(k) or f(*a), can_run)
-        )
-    backend = name
-    if name == 'environment':
-        monkeypatch.setenv('COC_MM_BACKEND', 'reference')
-        backend = None
-    if name == 'nonsense':
-        with pytest.raises(ValueError, match=r"unknown backend 'nonsense'.*fused.*reference"):
-            context_cluster(features, values, *scalars(), backend=name)
-        return
-    context_cluster(features, values, *scalars(), backend=backend)
-    assert calls == ['reference' if name == 'environment' else name]
-
-
-def test_a_refusing_backend_raises_when_named(monkeypatch):
-    def refuse(features, raise_error=False, **setting):
-        if raise_error:
-            raise RuntimeError('not on this device')
-        return False
-
-    features, values = points(1, 4, 4, 1, 2)
-    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], refuse))
-    with pytest.raises(RuntimeError, match='not on this device'):
-        context_cluster(features, values, *scalars(), backend='fused')
-    context_cluster(features, values, *scalars())
-    assert can_run_reference(features)
-    assert can_run_fused(features)
-
-
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (dict(values=torch.zeros(1, 4, 4, 1, 3)), 'must both be'),
-        (dict(features=torch.zeros(4, 4), values=torch.zeros(4, 4)), 'must both be'),
-        (dict(proposals=(0, 2)), 'proposals must be two positive'),
-        (dict(folds=(1, 2, 3)), 'folds must be two positive'),
-        (dict(denominator='mean'), "unknown denominator 'mean'"),
-        (
-            dict(features=torch.zeros(1, 0, 4, 1, 2), values=torch.zeros(1, 0, 4, 1, 2)),
-            'without points',
-        ),
-    ],
-)
-def test_bad_arguments(change, message):
-    features, values = points(1, 4, 4, 1, 2)
-    arguments = dict(features=features, values=values, alpha=scalars()[0], beta=scalars()[1])
-    with pytest.raises(ValueError, match=message):
-        context_cluster(**{**arguments, **change})
-
-
-def message(function, *args, **kwargs):
-    with pytest.raises(ValueError, match=r'must|without|unknown') as caught:
-        function(*args, **kwargs)
-    return str(caught.value)
-
-
-def test_messages():
-    features, values = points(1, 4, 4, 1, 2)
-    inputs = (features, values, *scalars())
-    shapes = 'features and values must both be (B, H, W, heads, channels), got '
-    assert message(context_cluster, features, values[:, :3], *scalars()) == (
-        f'{shapes}(1, 4, 4, 1, 2) and (1, 3, 4, 1, 2)'
-    )
-    assert message(context_cluster, features[0], values[0], *scalars()) == (
-        f'{shapes}(4, 4, 1, 2) and (4, 4, 1, 2)'
-    )
-    for axis in (1, 2, 3, 4):
-        empty = features.narrow(axis, 0, 0)
-        expected = f'a map without points or channels: {tuple(empty.shape)}'
-        assert message(context_cluster, empty, empty, *scalars()) == expected
-        assert message(assign_points, empty, *scalars()) == expected
-    for name, pair in product(('proposals', 'folds'), [(0, 1), (1, 0), (2,), (1, 2, 3)]):
-        assert message(context_cluster, *inputs, **{name: pair}) == (
-            f'{name} must be two positive numbers (rows, columns), got {pair}'
-        )
-        assert message(assign_points, features, *scalars(), **{name: pair}).startswith(name)
-    assert message(context_cluster, *inputs, denominator='mean') == (
-        "unknown denominator 'mean': choose one of ('similarity', 'count')"
-    )
-    assert message(context_cluster, *inputs, backend='nonsense') == (
-        "unknown backend 'nonsense': choose one of ['fused', 'reference', 'triton']"
-    )
-    for shape in [(1, 4, 4, 3, 1, 2), (1, 4, 4, 2, 1)]:
-        assert message(context_cluster_packed, torch.zeros(shape), *scalars()) == (
-            f'the projected map must be (B, H, W, 2, heads, channels), got {shape}'
-        )
-    packed = torch.stack([features, values], dim=-3)
-    for name, value in [('proposals', (0, 1)), ('folds', (1,)), ('denominator', 'mean')]:
-        assert name in message(context_cluster_packed, packed, *scalars(), **{name: value})
-
-
-def test_defaults_are_the_paper_s():
-    """Four centres of one region, the denominator of similarities, the fastest backend."""
-    features, values = points(1, 6, 5, 2, 3)
-    expected = context_cluster(
-        features, values, *scalars(), (2, 2), (1, 1), 'similarity', backend='fused'
-    )
-    assert torch.equal(context_cluster(features, values, *scalars()), expected)
-    packed = torch.stack([features, values], dim=-3)
-    assert torch.equal(context_cluster_packed(packed, *scalars()), expected)
-    pairs = zip(
-        assign_points(features, *scalars()),
-        assign_points(features, *scalars(), (2, 2), (1, 1)),
-        strict=True,
-    )
-    assert all(torch.equal(actual, expected) for actual, expected in pairs)
-
-
-@pytest.mark.parametrize(
-    ('variable', 'backend', 'expected'),
-    [
-        (None, None, True),
-        ('', None, True),
-        ('fused', None, True),
-        ('reference', None, False),
-        ('reference', 'fused', True),
-        ('fused', 'reference', False),
-        (None, 'triton', False),
-    ],
-)
-def test_uses_fused(variable, backend, expected, monkeypatch):
-    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    if variable is not None:
-        monkeypatch.setenv('COC_MM_BACKEND', variable)
-    assert uses_fused(backend) is expected
-
-
-def test_a_backend_is_asked_about_the_setting(monkeypatch):
-    """What is asked, of whom: the cut decides what a backend can run."""
-    asked = []
-
-    def can_run(features, proposals, folds, raise_error=False):
-        asked.append((tuple(features.shape), proposals, folds, raise_error))
-        return True
-
-    features, values = points(1, 4, 6, 1, 2)
-    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], can_run))
-    packed = torch.stack([features, values], dim=-3)
-    for backend in (None, 'fused'):
-        context_cluster(features, values, *scalars(), (3, 2), (1, 2), backend=backend)
-        context_cluster_packed(packed, *scalars(), (3, 2), (1, 2), backend=backend)
-    assert asked == [
-        ((1, 4, 6, 1, 2), (3, 2), (1, 2), named) for named in (False, False, True, True)
-    ]
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_assignments_are_of_float32_at_least(dtype):
     features = points(2, 9, 8, 2, 16, dtype=torch.float32)[0].to(dtype)
@@ -484,7 +357,7 @@ def test_short_points_have_the_same_gradient(denominator, length):
     """Points about as short as what keeps their normalisation from dividing by zero."""
     features, values = points(1, 5, 6, 2, 3)
     features[0, 1, 2] *= length / features[0, 1, 2].norm(dim=-1, keepdim=True)
-    features[0, 3:, 3:] *= length
+    features[0, 2:, 3:] *= length  # a centre's whole window
     grads = {}
     for backend in BACKENDS:
         inputs = [t.clone().requires_grad_() for t in (features, values, *scalars())]

@@ -137,7 +137,8 @@ class Gate:
     async def _pass(self, scope, receive, send) -> None:
         path, method = scope['path'], scope['method']
         allowed = _READ if method in ('GET', 'HEAD') else _WRITE if method == 'POST' else None
-        if allowed is None or not allowed.fullmatch(path):
+        climbs = '..' in re.split(r'[/\\]', path) and not path.startswith(f'{_API}/file=')
+        if allowed is None or climbs or not allowed.fullmatch(path):
             raise RefusedError(404, 'There is nothing here.')
         if method == 'POST':
             return await self._post(path.rstrip('/'), scope, receive, send)

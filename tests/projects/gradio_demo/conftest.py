@@ -1,10 +1,5 @@
-import os
-import re
-import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +7,7 @@ from tiny_projects import write_project
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / 'projects' / 'gradio_demo'
-sys.path.insert(0, str(DEMO))  # for the package cluster_demo
+sys.path.insert(0, str(DEMO))  # for the package cluster_demo and the load test
 
 DEEP = dict(depths=(1, 2, 3, 1), heads=(2, 3, 4, 5), folds=(2, 1, 1, 1))
 
@@ -64,32 +59,19 @@ def sources(checkpoints):
 
 
 @pytest.fixture(scope='session')
-def server(checkpoints, tmp_path_factory):
+def megabytes():
+    """Size of a file that the server takes."""
+    return 1
+
+
+@pytest.fixture(scope='session')
+def server(checkpoints, megabytes, tmp_path_factory):
     """The demo, running in a process of its own, its temporary files in a known place."""
     pytest.importorskip('gradio', reason='the demo needs gradio: pip install "coc-mm[demo]"')
-    place = tmp_path_factory.mktemp('server')
-    temporary = place / 'tmp'
-    temporary.mkdir()
-    environment = dict(os.environ, TMPDIR=str(temporary), OMP_NUM_THREADS='1', MPLBACKEND='Agg')
-    command = [sys.executable, DEMO / 'app.py', '--checkpoints', checkpoints, '--max-mb', '1']
-    command += ['--models', 'coc-tiny-plain_8xb128_in1k', '--max-megapixels', '2']
-    log = (place / 'log').open('w+')
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT
-    )
-    try:
-        for _ in range(800):
-            log.seek(0)
-            said = log.read()
-            found = re.search(r'Open (http://127\.0\.0\.1:\d+/)', said)
-            if found or process.poll() is not None:
-                break
-            time.sleep(0.5)
-        assert found, said
-        yield SimpleNamespace(
-            url=found[1], process=process, temporary=temporary, place=place, log=place / 'log'
-        )
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
+    from load_test import Server
+
+    arguments = ['--checkpoints', checkpoints, '--max-mb', megabytes, '--max-megapixels', '2']
+    arguments += ['--models', 'coc-tiny-plain_8xb128_in1k', '--keep', '540', '--time-limit', '600']
+    running = Server(tmp_path_factory.mktemp('server'), arguments, threads=1, start_within=400)
+    yield running
+    running.stop()

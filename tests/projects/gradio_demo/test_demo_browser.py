@@ -2,8 +2,6 @@
 
 import shutil
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -226,36 +224,3 @@ def test_a_narrow_page_fits(browser, server):
     page.wait_for_selector('#overlay-a img')
     assert page.evaluate('document.documentElement.scrollWidth') <= 480
     page.close()
-
-
-def status_of(url):
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def test_no_other_file_can_be_read(server, checkpoints):
-    asked = [
-        checkpoints / 'small' / 'epoch_2.pth',
-        server.place / 'log',
-        '/etc/passwd',
-        f'{server.temporary}/../log',
-    ]
-    for path in asked:
-        url = f'{server.url}gradio_api/file={urllib.parse.quote(str(path))}'
-        assert status_of(url) in (403, 404), path
-    assert len(asked) == 4
-    assert status_of(server.url) == 200
-
-
-def test_nothing_is_left_when_it_stops(server):
-    """Runs last: it ends the server."""
-    (folder,) = server.temporary.glob('coc_mm_demo_*')
-    names = {path.name for path in folder.rglob('*') if path.is_file()}
-    assert 'red.png' not in names  # its visitors have left
-    assert 'Traceback' not in server.log.read_text()
-    server.process.terminate()
-    server.process.wait(60)
-    assert not list(server.temporary.glob('coc_mm_demo_*'))
