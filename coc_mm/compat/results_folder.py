@@ -1,13 +1,14 @@
-"""Where several processes gather their results.
+"""Where several processes gather their results, and who writes the scores.
 
 Each process writes its part of an evaluation for process 0 to read. mmengine makes a folder
-``.dist_test`` for that in the current one, and leaves it there.
+``.dist_test`` for that in the current one, and leaves it there. Then every process writes the
+scores into the same file, at once.
 """
 
 from pathlib import Path
 
-from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import get_world_size, master_only
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 __all__ = ['gather_in_log_dir']
@@ -32,10 +33,14 @@ class _ResultsFolderHook(Hook):
 def gather_in_log_dir(runner: Runner) -> None:
     """Let a run of several processes gather results in the folder of its log.
 
-    The folder is removed once they are read. Metrics with a ``collect_dir`` keep it.
+    The folder is removed once they are read. Metrics with a ``collect_dir`` keep it. The scores
+    of a test are written by process 0 alone.
 
     Args:
         runner (Runner): Built, not yet started.
     """
     if get_world_size() > 1:
         runner.register_hook(_ResultsFolderHook())
+        for hook in runner.hooks:
+            if isinstance(hook, LoggerHook):
+                hook.after_test_epoch = master_only(hook.after_test_epoch)

@@ -161,8 +161,7 @@ def _weights(run, epoch):
 
 def _scores(run):
     (path,) = run.work_dir.glob('*/*.json')  # a test writes its metrics there
-    # mmengine writes it from every process: what is left of a longer text may follow.
-    scores, _ = json.JSONDecoder().raw_decode(path.read_text())
+    scores = json.loads(path.read_text())
     return {name: value for name, value in scores.items() if not name.endswith('time')}
 
 
