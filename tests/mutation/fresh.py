@@ -1,7 +1,8 @@
 """Pytest plugin for mutation runs: nothing of the unchanged code is left, the quickest test first.
 
-mutmut imports once and forks a process per mutant. The backends' wrapper runs at import, before
-a mutant is switched on, so its mutants would look alive.
+mutmut imports once and forks a process per mutant, which runs the tests that went through the
+changed function. What is done once, at import or by whichever test comes first, is done for
+each test here: its mutants would look alive otherwise.
 """
 
 import json
@@ -12,7 +13,7 @@ from coc_mm.ops.context_cluster import fused, interface, reference, regions
 STATS = Path('mutmut-stats.json')
 
 
-def pytest_configure(config):
+def pytest_runtest_setup(item):
     regions._cached_axis.cache_clear()
     for name, module in (('fused', fused), ('reference', reference)):
         _, can_run = interface._BACKENDS[name]
