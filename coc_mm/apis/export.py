@@ -51,9 +51,9 @@ class Deployable(nn.Module):
     image_mean: torch.Tensor  # where the images are normalised
     image_std: torch.Tensor
 
-    def __init__(self, model, scope):
+    def __init__(self, model: nn.Module, scope: str) -> None:
         super().__init__()
-        preprocessor = model.data_preprocessor
+        preprocessor: Any = model.data_preprocessor
         self.scope = scope
         # Images are read as BGR; what does not turn them is fed BGR.
         turns = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
@@ -72,7 +72,7 @@ class Deployable(nn.Module):
             stage.blocks = nn.ModuleList([ExportableStage(blocks, proposals, folds)])
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str]:
         """Names of the outputs: 'scores', 'logits' or 'level0', 'level1', ..."""
         if self.scope == 'mmdet':
             neck = getattr(self.model, 'neck', None)

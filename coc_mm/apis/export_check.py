@@ -9,7 +9,9 @@ have made otherwise must be such a tie, and is counted.
 import contextlib
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
+from torch import nn
 
 from coc_mm.apis.errors import UserError
 from coc_mm.models.layers import ContextClusterMixer
@@ -75,7 +78,7 @@ def _own_pictures():
         ) from None
 
 
-def batch_of(pictures, shape):
+def batch_of(pictures: Sequence[torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
     """Resize pictures to (B, 3, H, W), whole numbers from 0 to 255."""
     resized = [
         F.interpolate(x, tuple(shape), mode='bilinear', antialias=True).round().clamp(0, 255)
@@ -93,7 +96,7 @@ class Exported:
         watched (bool): Whether its choices are wanted too. Defaults to False.
     """
 
-    def __init__(self, format, path, watched=False):
+    def __init__(self, format: str, path: Path, watched: bool = False) -> None:
         self.format, self.watched = format, watched
         if format == 'onnx':
             import onnx
@@ -191,7 +194,7 @@ class Ties:
 
 
 @contextlib.contextmanager
-def replaying(choices):
+def replaying(choices: Sequence[torch.Tensor]) -> Iterator[Ties]:
     """Let mixers take choices instead of making them, by the textbook.
 
     Args:
@@ -256,11 +259,11 @@ class Report:
     reason: str = ''
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether everything agrees."""
         return not self.reason
 
-    def table(self):
+    def table(self) -> Table:
         """Tabulate for a rich console."""
         table = Table(
             *('images', 'error, of the greatest value', 'ties of centres', 'of choices', 'labels'),
@@ -280,7 +283,15 @@ def _shapes(scope, shape, pictures):
     return [(1, height, width), (min(2, count), height - height // 5, width - width // 7 + 1)]
 
 
-def check(model, scope, format, path, names, pictures, shape):
+def check(
+    model: nn.Module,
+    scope: str,
+    format: str,
+    path: Path,
+    names: Sequence[str],
+    pictures: Sequence[torch.Tensor],
+    shape: tuple[int, int],
+) -> Report:
     """Compare an exported file with PyTorch.
 
     Args:
@@ -299,7 +310,8 @@ def check(model, scope, format, path, names, pictures, shape):
     report = Report()
     from coc_mm.apis.export import least_size
 
-    least = least_size(model.backbone.folds)
+    backbone: Any = model.backbone
+    least = least_size(backbone.folds)
     for count, height, width in _shapes(scope, shape, pictures):
         if scope != 'mmpretrain':
             height, width = max(height, least), max(width, least)
@@ -348,7 +360,15 @@ def _labels(scope, found, replayed, plain):
     return f'{100 * share:.3f} % of pixels equal', True, True
 
 
-def speed(model, scope, format, path, pictures, shape, rounds):
+def speed(
+    model: nn.Module,
+    scope: str,
+    format: str,
+    path: Path,
+    pictures: Sequence[torch.Tensor],
+    shape: tuple[int, int],
+    rounds: int,
+) -> Iterator[str]:
     """Time the exported file and PyTorch in turn.
 
     Args:

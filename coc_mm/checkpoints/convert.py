@@ -1,6 +1,9 @@
 """Official weights under the names of the models of this package."""
 
 import re
+from collections.abc import Mapping
+
+import torch
 
 from coc_mm.models.backbones.official_names import is_official, rename_official
 
@@ -24,7 +27,9 @@ _POINT_CLOUD = re.compile(
 )
 
 
-def convert_official(state_dict, task='classification'):
+def convert_official(
+    state_dict: Mapping[str, torch.Tensor], task: str = 'classification'
+) -> dict[str, torch.Tensor]:
     """Rename official Context-Cluster weights to the keys of the host model.
 
     The two projections of a mixer, ``f`` and ``v``, become one, and 1x1

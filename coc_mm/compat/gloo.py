@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
+from mmengine.config import Config
 
 from coc_mm.compat.lost_processes import watching_processes
 
@@ -64,7 +65,7 @@ def _separate_norms(node) -> None:
             _separate_norms(child)
 
 
-def use_cpu_wrappers(config) -> None:
+def use_cpu_wrappers(config: Config) -> None:
     """Name wrapper arguments in a config that keep mmengine from choosing a GPU.
 
     Batch norms that would be synchronised (``SyncBN``, ``sync_bn``) become those of one process.

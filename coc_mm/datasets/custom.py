@@ -10,10 +10,12 @@ checkpoint's list of classes, are all that testing and inference need.
 import colorsys
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 from PIL import Image
 
 from coc_mm.datasets.coco_checks import check_coco, check_masks, missing_images
@@ -31,7 +33,7 @@ MASKS_CHECKED = 64
 UNLABELLED = 255
 
 
-def resolve_custom(cfg):
+def resolve_custom(cfg: Config) -> list[str]:
     """Complete a config for own data, in place. Any other config is left alone.
 
     Called by the tools after ``--cfg-options`` are merged; a second call changes
@@ -81,7 +83,7 @@ def resolve_custom(cfg):
     return lines
 
 
-def set_classes(cfg, classes):
+def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     """Give a config its classes without looking at data, in place.
 
     For inference with a checkpoint that lists them, in ``meta['dataset_meta']``.

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
 from coc_mm.engine.whole_files import write_whole
 from coc_mm.registry import HOOKS
@@ -14,7 +15,7 @@ __all__ = ['WholeCheckpointHook', 'record_latest']
 _OUTDATED = 'outdated_ckpts'
 
 
-def record_latest(runner, path: str) -> None:
+def record_latest(runner: Runner, path: str) -> None:
     """Write the path of the latest checkpoint where mmengine looks for it.
 
     Args:
@@ -57,7 +58,7 @@ class WholeCheckpointHook(CheckpointHook):
     file_backend: Any  # mmengine's
     last_ckpt: str | None
 
-    def before_train(self, runner: Any) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Take up the bookkeeping, also of a run that was killed.
 
         Args:
@@ -113,7 +114,7 @@ class WholeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self._save_as(runner, self.filename_tmpl.format(step), meta)
 
-    def save_stopped(self, runner, epoch: int, iteration: int) -> str:
+    def save_stopped(self, runner: Runner, epoch: int, iteration: int) -> str:
         """Write a checkpoint of a moment at which none is due; the next one replaces it.
 
         Args:
@@ -148,7 +149,7 @@ class WholeCheckpointHook(CheckpointHook):
         record_latest(runner, self.last_ckpt)
         self._remove_outdated(runner)
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Correct the position, of which ``FlexibleRunner`` keeps its own idea.
 
         Args:

@@ -7,6 +7,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
 
 from coc_mm.engine.numbers_report import describe, save_batch
 from coc_mm.registry import HOOKS
@@ -81,7 +82,7 @@ class NumbersWatchHook(Hook):
 
     # Around the optimizer's step
 
-    def before_train(self, runner: Any) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Watch the updates of the runner's optimizer wrapper.
 
         Args:
@@ -94,7 +95,7 @@ class NumbersWatchHook(Hook):
         if self.action == 'skip':
             self._buffers = list(runner.model.buffers())
 
-    def after_train(self, runner: Any) -> None:
+    def after_train(self, runner: Runner) -> None:
         """Let the optimizer wrapper be, and say how many updates were left out.
 
         Args:
@@ -138,7 +139,9 @@ class NumbersWatchHook(Hook):
 
     # Around the iteration
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None
+    ) -> None:
         """Keep the buffers as they are, where an update may be skipped.
 
         Args:
@@ -154,7 +157,13 @@ class NumbersWatchHook(Hook):
         else:
             torch._foreach_copy_(self._kept, self._buffers)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Report what is not finite; stop where that was asked for.
 
         Args:
@@ -212,7 +221,7 @@ class NumbersWatchHook(Hook):
 
     # The gradient scale
 
-    def _watch_scale(self, runner: Any) -> None:
+    def _watch_scale(self, runner: Runner) -> None:
         """Warn of a gradient scale below the least, and again each time it falls much further."""
         for name, wrapper in _wrappers(runner.optim_wrapper).items():
             scaler = getattr(wrapper, 'loss_scaler', None)

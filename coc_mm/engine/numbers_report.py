@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from coc_mm.checkpoints.files import save_checkpoint
@@ -104,7 +105,7 @@ def plain(data: Any) -> Any:
     return repr(data) if not isinstance(data, os.PathLike) else os.fspath(data)
 
 
-def save_batch(runner, data_batch: Any, losses: dict[str, float], message: str) -> str:
+def save_batch(runner: Runner, data_batch: Any, losses: dict[str, float], message: str) -> str:
     """Save a batch to ``nonfinite/iter_N.pth`` in the work dir, with a sheet of its images.
 
     Args:

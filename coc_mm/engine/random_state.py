@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset
 
 from coc_mm.registry import HOOKS
@@ -119,7 +119,7 @@ class PlacedRandomnessHook(Hook):
 
     priority = 'HIGHEST'
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Number what the loader of the training draws.
 
         Args:
@@ -135,7 +135,7 @@ class PlacedRandomnessHook(Hook):
         loader.__dict__['batch_sampler'] = self._batches
         loader.dataset.__getitems__ = _SeededItems(loader.dataset)
 
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Seed for the hooks of an epoch, and pass over what of it was trained before.
 
         Args:
@@ -155,7 +155,7 @@ class PlacedRandomnessHook(Hook):
             )
             loop.run_iter = partial(_run_later, loop.run_iter, first)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         """Begin the next epoch at its beginning.
 
         Args:
@@ -163,7 +163,9 @@ class PlacedRandomnessHook(Hook):
         """
         runner.train_loop.__dict__.pop('run_iter', None)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None
+    ) -> None:
         """Seed for an iteration.
 
         Args:
@@ -173,7 +175,7 @@ class PlacedRandomnessHook(Hook):
         """
         seed_for(_STEP, runner.seed, runner.iter)
 
-    def before_val_epoch(self, runner) -> None:
+    def before_val_epoch(self, runner: Runner) -> None:
         """Seed for a validation.
 
         Args:

@@ -6,13 +6,15 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.structures import BaseDataElement
 
 from coc_mm.engine.checkpoint_hook import WholeCheckpointHook, record_latest
 from coc_mm.registry import HOOKS
@@ -204,7 +206,7 @@ class StopHook(Hook):
         self._saved_at = -1
         self._common = 0
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         """Let the workers of the loaders live on after a signal to all processes.
 
         Args:
@@ -217,7 +219,7 @@ class StopHook(Hook):
                 start = _WorkerStart(loader.worker_init_fn, self.signals.training)
                 loader.worker_init_fn = start
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember what needs not be written again.
 
         Args:
@@ -227,7 +229,13 @@ class StopHook(Hook):
         if 'optimizer' in checkpoint:
             self._saved_at = checkpoint['meta']['iter']
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | None = None,
+    ) -> None:
         """Stop here, if that was asked for.
 
         Args:
@@ -242,7 +250,7 @@ class StopHook(Hook):
         if not by_epoch or batch_idx + 1 < len(runner.train_loop.dataloader):
             self._stop(runner, runner.epoch, runner.iter + 1)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         """Stop here, if that was asked for in the last iteration.
 
         Args:
@@ -252,7 +260,7 @@ class StopHook(Hook):
         if by_epoch and self.agreement.reached and _has_stepped(runner):
             self._stop(runner, runner.epoch + 1, runner.iter)
 
-    def before_val_epoch(self, runner) -> None:
+    def before_val_epoch(self, runner: Runner) -> None:
         """Find out how many iterations all processes have.
 
         Args:
@@ -262,7 +270,13 @@ class StopHook(Hook):
         if runner._train_loop is not None:
             self._common = self.agreement.least(len(runner.val_loop.dataloader))
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: Sequence[BaseDataElement] | None = None,
+    ) -> None:
         """Stop within a validation; the resumed run begins with it.
 
         Args:

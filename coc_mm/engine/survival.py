@@ -2,6 +2,7 @@
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
 from coc_mm.engine.random_state import PlacedRandomnessHook
 from coc_mm.engine.stop_signals import StopHook, StopSignals
@@ -49,7 +50,7 @@ def adopt_seed(config: Config, meta: dict) -> tuple[int, int] | None:
     return None if own is None else (own, seed)
 
 
-def register_survival_hooks(runner, signals: StopSignals) -> None:
+def register_survival_hooks(runner: Runner, signals: StopSignals) -> None:
     """Give a runner the hooks for random states, owed validations and requests to stop.
 
     Args:

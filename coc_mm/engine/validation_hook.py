@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from coc_mm.engine.whole_files import write_whole
 from coc_mm.registry import HOOKS
@@ -25,7 +25,7 @@ class OwedValidationHook(Hook):
 
     priority = 'LOWEST'
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Validate if the checkpoint resumed from has not been.
 
         Args:
@@ -40,7 +40,7 @@ class OwedValidationHook(Hook):
             runner.logger.info('The checkpoint has not been validated; that comes first.')
             runner.val_loop.run()
 
-    def after_val(self, runner) -> None:
+    def after_val(self, runner: Runner) -> None:
         """Note that the validation is through, with all that other hooks save after it.
 
         Args:

@@ -46,7 +46,7 @@ class Cut:
         self.valid = regions.valid_points(rows, cols)
         self.unique = regions.unique_centres(rows, cols)
 
-    def split(self, y):
+    def split(self, y: torch.Tensor) -> torch.Tensor:
         """Cut a map (B, H, W, C) into regions, (B, R, N, C)."""
         rows, cols = self.rows, self.cols
         y = regions.pad(y, rows, cols)
@@ -54,7 +54,7 @@ class Cut:
         y = y.reshape(b, rows.folds, rows.size, cols.folds, cols.size, c).transpose(2, 3)
         return y.reshape(b, rows.folds * cols.folds, rows.size * cols.size, c)
 
-    def merge(self, y, like):
+    def merge(self, y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`split`; ``like`` is a map."""
         rows, cols = self.rows, self.cols
         b, c = like.shape[0], like.shape[3]
@@ -125,8 +125,17 @@ class ExportableMixer(nn.Module):
     value_bias: torch.Tensor
 
     def __init__(
-        self, norm, in_weight, in_bias, out_weight, out_bias, alpha, beta, heads, denominator
-    ):
+        self,
+        norm: nn.GroupNorm,
+        in_weight: torch.Tensor,
+        in_bias: torch.Tensor,
+        out_weight: torch.Tensor,
+        out_bias: torch.Tensor,
+        alpha: torch.Tensor,
+        beta: torch.Tensor,
+        heads: int,
+        denominator: str,
+    ) -> None:
         super().__init__()
         self.eps, self.heads, self.denominator = norm.eps, heads, denominator
         weight, bias = fold_norm(norm, in_weight, in_bias)
@@ -216,7 +225,14 @@ class ExportableMLP(nn.Module):
     weight2: torch.Tensor
     bias2: torch.Tensor
 
-    def __init__(self, norm, weight1, bias1, weight2, bias2):
+    def __init__(
+        self,
+        norm: nn.GroupNorm,
+        weight1: torch.Tensor,
+        bias1: torch.Tensor,
+        weight2: torch.Tensor,
+        bias2: torch.Tensor,
+    ) -> None:
         super().__init__()
         self.eps = norm.eps
         weight1, bias1 = fold_norm(norm, weight1, bias1)
@@ -237,7 +253,9 @@ class ExportableMLP(nn.Module):
         return x + F.linear(hidden, self.weight2, self.bias2)
 
 
-def fold_norm(norm, weight, bias):
+def fold_norm(
+    norm: nn.GroupNorm, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Put a norm's scale and offset into the linear layer after it; its mean stays outside.
 
     Args:

@@ -12,7 +12,15 @@ from coc_mm.ops.context_cluster import regions
 EPS = 1e-12  # of torch.nn.functional.normalize
 
 
-def forward(features, values, alpha, beta, rows, cols, denominator):
+def forward(
+    features: torch.Tensor,
+    values: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    rows: regions.Axis,
+    cols: regions.Axis,
+    denominator: str,
+) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
     Same contract and same results as

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from coc_mm.ops.context_cluster import regions
 
 
-def similarity(features, alpha, beta, rows, cols):
+def similarity(
+    features: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    rows: regions.Axis,
+    cols: regions.Axis,
+) -> torch.Tensor:
     """Similarity of every point of a region to every centre of that region.
 
     ``s[m, n] = sigmoid(beta + alpha * cos(centre_m, x_n))``, the centres being
@@ -35,7 +41,7 @@ def similarity(features, alpha, beta, rows, cols):
     return s
 
 
-def pool(x, rows, cols):
+def pool(x: torch.Tensor, rows: regions.Axis, cols: regions.Axis) -> torch.Tensor:
     """Average the points of each region into its centres.
 
     Args:
@@ -58,7 +64,15 @@ def pool(x, rows, cols):
     return x.reshape(b, r, e, m, d)
 
 
-def forward(features, values, alpha, beta, rows, cols, denominator):
+def forward(
+    features: torch.Tensor,
+    values: torch.Tensor,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    rows: regions.Axis,
+    cols: regions.Axis,
+    denominator: str,
+) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
     ``g_m = (sum_n s[m, n] v_n + vcentre_m) / (sum_n s[m, n] + 1)`` and

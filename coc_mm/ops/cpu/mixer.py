@@ -87,7 +87,7 @@ def residual_mixer(x: torch.Tensor, weights: MixerWeights, setting: MixerSetting
     return _ResidualMixer.apply(x, *weights, setting)
 
 
-def plain(x, w, setting):
+def plain(x: torch.Tensor, w: MixerWeights, setting: MixerSetting) -> torch.Tensor:
     """The same in one piece, of operations that autograd knows."""
     y = F.group_norm(x.permute(0, 3, 1, 2), 1, w.norm_weight, w.norm_bias, setting.eps)
     y = F.linear(y.permute(0, 2, 3, 1), w.in_weight, w.in_bias)

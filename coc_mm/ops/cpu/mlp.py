@@ -53,7 +53,17 @@ def residual_mlp(
     return _ResidualMLP.apply(*tensors, eps, residual)
 
 
-def plain(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, eps, residual):
+def plain(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    norm_bias: torch.Tensor,
+    weight1: torch.Tensor,
+    bias1: torch.Tensor,
+    weight2: torch.Tensor,
+    bias2: torch.Tensor,
+    eps: float,
+    residual: bool,
+) -> torch.Tensor:
     """The same in one piece, of operations that autograd knows."""
     out = F.group_norm(x.permute(0, 3, 1, 2), 1, norm_weight, norm_bias, eps).permute(0, 2, 3, 1)
     out = F.linear(F.gelu(F.linear(out, weight1, bias1)), weight2, bias2)

@@ -1,11 +1,15 @@
 """The points of a piece of a map, their clusters, and sums over either."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
 
 from coc_mm.ops.context_cluster import regions
+
+if TYPE_CHECKING:  # it imports this module
+    from coc_mm.ops.cpu.mixer import MixerSetting, MixerWeights
 
 # Features of one piece, in bytes.
 PIECE = 4 << 20
@@ -22,7 +26,7 @@ class Heads(NamedTuple):
     out: torch.Tensor
 
 
-def by_head(w, heads):
+def by_head(w: 'MixerWeights', heads: int) -> Heads:
     """Cut the projections of a mixer's weights by heads.
 
     Args:
@@ -41,7 +45,7 @@ def by_head(w, heads):
 class Cut:
     """How a map lies in rows of regions ('slabs'), which are handled some at a time."""
 
-    def __init__(self, x, setting, per_point):
+    def __init__(self, x: torch.Tensor, setting: 'MixerSetting', per_point: int) -> None:
         rows, cols = self.rows, self.cols = tuple(
             regions.axis(x.shape[1 + i], setting.folds[i], setting.proposals[i], x.device, x.dtype)
             for i in range(2)
@@ -60,26 +64,32 @@ class Cut:
             for t in (regions.valid_points(rows, cols), regions.unique_centres(rows, cols))
         )
 
-    def spread(self, x):
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) as (slabs, rows, regions, columns, C), padded where it must be."""
         return regions.pad(x, self.rows, self.cols).reshape(self.shape)
 
-    def join(self, x):
+    def join(self, x: torch.Tensor) -> torch.Tensor:
         """Undo :meth:`spread`."""
         x = x.view(-1, self.rows.folds * self.rows.size, *self.shape[2:])
         return regions.unpad(x.flatten(2, 3), self.rows, self.cols)
 
-    def back(self, points, piece):
+    def back(self, points: torch.Tensor, piece: slice) -> torch.Tensor:
         """Points (R * N, C) of a piece as the part of a map they are, (S, rows, ..., C)."""
         _, height, folds, width, c = self.shape
         return points.view(-1, folds, height, width, c).transpose(1, 2)
 
-    def pieces(self):
+    def pieces(self) -> Iterator[slice]:
         """Yield ranges of slabs, each of about ``PIECE`` bytes."""
         for start in range(0, self.slabs, self.step):
             yield slice(start, min(start + self.step, self.slabs))
 
-    def of(self, table, piece):
+    @overload
+    def of(self, table: torch.Tensor, piece: slice) -> torch.Tensor: ...
+
+    @overload
+    def of(self, table: None, piece: slice) -> None: ...
+
+    def of(self, table: torch.Tensor | None, piece: slice) -> torch.Tensor | None:
         """The rows of a table (rows of regions, regions of a row, ...) that a piece meets."""
         if table is None:
             return None
@@ -100,7 +110,13 @@ class Points(NamedTuple):
     pool: torch.Tensor  # (R, M, N)
 
 
-def read_points(x, scale, offset, pool, heads):
+def read_points(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    pool: torch.Tensor,
+    heads: Heads,
+) -> Points:
     """Normalise, cut and project some slabs (S, rows, regions, columns, C)."""
     slabs, height, folds, width, c = x.shape
     y = x.new_empty(slabs, folds, height, width, c)
@@ -117,12 +133,18 @@ def read_points(x, scale, offset, pool, heads):
     return Points(y, centre, f, norm.clamp_min_(EPS), unit / centre_norm, centre_norm, pool)
 
 
-def project(rows, weight, bias):
+def project(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """(P, C) or (E, P, C) to (E, P, D), head by head."""
     return torch.baddbmm(bias, rows.expand(len(weight), -1, -1), weight)
 
 
-def assign(p, alpha, beta, valid, unique):
+def assign(
+    p: Points,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    valid: torch.Tensor | None,
+    unique: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the similarity of each point, and its cluster counted over all regions and heads.
 
     Both (E, R * N). Neither the sigmoid nor the length of a point changes which centre is
@@ -143,7 +165,7 @@ def assign(p, alpha, beta, valid, unique):
 class Clusters:
     """Sums over the points of each cluster, and over the clusters of each point."""
 
-    def __init__(self, cluster, number):
+    def __init__(self, cluster: torch.Tensor, number: int) -> None:
         self.cluster = cluster  # (E, P)
         self.number = number
         self.of_point = cluster.t().contiguous()
@@ -153,34 +175,34 @@ class Clusters:
         self.begin = torch.bincount(flat, minlength=number).cumsum(0).roll(1)
         self.begin[0] = 0
 
-    def total(self, weight):
+    def total(self, weight: torch.Tensor) -> torch.Tensor:
         """Sum weights (E, P) over the points of each cluster: (clusters,)."""
         total = weight.new_zeros(self.number)
         return total.scatter_add_(0, self.cluster.flatten(), weight.flatten())
 
-    def gather(self, rows, weight):
+    def gather(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Sum (P, C) rows of the points of each cluster, weighted (E, P): (E, R * M, C)."""
         weight = weight.flatten()[self.order]
         out = bag(self.point, rows, weight, self.begin)
         return out.view(len(self.cluster), -1, rows.shape[-1])
 
-    def gather_own(self, rows, weight):
+    def gather_own(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The same of rows (E, P, D), each for its own head: (E, R * M, D)."""
         weight = weight.flatten()[self.order]
         return bag(self.order, rows.flatten(0, 1), weight, self.begin).view(
             len(rows), -1, rows.shape[-1]
         )
 
-    def spread(self, rows, weight):
+    def spread(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Sum (E, R * M, C) rows of the clusters of each point, weighted (E, P): (P, C)."""
         return bag(self.of_point, rows.flatten(0, 1), weight.t().contiguous())
 
-    def spread_own(self, rows, weight):
+    def spread_own(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Rows (E, R * M, D) of the cluster of each head of a point, weighted: (E, P, D)."""
         out = bag(self.cluster.view(-1, 1), rows.flatten(0, 1), weight.view(-1, 1))
         return out.view(*self.cluster.shape, -1)
 
-    def pair(self, rows, others):
+    def pair(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Products of the rows of a point's clusters with its own (P, C): (E, P)."""
         points, heads = self.of_point.shape
         point = torch.arange(points, device=rows.device)
@@ -211,7 +233,14 @@ def bag(
     return F.embedding_bag(index, rows, begin, mode='sum', per_sample_weights=weight)
 
 
-def aggregate(p, clusters, s, valid, heads, denominator):
+def aggregate(
+    p: Points,
+    clusters: Clusters,
+    s: torch.Tensor,
+    valid: torch.Tensor | None,
+    heads: Heads,
+    denominator: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Return the clusters' mean points (E, R * M, C), values (E, R * M, D) and divisors."""
     bag = clusters.total(s).view(len(s), -1, 1) + 1
     if denominator == 'similarity':
