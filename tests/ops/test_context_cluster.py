@@ -141,6 +141,21 @@ def test_double_backward(size, denominator, backend):
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('wanted', [(0,), (1,), (2, 3), (0, 3), (1, 2)])
+def test_double_backward_of_some_inputs(wanted, backend):
+    inputs = [*points(1, 5, 4, 1, 2), *scalars()]
+    for index in wanted:
+        inputs[index].requires_grad_()
+
+    def run(*some):
+        given = dict(zip(wanted, some, strict=True))
+        given = [given.get(index, t) for index, t in enumerate(inputs)]
+        return context_cluster(*given, (2, 2), (1, 2), backend=backend)
+
+    assert torch.autograd.gradgradcheck(run, [inputs[index] for index in wanted])
+
+
 @pytest.mark.parametrize('case', [(56, 56, (2, 2), (8, 8)), (63, 15, (7, 7), (2, 2))])
 def test_backends_agree_in_float32(case):
     height, width, proposals, folds = case

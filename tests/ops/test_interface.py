@@ -12,6 +12,7 @@ from coc_mm.ops import (
     context_cluster,
     context_cluster_packed,
 )
+from coc_mm.ops.context_cluster import triton
 from coc_mm.ops.context_cluster.interface import _BACKENDS, uses_fused
 
 
@@ -173,3 +174,27 @@ def test_a_backend_is_asked_about_the_setting(monkeypatch):
     assert asked == [
         ((1, 4, 6, 1, 2), (3, 2), (1, 2), named) for named in (False, False, True, True)
     ]
+
+
+def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
+    """Everyone else gets them apart."""
+    got = []
+
+    def forward(*arguments):
+        got.append(arguments)
+        return arguments[0]
+
+    monkeypatch.setattr(triton, 'forward', forward)
+    monkeypatch.setitem(_BACKENDS, 'triton', (forward, lambda *args, **kwargs: True))
+    monkeypatch.setitem(_BACKENDS, 'fused', (lambda *args: forward(*args), can_run_fused))
+    projected, setting = torch.randn(1, 4, 6, 2, 1, 3), ((3, 2), (1, 2), 'count')
+    alpha, beta = scalars()
+    out = context_cluster_packed(projected, alpha, beta, *setting, backend='triton')
+    assert out is projected
+    context_cluster_packed(projected, alpha, beta, *setting, backend='fused')
+    (whole, nothing, *others), (features, values, *same) = got
+    assert whole is projected
+    assert nothing is None
+    assert torch.equal(features, projected[:, :, :, 0])
+    assert torch.equal(values, projected[:, :, :, 1])
+    assert others == same == [alpha, beta, *setting]
