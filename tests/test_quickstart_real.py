@@ -1,4 +1,4 @@
-"""One stage of the quickstart for real, shrunk: training, test, summary, pictures, reuse."""
+"""The quickstart for real, shrunk: training, test, summary, pictures, reuse."""
 
 import json
 import os
@@ -11,18 +11,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHRUNK = [
-    'classification.train_cfg.max_epochs=1',
-    'classification.train_dataloader.dataset.indices=64',
-    'classification.val_dataloader.dataset.indices=20',
-    'classification.test_dataloader.dataset.indices=20',
+    f'{name}.{option}'
+    for name, sizes in [
+        ('classification', dict(train=64, val=20, test=20)),
+        ('detection', dict(train=8, val=4, test=6)),
+        ('segmentation', dict(train=8, val=4, test=6)),
+    ]
+    for option in [
+        'train_cfg.max_epochs=1',
+        *(f'{part}_dataloader.dataset.indices={size}' for part, size in sizes.items()),
+    ]
 ]
+METRICS = dict(
+    classification={'top1'},
+    detection={'bbox_mAP_50', 'segm_mAP_50'},
+    segmentation={'mIoU'},
+)
 
 
 def run(folder, *arguments):
     """Run the tool in a folder; fail with its output unless it succeeds."""
-    command = [sys.executable, str(ROOT / 'tools' / 'quickstart.py'), 'classification']
+    command = [sys.executable, str(ROOT / 'tools' / 'quickstart.py'), *arguments]
     done = subprocess.run(
-        [*command, '--work-dir', 'runs', *arguments],
+        [*command, '--work-dir', 'runs', '--cfg-options', *SHRUNK],
         cwd=folder,
         env={**os.environ, 'COLUMNS': '200', 'PYTHONPATH': str(ROOT)},
         capture_output=True,
@@ -32,24 +43,28 @@ def run(folder, *arguments):
     return done.stdout
 
 
-def test_classification_from_data_to_pictures(tmp_path):
-    pytest.importorskip('mmpretrain')
-    out = run(tmp_path, '--cfg-options', *SHRUNK)
+@pytest.mark.timeout(1200)
+def test_from_data_to_pictures(tmp_path):
+    for library in ('mmpretrain', 'mmdet', 'mmseg'):
+        pytest.importorskip(library)
+    out = run(tmp_path)
     assert 'after epoch 1: top1' in out
     summary = json.loads((tmp_path / 'runs' / 'summary.json').read_text())
-    assert set(summary) == {'classification'}
-    assert 0 <= summary['classification']['top1'] <= 100
-    assert summary['classification']['seconds'] > 0
+    assert set(summary) == set(METRICS)
+    for name, metrics in METRICS.items():
+        assert metrics <= set(summary[name])
+        assert all(0 <= summary[name][metric] <= 100 for metric in metrics)
+        assert summary[name]['seconds'] > 0
     assert f'{summary["classification"]["top1"]:.2f} %' in out
     pictures = sorted((tmp_path / 'runs' / 'pictures').iterdir())
-    assert [path.name for path in pictures] == ['classification.png', 'training.png']
+    assert {path.stem for path in pictures} == {*METRICS, 'training', 'clusters'}
     for path in pictures:
         pixels = cv2.imread(str(path))
         assert min(pixels.shape[:2]) > 200
         assert pixels.std() > 20  # something is drawn
     drawn = [path.stat().st_mtime_ns for path in pictures]
 
-    out = run(tmp_path, '--cfg-options', *SHRUNK)
-    assert 'reusing the finished run' in out
+    out = run(tmp_path)
+    assert out.count('reusing the finished run') == 3
     assert json.loads((tmp_path / 'runs' / 'summary.json').read_text()) == summary
     assert [path.stat().st_mtime_ns for path in pictures] == drawn
