@@ -90,6 +90,8 @@ CASES = [
     (1, 1, (2, 2), (8, 8)),
     (3, 10, (7, 7), (8, 4)),
     (1, 12, (2, 5), (2, 1)),
+    (7, 6, (2, 2), (2, 2)),
+    (6, 7, (2, 2), (2, 2)),
 ]
 
 
@@ -374,14 +376,22 @@ def test_short_points_have_the_same_gradient(denominator, length):
     features, values = points(1, 5, 6, 2, 3)
     features[0, 1, 2] *= length / features[0, 1, 2].norm(dim=-1, keepdim=True)
     features[0, 2:, 3:] *= length  # a centre's whole window
-    # Exactly that: no gradient passes a clamp at its bound.
-    features[0, 0, :3] = features[0, 0, 0].new_tensor([1e-12, 0, 0])
-    features[0, :2, 3:] = features[0, 0, 0]
+    compare_gradients(features, values, (1, 2), denominator)
+
+
+def test_points_of_just_the_least_length_have_the_same_gradient():
+    """No gradient passes a clamp at its bound."""
+    features, values = points(1, 4, 4, 2, 3)
+    features[0, :2, :2] = features.new_tensor([1e-12, 0, 0])  # a window whose average is exact
+    compare_gradients(features, values, (1, 1), 'similarity')
+
+
+def compare_gradients(features, values, folds, denominator):
     grads = {}
     for backend in BACKENDS:
         inputs = [t.clone().requires_grad_() for t in (features, values, *scalars())]
-        out = context_cluster(*inputs, (2, 2), (1, 2), denominator, backend=backend)
-        out.backward(points(1, 5, 6, 2, 3, seed=1)[0])
+        out = context_cluster(*inputs, (2, 2), folds, denominator, backend=backend)
+        out.backward(points(*features.shape, seed=1)[0])
         grads[backend] = [t.grad for t in inputs]
     assert len(grads) == 2
     for actual, expected in zip(grads['fused'], grads['reference'], strict=True):

@@ -1,6 +1,8 @@
 """The operator's functions: what they refuse, take by default, and whom they ask."""
 
+from contextlib import nullcontext
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from coc_mm.ops import (
     context_cluster_packed,
 )
 from coc_mm.ops.context_cluster import triton
-from coc_mm.ops.context_cluster.interface import _BACKENDS, uses_fused
+from coc_mm.ops.context_cluster.interface import _BACKENDS, _axes, _choose, uses_fused
 
 
 def points(*shape):
@@ -198,3 +200,32 @@ def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
     assert torch.equal(features, projected[:, :, :, 0])
     assert torch.equal(values, projected[:, :, :, 1])
     assert others == same == [alpha, beta, *setting]
+
+
+@pytest.mark.parametrize('device', ['cuda', 'cpu', 'xpu'])
+def test_kernels_are_the_choice_of_nvidia_s_devices_alone(device, monkeypatch):
+    """On others they run in an interpreter at best, for testing."""
+    asked = []
+
+    def can_run(features, **setting):
+        asked.append(features)
+        return True
+
+    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
+    monkeypatch.setitem(_BACKENDS, 'triton', (triton.forward, can_run))
+    features = SimpleNamespace(device=SimpleNamespace(type=device))
+    chosen = _choose(features, (2, 2), (1, 1), None)
+    assert chosen is _BACKENDS['triton' if device == 'cuda' else 'fused'][0]
+    assert asked == ([features] if device == 'cuda' else [])
+
+
+def test_everything_stays_on_the_device(monkeypatch):
+    # The device without data has no autocast.
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+    features = torch.empty(1, 5, 7, 2, 3, device='meta')
+    found = assign_points(features, *(t.float().to('meta') for t in scalars()), (2, 2), (2, 1))
+    assert [(t.device.type, t.dtype, tuple(t.shape)) for t in found] == [
+        ('meta', dtype, (1, 5, 7, 2)) for dtype in (torch.int64, torch.int64, torch.float32)
+    ]
+    axes = _axes(features, (2, 2), (2, 1), torch.float32)
+    assert [axis.pool.device.type for axis in axes] == ['meta'] * 2

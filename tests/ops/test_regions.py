@@ -1,5 +1,7 @@
 """The cut of an axis, written out by hand."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -99,3 +101,22 @@ def test_maps_there_and_back():
     x = torch.arange(16).reshape(1, 4, 4, 1, 1)
     assert regions.pad(x, rows, cols) is regions.unpad(x, rows, cols) is x
     assert regions.split(x, rows, cols)[0, 1, 0, :, 0].tolist() == [2, 3, 6, 7]
+
+
+@pytest.mark.parametrize('compiling', [False, True])
+@pytest.mark.parametrize('setting', [(6, 2, 3), (7, 3, 3), (3, 2, 4)])
+def test_tables_live_where_they_are_wanted(setting, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
+    axis = regions.axis(*setting, torch.device('meta'), torch.float32)
+    tables = [entry for entry in axis if isinstance(entry, torch.Tensor)]
+    assert {table.device.type for table in tables} == {'meta'}
+    assert len(tables) == sum(isinstance(entry, torch.Tensor) for entry in cut(*setting))
+
+
+def test_every_place_holds_a_point_of_the_axis():
+    for length, folds in product(range(1, 40), range(1, 12)):
+        axis = cut(length, folds, 2)
+        index = torch.arange(length) if axis.index is None else axis.index
+        assert sorted(set(index.tolist())) == list(range(length))
+        assert axis.folds == min(folds, length)
+        assert len(index) == axis.folds * axis.size

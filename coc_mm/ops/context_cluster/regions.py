@@ -59,7 +59,8 @@ def _build_axis(length, folds, proposals, device, dtype):
     index = inverse = valid = None
     if length % folds:
         valid = place < count[:, None]
-        index = (start[:, None] + place).clamp(max=length - 1).flatten()
+        # The last region is among the longest: no place lies beyond the last point.
+        index = (start[:, None] + place).flatten()
         point = torch.arange(length, device=device)
         region = ((point + 1) * folds - 1) // length
         inverse = region * size + point - start[region]
@@ -73,9 +74,7 @@ def _build_axis(length, folds, proposals, device, dtype):
     unique = None
     if length // folds < proposals:
         repeats = (first[:, 1:] == first[:, :-1]) & (stop[:, 1:] == stop[:, :-1])
-        unique = (
-            torch.cat([torch.ones_like(repeats[:, :1]), ~repeats], dim=1) if proposals > 1 else None
-        )
+        unique = torch.cat([torch.ones_like(repeats[:, :1]), ~repeats], dim=1)
     return Axis(length, folds, size, index, inverse, valid, pool, unique)
 
 
