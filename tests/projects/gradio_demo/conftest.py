@@ -64,9 +64,12 @@ def megabytes():
     return 1
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def server(checkpoints, megabytes, tmp_path_factory):
-    """The demo, running in a process of its own, its temporary files in a known place."""
+    """The demo, running in a process of its own, its temporary files in a known place.
+
+    Each module has its own: one of them ends it.
+    """
     pytest.importorskip('gradio', reason='the demo needs gradio: pip install "coc-mm[demo]"')
     from load_test import Server
 
