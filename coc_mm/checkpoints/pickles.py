@@ -34,7 +34,7 @@ _OF_TORCH = re.compile(
     r'_utils\._rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)|'
     r'Tensor|_tensor\._rebuild_from_type_v2)'  # tensors with attributes, such as FSDP's
     r'|torch\.storage\.UntypedStorage'
-    r'|collections\.(?:OrderedDict|Counter)|_codecs\.encode|builtins\.(?:set|complex|getattr)'
+    r'|collections\.(?:OrderedDict|Counter)|builtins\.(?:set|complex|getattr)'
     r'|__builtin__\.(?:set|complex|getattr)'
 )
 # What is told apart in the message: tensors that no weight of a model is.
@@ -131,6 +131,13 @@ def _no_array(*_: Any) -> None:
     raise pickle.UnpicklingError('Can only build arrays from their bytes')
 
 
+def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    """Stand in for ``codecs.encode``, by which protocol 2 writes bytes as text."""
+    if not isinstance(text, str):
+        raise pickle.UnpicklingError('Can only encode text')
+    return text.encode('latin1' if encoding == 'latin1' else 'utf-8')
+
+
 def _under_name(function: Callable, module: str, name: str) -> Callable:
     """Wrap a function so that the reader knows it by another full name.
 
@@ -152,6 +159,7 @@ def allowed_names() -> list:
     """
     allowed = [
         HistoryBuffer,  # Runner checkpoints: message_hub
+        _under_name(_encode, '_codecs', 'encode'),  # not torch's own before 2.5
         _under_name(_history_attribute, 'builtins', 'getattr'),
         _under_name(_no_array, 'numpy', 'ndarray'),
         _under_name(_DType, 'numpy', 'dtype'),
@@ -300,15 +308,9 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Give what a name of the list stands for."""
         full = f'{module}.{name}'
-        if full == '_codecs.encode':
-            return _encode
         if full not in self._names or full.startswith(__name__):
             raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {full[:120]} was')
         return self._names[full]
-
-
-def _encode(text: str, encoding: str = 'latin1') -> bytes:
-    return text.encode('latin1' if encoding == 'latin1' else 'utf-8')
 
 
 def load_plain_pickle(file: Any) -> Any:

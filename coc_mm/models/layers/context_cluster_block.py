@@ -238,7 +238,8 @@ class ContextClusterBlock(nn.Module):
 
 # Since torch 2.7
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
-_PLAIN = {ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout}
+# Not a set: the compiler of torch 2.4 cannot look into one.
+_PLAIN = (ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout)
 
 
 def _worth_pieces(x, mixer):
