@@ -169,7 +169,7 @@ async def _too_large_in_parts(visitor: Visitor, bait: Bait) -> str:
 
     kind = {'Content-Type': 'multipart/form-data; boundary=x'}
     try:
-        answer = await visitor.client.post(f'{_API}/upload', content=parts(), headers=kind)
+        answer = await visitor.post('upload', content=parts, headers=kind)
     except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
         return ''  # the server answered and hung up while parts were still on their way
     return _said(answer, bait) if answer.status_code == 413 else f'status {answer.status_code}'

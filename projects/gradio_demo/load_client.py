@@ -119,9 +119,14 @@ class Visitor:
                 pass
 
     async def post(self, path: str, **options) -> httpx.Response:
-        """Send something, again while the server has no room for it."""
-        waited = 0.0
+        """Send something, again while the server has no room for it.
+
+        ``content`` may be a function that begins a body anew.
+        """
+        waited, content = 0.0, options.get('content')
         while True:
+            if callable(content):
+                options['content'] = content()
             answer = await self.client.post(f'{_API}/{path}', **options)
             if answer.status_code != 503 or waited > self.patience:
                 return answer

@@ -2,9 +2,9 @@
 
 import ctypes
 import gc
+import logging
 import os
 import platform
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,6 +13,7 @@ from .desk import Desk
 
 __all__ = ['Janitor', 'bound_arenas', 'give_memory_back']
 
+_LOG = logging.getLogger(__name__)
 _ARENA_MAX = -8  # malloc.h
 _GLIBC = platform.libc_ver()[0] == 'glibc'
 
@@ -56,7 +57,10 @@ class Janitor(threading.Thread):
         """Tidy up every now and then."""
         while True:
             time.sleep(min(10, max(1, self.keep / 180)))
-            self.tidy()
+            try:
+                self.tidy()
+            except Exception:  # the next time may go well, and must come
+                _LOG.exception('tidying up failed')
 
     def tidy(self) -> None:
         """Forget idle visitors, delete stale files, hand memory back after work."""
@@ -77,21 +81,22 @@ class Janitor(threading.Thread):
         for place in self.desk.uploads.iterdir():
             if place.name == self.examples:
                 continue
-            inside = [place] if not place.is_dir() or place.is_symlink() else place.rglob('*')
-            for path in sorted(inside, reverse=True):
-                self._delete(path, before, held)
-            if place.is_dir() and place != self.desk.folder:
-                self._delete(place, before, held)
+            # Visitors come and go meanwhile: walking passes over folders that vanish.
+            inside = () if place.is_symlink() else os.walk(place, topdown=False)
+            for folder, folders, files in inside:
+                for name in (*files, *folders):
+                    self._clear(Path(folder, name), before, held)
+            if place != self.desk.folder:
+                self._clear(place, before, held)
 
     @staticmethod
-    def _delete(path: Path, before: float, held: set[Path]) -> None:
+    def _clear(path: Path, before: float, held: set[Path]) -> None:
         try:
             if path.lstat().st_ctime > before or path in held or held & set(path.parents):
                 return
             if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    shutil.rmtree(path)
+                path.rmdir()
             else:
                 path.unlink()
         except OSError:
-            return  # somebody else deleted it
+            return  # somebody else deleted it, or put something in

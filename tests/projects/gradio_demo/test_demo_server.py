@@ -1,6 +1,7 @@
 """The demo as a server: many requests at once, a third of them bad, and what is left of them."""
 
 import os
+import shutil
 import threading
 import time
 import urllib.error
@@ -90,6 +91,37 @@ def test_idle_visitors_and_stale_files_go(desk):
     left = {path.name for path in desk.uploads.iterdir()}
     assert left == {'examples', 'visitor1', 'shown'}
     assert (desk.uploads / 'examples' / 'x.png').exists()
+
+
+def test_tidying_goes_on_while_folders_vanish(desk, monkeypatch):
+    """Visitors who leave delete their own folders, and nothing ends the thread."""
+    paths = [upload(desk, b'x', f'visitor{i}') for i in range(3)]
+    scan, vanished = os.scandir, []
+
+    def vanishing(folder):
+        if str(folder).endswith('visitor1') and not vanished:
+            vanished.append(folder)
+            shutil.rmtree(folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, 'scandir', vanishing)
+    page = SimpleNamespace(temp_file_sets=[])
+    janitor = Janitor(desk, page, keep=1000)
+    janitor._delete_stale(before=time.time() + 1)
+    assert vanished
+    assert not any(path.parent.exists() for path in paths)
+
+    calls = []
+
+    def fail():
+        calls.append(None)
+        raise OSError('no such folder') if len(calls) < 3 else SystemExit  # which ends a thread
+
+    monkeypatch.setattr(janitor, 'tidy', fail)
+    monkeypatch.setattr('cluster_demo.janitor.time', SimpleNamespace(sleep=lambda seconds: None))
+    janitor.start()
+    janitor.join(30)
+    assert len(calls) == 3
 
 
 def test_pictures_for_a_visitor_who_left_do_not_stay(desk, monkeypatch):
