@@ -95,6 +95,19 @@ def _cut(form, left):
     return _bytes(file.getvalue()[:left])
 
 
+def _colours_of_32_bits(width, height, pixels=b''):
+    """A TIFF of a kind that Pillow does not know and OpenCV reads."""
+    bits = 8 + 2 + 9 * 12 + 4
+    entries = [
+        *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1)),
+        *((262, 3, 1, 2), (273, 4, 1, bits + 12), (277, 3, 1, 3), (279, 4, 1, len(pixels))),
+        (339, 3, 3, bits + 6),
+    ]
+    table = b''.join(struct.pack('<HHII', *entry) for entry in entries)
+    lists = struct.pack('<6H', 32, 32, 32, 3, 3, 3)
+    return b'II*\0' + struct.pack('<IH', 8, 9) + table + bytes(4) + lists + pixels
+
+
 BAD = {
     'empty.png': (_bytes(b''), r'is empty \(0 bytes\)'),
     'text.jpg': (_bytes(b'<html>'), 'is not an image'),
@@ -105,6 +118,12 @@ BAD = {
     'bomb.png': (_bytes(bomb()), r'is too large \(Image size \(3600000000 pixels\) exceeds'),
     'nan.tif': (lambda path: floating(path, np.nan), 'holds pixels that are NaN or infinite'),
     'inf.tif': (lambda path: floating(path, np.inf), 'holds pixels that are NaN or infinite'),
+    'bomb.tif': (_bytes(_colours_of_32_bits(80_000, 80_000)), r'is too large \(6400000000 pixels'),
+    'nan-colours.tif': (
+        _bytes(_colours_of_32_bits(2, 1, np.array([1, 2, np.nan] * 2, '<f4').tobytes())),
+        'NaN or infinite',
+    ),
+    'cut-colours.tif': (_bytes(_colours_of_32_bits(2, 1)[:40]), 'is not an image'),
     'bomb.hdr': (
         _bytes(b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 99999 +X 99999\n' + bytes(99)),
         'is too large',
