@@ -125,15 +125,10 @@ def read_pretrained_safely(init_cfg: dict | list[dict] | None) -> list[dict]:
         weights and knows official files, in place of ``Pretrained``, and last.
     """
     entries = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
-    names = [getattr(entry['type'], '__name__', entry['type']) for entry in entries]
-    ours = [
-        dict(entry, type='coc_mm.SafePretrained')
-        for entry, name in zip(entries, names, strict=True)
-        if name in ('Pretrained', 'PretrainedInit')
-    ]
-    others = [
-        entry
-        for entry, name in zip(entries, names, strict=True)
-        if name not in ('Pretrained', 'PretrainedInit')
-    ]
+    ours, others = [], []
+    for entry in entries:
+        if getattr(entry['type'], '__name__', entry['type']) in ('Pretrained', 'PretrainedInit'):
+            ours.append(dict(entry, type='coc_mm.SafePretrained'))
+        else:
+            others.append(entry)
     return others + ours
