@@ -12,6 +12,7 @@ import mmcv
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import DefaultScope
 from rich.console import Console
 from torch import nn
 
@@ -154,9 +155,22 @@ def run_infer(argv: Sequence[str] | None = None) -> None:
         )
     device = _usable_device(args.device)
     use_safe_loading()
-    model = load_model(config, args.checkpoint, device)
-    task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
     console = Console()
+    # A run of another library may have left its scope in this process.
+    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+        model = load_model(config, args.checkpoint, device)
+        task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
+        failed = _predict_all(task, images, out_dir, console)
+    if failed:
+        listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
+        raise UserError(
+            f'{len(failed)} of {len(images)} images could not be used: {listed} '
+            '(the reasons are above).'
+        )
+
+
+def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Console) -> list[str]:
+    """Predict on all images; return the names of those that could not be used."""
     failed = []
     for image in images:
         try:
@@ -169,12 +183,7 @@ def run_infer(argv: Sequence[str] | None = None) -> None:
                 raise UserError(f'image {image}: {message}') from error
             console.print(f'skipped {image}: {message}', style='red', markup=False)
             failed.append(image.name)
-    if failed:
-        listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
-        raise UserError(
-            f'{len(failed)} of {len(images)} images could not be used: {listed} '
-            '(the reasons are above).'
-        )
+    return failed
 
 
 def _predict_one(task: Any, image: Path, target: Path, console: Console) -> None:

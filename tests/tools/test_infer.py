@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_projects import SCOPES
@@ -84,6 +85,13 @@ def test_tool_prints_and_draws(tool, projects, photo, tmp_path, capsys, scope):
     original = np.asarray(Image.open(photo), float)
     assert np.abs(drawn - original).mean() > 0.5  # something is painted
     assert np.corrcoef(drawn.ravel(), original.ravel())[0, 1] > 0.3  # on this photograph
+
+
+def test_the_scope_of_an_earlier_run_does_not_matter(tool, projects, photo):
+    for scope in SCOPES:
+        DefaultScope.get_instance(f'before {scope}', scope_name='mmengine')
+        assert _infer(tool, projects[scope], photo) == 0
+        assert DefaultScope.get_current_instance().scope_name == 'mmengine'
 
 
 def test_class_names_come_from_the_dataset_or_are_numbers(projects, photo):
