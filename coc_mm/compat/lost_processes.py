@@ -151,7 +151,7 @@ class _Watch:
                     said = json.loads(line.connection.makefile('rb').readline(1024))
                     if not secrets.compare_digest(said['token'], token):
                         raise ValueError
-                except (OSError, ValueError, KeyError, TypeError):  # a stranger
+                except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a stranger
                     line.close()
                     continue
                 line.connection.settimeout(None)
