@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.hooks.hook import DATA_BATCH
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
@@ -140,7 +141,7 @@ class NumbersWatchHook(Hook):
     # Around the iteration
 
     def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
         """Keep the buffers as they are, where an update may be skipped.
 
@@ -161,7 +162,7 @@ class NumbersWatchHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
+        data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
         """Report what is not finite; stop where that was asked for.

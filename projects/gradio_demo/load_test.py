@@ -376,7 +376,7 @@ def main(argv=None) -> int:
         argv (list[str], optional): Arguments; those of the process if None.
 
     Returns:
-        int: 0, or 1 if something is wrong.
+        int: 0, 1 if something is wrong, 2 if the demo does not start.
     """
     args, console = parse_args(argv), Console()
     arguments = []
@@ -385,7 +385,11 @@ def main(argv=None) -> int:
     if args.models is not None:
         arguments += ['--models', *args.models]
     with tempfile.TemporaryDirectory(prefix='demo_load_') as place:
-        server = Server(Path(place) / 'server', arguments, args.threads)
+        try:
+            server = Server(Path(place) / 'server', arguments, args.threads)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 2
         try:
             load = Load(server, args.model, 20, args.settle, patience=args.patience)
             outcomes = run_load(load, args.requests, args.waves, console)

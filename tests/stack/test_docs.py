@@ -13,6 +13,10 @@ PAGES = sorted(
 )
 
 
+def test_there_are_pages():
+    assert {'README.md', 'reliability.md'} <= {page.name for page in PAGES}
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r'```.*?```', '', page.read_text(), flags=re.S)
