@@ -101,7 +101,7 @@ def test_dense_tasks_wait_for_the_classification(sandbox):
 
 def test_all_tasks_run_in_order_and_are_summarised(sandbox):
     status, called, text = sandbox.run()
-    assert status == 0
+    assert status == 0, text
     assert called == both('classification', 'detection', 'segmentation')
     summary = sandbox.summary
     assert {name: set(figures) for name, figures in summary.items()} == {
@@ -122,7 +122,7 @@ def test_second_run_reuses_and_says_so(sandbox):
     sandbox.run()
     before = sandbox.summary
     status, called, text = sandbox.run()
-    assert (status, called) == (0, [])
+    assert (status, called) == (0, []), text
     assert text.count('reusing the finished run') == 3
     assert sandbox.summary == before
 
@@ -161,7 +161,7 @@ def test_interrupted_training_is_resumed(sandbox):
     assert not (sandbox.work_dir / 'summary.json').exists()
     spent = json.loads((sandbox.work_dir / 'classification' / runs.RECORD).read_text())['seconds']
     status, called, text = sandbox.run('classification')
-    assert (status, called) == (0, both('classification'))
+    assert (status, called) == (0, both('classification')), text
     assert 'continuing from' in text
     assert '--resume' in sandbox.calls[0]
     assert sandbox.summary['classification']['seconds'] > spent

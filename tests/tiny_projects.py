@@ -206,6 +206,9 @@ def forget_singletons() -> None:
     while kinds:
         kind = kinds.pop()
         kinds.extend(kind.__subclasses__())
+        for instance in kind._instance_dict.values():
+            for handler in getattr(instance, 'handlers', ()):
+                handler.close()  # the log file
         kind._instance_dict.clear()
 
 

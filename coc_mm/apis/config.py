@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 
 from coc_mm.apis.cli import say
 from coc_mm.apis.errors import UserError
+from coc_mm.apis.syntax import PARSING
 
 __all__ = ['SCOPES', 'load_config', 'merge_options', 'merge_test_args', 'merge_train_args']
 
@@ -87,7 +88,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
         )
     _find_projects(file)
     try:
-        config = Config.fromfile(path)
+        with PARSING:
+            config = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'config {path} cannot be read: {_config_problem(error, path)}') from error
     scope = (options or {}).get('default_scope', config.get('default_scope'))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coc_mm.apis.errors import UserError
+from coc_mm.apis.syntax import PARSING
 
 if TYPE_CHECKING:  # a list of names must not cost the import of torch
     import torch
@@ -157,7 +158,8 @@ def config_of(name: str) -> 'Config':
     """
     from mmengine.config import Config
 
-    return Config.fromfile(find_entry(name).config)
+    with PARSING:
+        return Config.fromfile(find_entry(name).config)
 
 
 def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()) -> None:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from crowded import run_crowded
 
 from coc_mm.apis.config import load_config
 from coc_mm.apis.errors import UserError
+from coc_mm.apis.model_zoo import config_of, find_entry
 
 ENDS = "default_scope = 'mmpretrain'\n"
 
@@ -62,3 +64,13 @@ def test_variables_of_the_environment_become_values(tmp_path, monkeypatch):
     path = tmp_path / 'x.py'
     path.write_text(f"name = '{{{{$COC_MM_TEST_SECRET:none}}}}'\n{ENDS}")
     assert load_config(str(path)).name == 'a secret'
+
+
+@pytest.mark.parametrize('by', ['path', 'name'])
+def test_threads_read_configs_at_the_same_time(by):
+    """Python 3.11.7 fails in most of these calls when they are let in together."""
+    name = 'coc-tiny_8xb128_in1k'
+    path = str(find_entry(name).config)
+    once = load_config(path).to_dict()
+    read = {'path': lambda: load_config(path), 'name': lambda: config_of(name)}[by]
+    assert all(config.to_dict() == once for config in run_crowded(read, threads=3, times=12))

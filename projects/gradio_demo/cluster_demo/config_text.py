@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from coc_mm.apis.errors import UserError
+from coc_mm.apis.syntax import PARSING
 from coc_mm.apis.tasks import TASKS
 
 __all__ = ['parse_config', 'read_config']
@@ -53,7 +54,9 @@ def _value(node: ast.AST):
 
 def _assignments(text: str) -> dict:
     values = {}
-    for node in ast.parse(text).body:
+    with PARSING:
+        tree = ast.parse(text)
+    for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1):
