@@ -41,13 +41,14 @@ $(PY):
 	  echo 'This Python cannot make environments. On Debian: apt-get install python3-venv' >&2; exit 2; }
 	@touch $(VENV)/.coc_mm-made
 
-# The tested pins, less torch where another one is wanted or already there.
+# The tested pins, less torch and what torch pins where another one is wanted or already there.
 $(STAMP): setup.cfg setup.py pyproject.toml constraints.txt | $(PY)
 	@echo '== installing into $(VENV), a few minutes the first time'
 	@if [ -z '$(TORCH)' ] && [ -f $(VENV)/.coc_mm-made ]; then cp constraints.txt $(VENV)/.coc_mm-constraints; \
-	  else grep -viE '^(torch|torchvision|triton|sympy|fsspec)==' constraints.txt > $(VENV)/.coc_mm-constraints; fi
+	  else grep -viE '^(torch|torchvision|triton|sympy|fsspec|setuptools)==' constraints.txt > $(VENV)/.coc_mm-constraints; fi
 	@if [ -n '$(TORCH)' ]; then echo 'torch==$(TORCH)' >> $(VENV)/.coc_mm-constraints; fi
-	$(PY) -m pip install --quiet --progress-bar off -c $(VENV)/.coc_mm-constraints -e '.[all,dev]'
+	$(PY) -m pip install --quiet --progress-bar off -c $(VENV)/.coc_mm-constraints -e '.[all,dev]' || \
+	  { echo 'pip failed; the same command without --quiet says which packages do not agree' >&2; exit 2; }
 	@# The stack asks for OpenCV twice; without a display library only the headless one loads.
 	@$(PY) -c 'import cv2' 2>/dev/null || $(PY) -m pip install --quiet --force-reinstall --no-deps \
 	  "$$(grep -i '^opencv-python-headless==' constraints.txt)"

@@ -27,7 +27,7 @@ else
   trap 'rm -rf "$folder"' EXIT
 fi
 constraints=$folder/constraints.txt
-grep -viE '^(torch|torchvision|triton|sympy|fsspec)==' constraints.txt > "$constraints"
+grep -viE '^(torch|torchvision|triton|sympy|fsspec|setuptools)==' constraints.txt > "$constraints"
 printf 'torch==%s\ntorchvision==%s\n' "$TORCH" "$TORCHVISION" >> "$constraints"
 
 python=$folder/venv/bin/python
