@@ -129,6 +129,8 @@ def one_rank(run, rank, port):
     if run['world'] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(run['world']))
         os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    # What a shell starts in the background ignores interrupts, and what that starts does, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     # A run formats its config four times and asks compilers for their versions, which takes
     # longer than the training here.
