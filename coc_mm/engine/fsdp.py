@@ -1,6 +1,7 @@
 """Fully sharded data parallelism: where a model is cut, and mmengine's strategy made to resume."""
 
 from mmengine._strategy.fsdp import FSDPStrategy
+from mmengine.device import get_device
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
@@ -40,6 +41,17 @@ class ResumableFSDPStrategy(FSDPStrategy):
     a config as ``'coc_mm.engine.fsdp.ResumableFSDPStrategy'``, with ``state_dict_cfg='full'`` and
     the default ``use_orig_params=True``. Arguments are those of ``FSDPStrategy``.
     """
+
+    def _init_state_dict_cfg(self, state_dict_cfg: str | dict) -> None:
+        """Read the config of checkpoints; what lies on the CPU already is not moved there.
+
+        Earlier releases of torch, 2.11 among them, give weights back to the system that they
+        were to offload from the CPU to the CPU, and read them after that.
+        """
+        super()._init_state_dict_cfg(state_dict_cfg)
+        device = (self.model_wrapper or {}).get('device_id', get_device())
+        if str(device).startswith('cpu'):
+            self.state_dict_config.offload_to_cpu = False
 
     def optim_state_dict(self) -> dict:
         """Gather the state of the optimizer.
