@@ -22,7 +22,14 @@ from typing import Any, BinaryIO
 import torch
 from mmengine.fileio import register_handler
 
-from coc_mm.checkpoints.pickles import PlainPickleHandler, allowed_names, check_names, settled
+from coc_mm.checkpoints.careful import check_plan, check_storages
+from coc_mm.checkpoints.pickles import (
+    LEGACY_PICKLES,
+    PlainPickleHandler,
+    allowed_names,
+    check_names,
+    settled,
+)
 from coc_mm.checkpoints.tensors import why_no_weights
 
 __all__ = ['CheckpointError', 'load_checkpoint_safely', 'state_dict_of', 'use_safe_loading']
@@ -94,7 +101,8 @@ def _check_zip(path: str, size: int) -> None:
         raise CheckpointError(
             f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
         )
-    if any(name.endswith('/archive_format') for name in names):
+    # torch before 2.7 has no folder in a program.
+    if any(x.endswith('/archive_format') or x == 'serialized_exported_program.json' for x in names):
         raise CheckpointError(
             f'{path} is an exported program (.pt2), no checkpoint; name a .pth file with weights.'
         )
@@ -192,8 +200,11 @@ def _build(file: str | BinaryIO, map_location: Any, path: str) -> Any:
                 with zipfile.ZipFile(opened) as archive:
                     (name,) = [x for x in archive.namelist() if x.endswith('/data.pkl')]
                     check_names(archive.read(name))
+                    check_storages(archive, name)
             else:
                 check_names(opened)
+                opened.seek(0)
+                check_plan(opened, LEGACY_PICKLES)
             opened.seek(0)
             stack.enter_context(_only_allowed_names())
             stack.enter_context(warnings.catch_warnings())

@@ -24,6 +24,8 @@ import torch
 from mmengine.fileio.handlers import PickleHandler
 from mmengine.logging.history_buffer import HistoryBuffer
 
+from coc_mm.checkpoints.careful import CarefulUnpickler
+
 __all__ = ['PlainPickleHandler', 'allowed_names', 'check_names', 'load_plain_pickle', 'settled']
 
 # Of torch's own: dense tensors, their storages and plain containers.
@@ -48,7 +50,8 @@ _ODD_TENSORS = {
 _DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUSO]\d{0,9}')
 # Bytes that views may claim beyond what is stored: weights that modules share.
 _MOST_EXPANDED = 1 << 30
-_LEGACY_PICKLES = 5  # magic number, version, system, content, keys of the storages
+#: Of a file of torch before 1.6:
+LEGACY_PICKLES = 5  # magic number, version, system, content, keys of the storages
 
 
 def _history_attribute(owner: type, name: str) -> Any:
@@ -193,7 +196,7 @@ def check_names(file: Any) -> None:
         pickle.UnpicklingError: A name is not on the list; the text says which.
         ValueError: It is no pickle.
     """
-    count = 1 if isinstance(file, bytes) else _LEGACY_PICKLES
+    count = 1 if isinstance(file, bytes) else LEGACY_PICKLES
     file = io.BytesIO(file) if isinstance(file, bytes) else file
     for _ in range(count):
         start = file.read(1)
@@ -292,7 +295,7 @@ def _storage(data: Any) -> Any:
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(CarefulUnpickler):
     """Builds containers, numbers, text, arrays and dense tensors."""
 
     _names: Mapping[str, Any] = {f'{x.__module__}.{x.__qualname__}': x for x in allowed_names()} | {

@@ -1,0 +1,190 @@
+"""Pickles that name nothing bad and harm the reader all the same: by depth, tables and sizes."""
+
+import io
+import pickle
+import struct
+import tracemalloc
+import zipfile
+
+import mmengine
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coc_mm.checkpoints.careful import CarefulUnpickler, check_plan, check_storages
+from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely
+from coc_mm.checkpoints.pickles import load_plain_pickle
+
+# A dict with a key of this depth: looking it up overflows the stack of readers written in C.
+DEEP = b'\x80\x02})' + pickle.TUPLE1 * 1_000_000 + b'K\x01s.'
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def members_of(path, content):
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize(
+    'opcodes', [b'\x85', b'\x85q\x00', b'N\x86', b'NN\x87', b'(N0t', b'0h\x00']
+)
+def test_keys_too_deep_to_look_up_are_refused(opcodes, tmp_path):
+    """Without the check, this test ends the process that runs it."""
+    if opcodes == b'0h\x00':  # taken from the memo and put there again
+        deep = b'\x80\x02})q\x00' + b'0h\x00\x85q\x00' * 200_000 + b'K\x01s.'
+    elif opcodes == b'(N0t':
+        deep = b'\x80\x02}(' + b'(' * 200_000 + b')' + b't' * 200_000 + b'K\x01u.'
+    else:
+        deep = b'\x80\x02})' + opcodes * 200_000 + b'K\x01s.'
+    members = members_of(tmp_path / 'zip.pth', {})
+    zipped(tmp_path / 'zip.pth', members | {'zip/data.pkl': deep})
+    torch.save({}, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    parts = (tmp_path / 'old.pth').read_bytes().partition(pickle.dumps({}, 2))
+    assert parts[1], 'the file is made otherwise than expected'
+    (tmp_path / 'old.pth').write_bytes(parts[0] + deep + parts[2])
+    for name in ('zip.pth', 'old.pth'):
+        with pytest.raises(CheckpointError, match=rf'{name} .*tuples nested more than 100 deep'):
+            load_checkpoint_safely(tmp_path / name)
+    with pytest.raises(ValueError, match='tuples nested more than 100 deep'):
+        load_plain_pickle(io.BytesIO(deep))
+
+
+def test_annotations_with_deep_keys_are_refused(tmp_path):
+    (tmp_path / 'a.pkl').write_bytes(DEEP)
+    from mmengine.fileio.handlers import file_handlers
+
+    from coc_mm.checkpoints.io import use_safe_loading
+
+    before = dict(file_handlers)
+    try:
+        use_safe_loading()
+        with pytest.raises(ValueError, match='tuples nested more than 100 deep'):
+            mmengine.load(str(tmp_path / 'a.pkl'))
+    finally:
+        file_handlers.update(before)
+
+
+@pytest.mark.parametrize('put', [b'r' + struct.pack('<I', 1 << 24), b'p16777216\n'])
+def test_a_large_index_takes_no_memory(put):
+    """The reader in C takes 256 MB for this one, and 64 GB at the most."""
+    tracemalloc.start()
+    try:
+        assert load_plain_pickle(io.BytesIO(b'\x80\x02]' + put + b'.')) == []
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+NESTED = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4).map(tuple)
+        | st.lists(inner, max_size=3)
+        | st.dictionaries(st.tuples(st.integers(), st.integers()), inner, max_size=2)
+    ),
+    max_leaves=30,
+)
+
+
+@given(NESTED, st.integers(0, pickle.HIGHEST_PROTOCOL))
+def test_everything_else_is_read_as_ever(content, protocol):
+    pickled = pickle.dumps([content, content, (content, (content,))], protocol)
+    assert CarefulUnpickler(io.BytesIO(pickled)).load() == pickle.loads(pickled)
+
+
+def test_the_depth_is_that_of_tuples_that_are_there():
+    def nested(depth):
+        content = ()
+        for _ in range(depth - 1):
+            content = (content,)
+        return content
+
+    many = [nested(100) for _ in range(300)]  # made and gone, their places taken by others
+    assert load_plain_pickle(io.BytesIO(pickle.dumps(many, 2))) == many
+    with pytest.raises(ValueError, match='nested more than 100 deep'):
+        load_plain_pickle(io.BytesIO(pickle.dumps([1, nested(101)], 2)))
+    thrown_away = b'\x80\x02]' + (b'(' + b')' + b'\x85' * 99 + b'1') * 3000 + b'(' + b')\x85e.'
+    assert load_plain_pickle(io.BytesIO(thrown_away)) == [((),)]
+    with pytest.raises(ValueError, match='a tuple of more than there is'):
+        CarefulUnpickler(io.BytesIO(b'\x80\x02K\x01\x87.')).load()
+
+
+def test_bytes_of_a_neighbour_are_not_read(tmp_path):
+    """Sizes that fit in all and not one by one; readers of torch before 2.5 read past the end."""
+    path = tmp_path / 'x.pth'
+    members = members_of(path, dict(a=torch.ones(50), b=torch.ones(5)))
+    assert load_checkpoint_safely(path)['a'].sum() == 50
+    first, second = 'x/data/0', 'x/data/1'
+    zipped(path, members | {first: members[second], second: members[first]})
+    with pytest.raises(CheckpointError, match=r'storage 0 has 20 bytes of 200'):
+        load_checkpoint_safely(path)
+    del members[second]
+    with pytest.raises(CheckpointError, match=r'storage 1 is missing'):
+        load_checkpoint_safely(zipped(path, members))
+
+
+class Asking(pickle.Pickler):
+    """Pickles storages as torch does, with what a test puts in the place of numbers."""
+
+    def persistent_id(self, obj):
+        return obj.pid if isinstance(obj, Asked) else None
+
+
+class Asked:
+    def __init__(self, *pid):
+        self.pid = pid
+
+
+def archive_of(*asked, **members):
+    file, content = io.BytesIO(), io.BytesIO()
+    Asking(content, 2).dump([Asked(*pid) for pid in asked])
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('x/data.pkl', content.getvalue())
+        for key, data in members.items():
+            archive.writestr(f'x/data/{key}', data)
+    return zipfile.ZipFile(file)
+
+
+def asked(key, count, kind=torch.FloatStorage):
+    return ('storage', kind, key, 'cpu', count)
+
+
+@pytest.mark.parametrize(
+    ('pids', 'says'),
+    [
+        ([asked('a', 3)], 'storage a has 8 bytes of 12'),
+        ([asked('a', 1), asked('a', 3)], 'storage a has 8 bytes of 12'),
+        ([asked('a', 3), asked('a', 1)], 'storage a has 8 bytes of 12'),
+        ([asked('a', 2, torch.DoubleStorage)], 'storage a has 8 bytes of 16'),
+        ([asked('a', 9, torch.UntypedStorage)], 'storage a has 8 bytes of 9'),
+        ([asked('../data.pkl', 1)], r'storage \.\./data\.pkl is missing'),
+        ([asked('a', -1)], 'a storage of -1 elements'),
+        ([asked('a', True)], 'a storage of True elements'),
+        ([asked('a', 1.5)], r'a storage of 1\.5 elements'),
+        ([asked('a', 2, dict)], r'2 elements, __builtin__\.dict'),
+    ],
+)
+def test_what_is_asked_for_must_be_there(pids, says):
+    with pytest.raises(ValueError, match=says):
+        check_storages(archive_of(*pids, a=bytes(8)), 'x/data.pkl')
+
+
+def test_what_is_there_is_let_through():
+    fits = [asked('a', 2), asked('a', 1), asked('b', 4, torch.HalfStorage), asked('c', 0)]
+    untyped = asked('a', 8, torch.UntypedStorage)
+    archive = archive_of(*fits, untyped, ('module', 1), 'x', a=bytes(8), b=bytes(9), c=b'')
+    check_storages(archive, 'x/data.pkl')
+
+
+def test_a_file_may_end_before_the_last_pickle():
+    check_plan(io.BytesIO(pickle.dumps(1, 2) * 2), 5)
+    with pytest.raises(EOFError):
+        check_plan(io.BytesIO(b'\x80\x02'), 5)
