@@ -1,14 +1,16 @@
-"""Read the plan of a pickle before anything is built by it: how deep, and from which bytes."""
+"""Read the plan of a pickle before anything is built by it: depth, time, and bytes it asks for."""
 
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, ClassVar
 
 __all__ = ['CarefulUnpickler', 'check_plan', 'check_storages']
 
 _DEEPEST = 100
+# From here on integers share their hashes with smaller ones, as many as somebody likes.
+_FIRST_TO_COLLIDE = 2**61 - 1
 # Bytes of an element, by the storages that checkpoints may name.
 _ITEM_SIZES = {
     f'torch.{name}Storage': size
@@ -24,10 +26,12 @@ _ITEM_SIZES = {
 
 
 class CarefulUnpickler(pickle._Unpickler):
-    """Python's reader written in Python, which no file takes memory or the stack from.
+    """Python's reader written in Python, which no file takes memory, time or the stack from.
 
     The one in C makes a table as long as an index in the file says, 32 GB for ten bytes; and both
-    hash what is a key, which for tuples nested a hundred thousand deep ends the process.
+    hash what is a key, which takes for ever for tuples that hold each other twice, and for those
+    nested a hundred thousand deep ends the process. So the work of looking keys up is bounded by
+    the size of the file.
 
     Args:
         file (BinaryIO): Where the pickle begins.
@@ -35,36 +39,94 @@ class CarefulUnpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
-        self._depths: dict[int, int] = {}  # of tuples that hold tuples, by identity
+        start = file.tell()
+        self._work_left = 100_000 + 20 * (file.seek(0, io.SEEK_END) - start)
+        file.seek(start)
+        # Depth and number of items of tuples that hold tuples, by identity.
+        self._nested: dict[int, tuple[int, int]] = {}
 
-    def _nested(self, items: tuple) -> None:
+    def _measure(self, item: Any) -> tuple[int, int]:
+        """Depth of an item, and with how many others it is hashed."""
+        if type(item) is not tuple:
+            return 0, 1
+        return self._nested.get(id(item), (1, 1 + len(item)))
+
+    def _push(self, items: tuple) -> None:
         """Push a tuple."""
-        inner = [self._depths.get(id(item), 1) for item in items if type(item) is tuple]
-        depth = 1 + max(inner, default=0)
+        inner = [self._measure(item) for item in items if type(item) is tuple]
+        depth = 1 + max((depth for depth, _ in inner), default=0)
         if depth > _DEEPEST:
             raise ValueError(f'tuples nested more than {_DEEPEST} deep')
-        self._depths[id(items)] = depth
-        if not inner:
-            del self._depths[id(items)]  # or an entry of one that is gone
+        if inner:
+            count = 1 + len(items) - len(inner) + sum(count for _, count in inner)
+            if count > self._work_left:
+                raise ValueError(f'tuples that hold each other {count:.0e} times')
+            self._nested[id(items)] = depth, count
+        else:
+            self._nested.pop(id(items), None)  # of one that is gone
         self.append(items)  # type: ignore[attr-defined]
 
+    def _look_up(self, keys: Iterable[Any]) -> None:
+        """Account for the hashing of keys."""
+        for key in keys:
+            if type(key) is int and abs(key) >= _FIRST_TO_COLLIDE:
+                raise ValueError(f'the key {str(key)[:30]}')
+            self._work_left -= self._measure(key)[1]
+            if self._work_left < 0:
+                raise ValueError('keys that take too long to look up')
+
     def _load_tuple(self) -> None:
-        self._nested(tuple(self.pop_mark()))  # type: ignore[attr-defined]
+        self._push(tuple(self.pop_mark()))  # type: ignore[attr-defined]
 
     def _load_tuple_of(self, count: int) -> None:
-        stack = self.stack  # type: ignore[attr-defined]
-        items = tuple(stack[-count:])
+        items = tuple(self.stack[-count:])
         if len(items) < count:
             raise ValueError('a tuple of more than there is')
-        del stack[-count:]
-        self._nested(items)
+        del self.stack[-count:]
+        self._push(items)
 
+    def _load_one_item(self) -> None:
+        self._look_up(self.stack[-2:-1])
+        pickle._Unpickler.dispatch[pickle.SETITEM[0]](self)  # type: ignore[arg-type]
+
+    def _load_items(self, opcode: bytes, step: int) -> None:
+        """Since the mark: keys and values in turn, or members of a set."""
+        self._look_up(self.stack[::step])
+        pickle._Unpickler.dispatch[opcode[0]](self)  # type: ignore[arg-type]
+
+    def _load_call(self, opcode: bytes) -> None:
+        """Arguments or a state, from which a set or dict may be made."""
+        function, given = self.stack[-2:]
+        if opcode != pickle.BUILD and not callable(function):  # and not to be shown, either
+            raise pickle.UnpicklingError('Can only call what has a name')
+        for item in given if type(given) is tuple else [given]:
+            self._look_up(item if isinstance(item, (list, dict)) else [item])
+            if isinstance(item, list):
+                for pair in item:
+                    if isinstance(pair, list):
+                        self._look_up(pair)
+        pickle._Unpickler.dispatch[opcode[0]](self)  # type: ignore[arg-type]
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError('Can only build what Python 3 writes')
+
+    stack: list
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **pickle._Unpickler.dispatch,
         pickle.TUPLE[0]: _load_tuple,
         pickle.TUPLE1[0]: lambda self: self._load_tuple_of(1),
         pickle.TUPLE2[0]: lambda self: self._load_tuple_of(2),
         pickle.TUPLE3[0]: lambda self: self._load_tuple_of(3),
+        pickle.SETITEM[0]: _load_one_item,
+        pickle.SETITEMS[0]: lambda self: self._load_items(pickle.SETITEMS, 2),
+        pickle.DICT[0]: lambda self: self._load_items(pickle.DICT, 2),
+        pickle.ADDITEMS[0]: lambda self: self._load_items(pickle.ADDITEMS, 1),
+        pickle.FROZENSET[0]: lambda self: self._load_items(pickle.FROZENSET, 1),
+        pickle.REDUCE[0]: lambda self: self._load_call(pickle.REDUCE),
+        pickle.NEWOBJ[0]: lambda self: self._load_call(pickle.NEWOBJ),
+        pickle.BUILD[0]: lambda self: self._load_call(pickle.BUILD),
+        pickle.INST[0]: _refuse,
+        pickle.OBJ[0]: _refuse,
     }
 
 
@@ -97,27 +159,30 @@ class _Plan(CarefulUnpickler):
         return self._types.setdefault(full, type(full, (_Nothing,), {}))
 
     def persistent_load(self, pid: Any) -> Any:
-        """Note a storage; what is none is left to torch's reader to refuse."""
-        if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == 'storage':
-            kind, key, count = pid[1], pid[2], pid[4]
-            name = str(getattr(kind, '__name__', kind))
-            item_size = _ITEM_SIZES.get(name)
+        """Note a storage."""
+        if type(pid) is not tuple or not pid or pid[0] not in ('storage', 'module'):
+            raise ValueError('something kept outside of the pickle that is no storage')
+        if pid[0] == 'storage':
+            kind, key, _, count = pid[1:5]
+            item_size = _ITEM_SIZES.get(kind.__name__ if isinstance(kind, type) else '')
             if item_size is None or type(count) is not int or count < 0:
-                raise ValueError(f'a storage of {str(count)[:40]} elements, {name[:80]}')
+                raise ValueError('a storage of another type, or without a number of elements')
+            if not isinstance(key, (str, int)):
+                raise ValueError('a storage without a name')
             size = count * item_size
             self.storages[str(key)] = max(size, self.storages.get(str(key), 0))
         return _Nothing()
 
 
 def check_plan(file: BinaryIO, count: int) -> None:
-    """See that no tuple in pickles is nested too deeply to be looked up.
+    """See that pickles hold no keys that cannot be looked up, or not in reasonable time.
 
     Args:
         file (BinaryIO): The open file, at the first pickle.
         count (int): Pickles that follow each other, if the file does not end before.
 
     Raises:
-        ValueError: One is, or there is no pickle.
+        ValueError: One does, or there is no pickle.
     """
     for _ in range(count):
         start = file.tell()

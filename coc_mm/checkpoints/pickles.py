@@ -17,6 +17,7 @@ import pickletools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from reprlib import repr  # short, also of lists that hold each other
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def _history_attribute(owner: type, name: str) -> Any:
     """Stand in for ``getattr``, by which methods of HistoryBuffer are pickled."""
     if owner is not HistoryBuffer or not isinstance(name, str) or name.startswith('_'):
         raise pickle.UnpicklingError(
-            f'Unsupported global: GLOBAL getattr({owner!r}, {str(name)[:40]!r}) was'
+            f'Unsupported global: GLOBAL getattr({repr(owner)}, {repr(name)}) was'
         )
     return getattr(owner, name)
 
@@ -75,7 +76,9 @@ class _DType(_Rebuilt):
         if isinstance(code, bytes):
             code = code.decode('latin1')
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f'Can only build arrays of numbers and text, not {code!r}')
+            raise pickle.UnpicklingError(
+                f'Can only build arrays of numbers and text, not {repr(code)}'
+            )
         self.value = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -87,7 +90,9 @@ class _DType(_Rebuilt):
         if order in ('<', '>'):
             self.value = self.value.newbyteorder(order)
         elif order not in ('|', '='):
-            raise pickle.UnpicklingError(f'Can only build arrays of a byte order, not {order!r}')
+            raise pickle.UnpicklingError(
+                f'Can only build arrays of a byte order, not {repr(order)}'
+            )
 
 
 def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any) -> np.ndarray:
@@ -95,7 +100,7 @@ def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise pickle.UnpicklingError('Can only build arrays of plain types')
     if not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape) or len(shape) > 32:
-        raise ValueError(f'an array of shape {str(shape)[:60]}')
+        raise ValueError(f'an array of shape {repr(shape)}')
     count = math.prod(shape)
     if dtype.value.hasobject:
         if not isinstance(data, list) or len(data) != count:
@@ -232,6 +237,7 @@ def settled(content: Any) -> Any:
         ValueError: A dict carries attributes of its own, or tuples are nested too deeply.
     """
     seen, left = set(), [content]
+    done: dict[int, tuple] = {}
     claimed, stored = 0, {}
     while left:
         node = left.pop()
@@ -244,14 +250,14 @@ def settled(content: Any) -> Any:
             node = vars(node)
         if isinstance(node, dict):
             for key, value in node.items():
-                node[key] = _plain(value)
+                node[key] = _plain(value, done)
             left += node.values()
         elif isinstance(node, list):
-            node[:] = map(_plain, node)
+            node[:] = [_plain(value, done) for value in node]
             left += node
         elif isinstance(node, np.ndarray) and node.dtype.hasobject:
             for i, value in enumerate(node.flat):
-                node.flat[i] = _plain(value)
+                node.flat[i] = _plain(value, done)
             left += node.flat
         elif isinstance(node, tuple):
             left += node
@@ -265,17 +271,21 @@ def settled(content: Any) -> Any:
         raise ValueError(
             f'tensors of {claimed / 1e9:.1f} GB of which {sum(stored.values()) / 1e9:.3f} are there'
         )
-    return _plain(content)
+    return _plain(content, done)
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: Any, done: dict[int, tuple], depth: int = 0) -> Any:
+    """Give what stands in the place of a value; tuples that were seen are in ``done``."""
     if isinstance(value, _Rebuilt):
         return value.value
     if type(value) is tuple and value:
         if depth > 100:
             raise ValueError('tuples nested more than 100 deep')
-        found = tuple([_plain(x, depth + 1) for x in value])
-        return value if all(x is y for x, y in zip(found, value, strict=True)) else found
+        if id(value) not in done:
+            found = tuple([_plain(x, done, depth + 1) for x in value])
+            same = all(x is y for x, y in zip(found, value, strict=True))
+            done[id(value)] = value, value if same else found
+        return done[id(value)][1]
     return value
 
 
@@ -303,6 +313,8 @@ class _PlainUnpickler(CarefulUnpickler):
         'collections.Counter': Counter,
         'builtins.set': set,
         'builtins.complex': complex,
+        '__builtin__.set': set,  # by the protocols up to 2
+        '__builtin__.complex': complex,
         'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
         'torch.storage._load_from_bytes': _storage,
         'torch.Size': torch.Size,

@@ -100,6 +100,66 @@ def test_everything_else_is_read_as_ever(content, protocol):
     assert CarefulUnpickler(io.BytesIO(pickled)).load() == pickle.loads(pickled)
 
 
+# (t, t), of which each holds the one before twice; 80 times: hashing it takes for ever.
+TWICE = b')' + b'q\x000h\x00h\x00\x86' * 80
+LONG = b'(' + b'N' * 50_000 + b'tq\x00'  # hashed again and again
+SLOW = {
+    'a key of tuples that hold each other': b'\x80\x02}' + TWICE + b'K\x01s.',
+    'a value of tuples that hold each other': b'\x80\x02]' + TWICE + b'a.',
+    'a long key, many times': b'\x80\x02' + LONG + b'0}' + b'h\x00Ns' * 50_000 + b'.',
+    'the same, at once': b'\x80\x02' + LONG + b'0}(' + b'h\x00N' * 50_000 + b'u.',
+    'the same in a dict of old': b'\x80\x02' + LONG + b'0(' + b'h\x00N' * 50_000 + b'd.',
+    'sets of it': b'\x80\x02' + LONG + b'0c__builtin__\nset\nq\x020'
+    + b'h\x02]h\x00a\x85R0' * 50_000 + b'N.',
+    'an OrderedDict of pairs': b'\x80\x02' + LONG + b'0ccollections\nOrderedDict\nq\x02'
+    + b'(](]q\x01h\x00aNah\x01' + b'h\x01' * 50_000 + b'etR.',
+    'numbers of one hash': b'\x80\x02}\x8a\x08' + (2**61 - 1).to_bytes(8, 'little') + b'Ns.',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', SLOW)
+@pytest.mark.timeout(60)
+def test_keys_that_take_for_ever_are_refused(kind, tmp_path):
+    says = 'too long to look up|hold each other|the key 230'
+    members = members_of(tmp_path / 'x.pth', {})
+    zipped(tmp_path / 'x.pth', members | {'x/data.pkl': SLOW[kind]})
+    with pytest.raises(CheckpointError, match=says):
+        load_checkpoint_safely(tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=says):
+        load_plain_pickle(io.BytesIO(SLOW[kind]))
+
+
+@pytest.mark.parametrize('after', [b'R', b'\x81'])
+def test_what_is_called_has_a_name(after, tmp_path):
+    """The text of a list of lists, in the message of a reader, would take for ever."""
+    lists = b'\x80\x02]' + b'q\x000](h\x00h\x00e' * 80 + b')' + after + b'.'
+    members = members_of(tmp_path / 'x.pth', {})
+    zipped(tmp_path / 'x.pth', members | {'x/data.pkl': lists})
+    with pytest.raises(CheckpointError, match=r'objects other than weights|Can only call'):
+        load_checkpoint_safely(tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match='Can only call what has a name'):
+        load_plain_pickle(io.BytesIO(lists))
+
+
+@pytest.mark.parametrize(
+    'start', [b'cnumpy\ndtype\n(', b'cnumpy\ndtype\n(U\x02f4tR(K\x03', b'c__builtin__\ngetattr\n(']
+)
+@pytest.mark.timeout(60)
+def test_messages_are_short(start):
+    """Of what stands in the place of a name."""
+    lists = b']' + b'q\x000](h\x00h\x00e' * 80
+    end = b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.' if b'f4' in start else b'U\x01atR.'
+    with pytest.raises(ValueError, match='is refused') as caught:
+        load_plain_pickle(io.BytesIO(b'\x80\x02' + start + lists + end))
+    assert len(str(caught.value)) < 60_000
+
+
+@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
+def test_sets_and_complex_numbers_are_data(protocol):
+    content = [{1, 'a', (2, 3)}, 1 + 2j, {}, {(1, (2, 3)): {4}}]
+    assert load_plain_pickle(io.BytesIO(pickle.dumps(content, protocol))) == content
+
+
 def test_the_depth_is_that_of_tuples_that_are_there():
     def nested(depth):
         content = ()
@@ -157,6 +217,24 @@ def asked(key, count, kind=torch.FloatStorage):
     return ('storage', kind, key, 'cpu', count)
 
 
+def endless():
+    """A list whose text would fill no disk."""
+    content = ['x']
+    for _ in range(90):
+        content = [content, content]
+    return content
+
+
+NO_STORAGES = [
+    asked('a', -1),
+    asked('a', True),
+    asked('a', 1.5),
+    asked('a', endless()),
+    asked('a', 2, dict),
+    asked('a', 2, 'torch.FloatStorage'),
+]
+
+
 @pytest.mark.parametrize(
     ('pids', 'says'),
     [
@@ -166,10 +244,10 @@ def asked(key, count, kind=torch.FloatStorage):
         ([asked('a', 2, torch.DoubleStorage)], 'storage a has 8 bytes of 16'),
         ([asked('a', 9, torch.UntypedStorage)], 'storage a has 8 bytes of 9'),
         ([asked('../data.pkl', 1)], r'storage \.\./data\.pkl is missing'),
-        ([asked('a', -1)], 'a storage of -1 elements'),
-        ([asked('a', True)], 'a storage of True elements'),
-        ([asked('a', 1.5)], r'a storage of 1\.5 elements'),
-        ([asked('a', 2, dict)], r'2 elements, __builtin__\.dict'),
+        *[([pid], 'of another type, or without a number') for pid in NO_STORAGES],
+        ([asked((1, 2), 1)], 'a storage without a name'),
+        ([('stored', torch.FloatStorage, 'a', 'cpu', 1)], 'that is no storage'),
+        ([(endless(),)], 'that is no storage'),
     ],
 )
 def test_what_is_asked_for_must_be_there(pids, says):
@@ -180,7 +258,7 @@ def test_what_is_asked_for_must_be_there(pids, says):
 def test_what_is_there_is_let_through():
     fits = [asked('a', 2), asked('a', 1), asked('b', 4, torch.HalfStorage), asked('c', 0)]
     untyped = asked('a', 8, torch.UntypedStorage)
-    archive = archive_of(*fits, untyped, ('module', 1), 'x', a=bytes(8), b=bytes(9), c=b'')
+    archive = archive_of(*fits, untyped, ('module', 1), a=bytes(8), b=bytes(9), c=b'')
     check_storages(archive, 'x/data.pkl')
 
 
