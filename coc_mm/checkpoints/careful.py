@@ -71,9 +71,12 @@ class CarefulUnpickler(pickle._Unpickler):
         for key in keys:
             if type(key) is int and abs(key) >= _FIRST_TO_COLLIDE:
                 raise ValueError(f'the key {str(key)[:30]}')
-            self._work_left -= self._measure(key)[1]
-            if self._work_left < 0:
-                raise ValueError('keys that take too long to look up')
+            self._spend(key)
+
+    def _spend(self, item: Any) -> None:
+        self._work_left -= self._measure(item)[1]
+        if self._work_left < 0:
+            raise ValueError('keys that take too long to look up')
 
     def _load_tuple(self) -> None:
         self._push(tuple(self.pop_mark()))  # type: ignore[attr-defined]
@@ -95,17 +98,25 @@ class CarefulUnpickler(pickle._Unpickler):
         pickle._Unpickler.dispatch[opcode[0]](self)  # type: ignore[arg-type]
 
     def _load_call(self, opcode: bytes) -> None:
-        """Arguments or a state, from which a set or dict may be made."""
-        function, given = self.stack[-2:]
-        if opcode != pickle.BUILD and not callable(function):  # and not to be shown, either
+        """Call what may make a set or a dict of its arguments."""
+        function, arguments = self.stack[-2:]
+        if not callable(function):  # nor is it to be shown: lists may hold each other, too
             raise pickle.UnpicklingError('Can only call what has a name')
-        for item in given if type(given) is tuple else [given]:
-            self._look_up(item if isinstance(item, (list, dict)) else [item])
-            if isinstance(item, list):
-                for pair in item:
-                    if isinstance(pair, list):
-                        self._look_up(pair)
+        for item in arguments if type(arguments) is tuple else ():
+            if isinstance(item, (list, dict)):
+                self._look_up(item)
+                for pair in item if isinstance(item, list) else ():
+                    self._look_up(pair if isinstance(pair, list) else ())
+            else:
+                self._spend(item)
         pickle._Unpickler.dispatch[opcode[0]](self)  # type: ignore[arg-type]
+
+    def _load_state(self) -> None:
+        """Set attributes, whose names are keys again."""
+        state = self.stack[-1]
+        for part in state if type(state) is tuple else [state]:
+            self._look_up(part if isinstance(part, dict) else ())
+        pickle._Unpickler.dispatch[pickle.BUILD[0]](self)  # type: ignore[arg-type]
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError('Can only build what Python 3 writes')
@@ -124,7 +135,7 @@ class CarefulUnpickler(pickle._Unpickler):
         pickle.FROZENSET[0]: lambda self: self._load_items(pickle.FROZENSET, 1),
         pickle.REDUCE[0]: lambda self: self._load_call(pickle.REDUCE),
         pickle.NEWOBJ[0]: lambda self: self._load_call(pickle.NEWOBJ),
-        pickle.BUILD[0]: lambda self: self._load_call(pickle.BUILD),
+        pickle.BUILD[0]: _load_state,
         pickle.INST[0]: _refuse,
         pickle.OBJ[0]: _refuse,
     }

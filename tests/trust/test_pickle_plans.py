@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 
 import mmengine
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -113,6 +114,8 @@ SLOW = {
     + b'h\x02]h\x00a\x85R0' * 50_000 + b'N.',
     'an OrderedDict of pairs': b'\x80\x02' + LONG + b'0ccollections\nOrderedDict\nq\x02'
     + b'(](]q\x01h\x00aNah\x01' + b'h\x01' * 50_000 + b'etR.',
+    'attributes, set again and again': b'\x80\x02' + LONG + b'0}q\x01h\x00Ns0'
+    + b'cargparse\nNamespace\n)\x81' + b'h\x01b' * 50_000 + b'.',
     'numbers of one hash': b'\x80\x02}\x8a\x08' + (2**61 - 1).to_bytes(8, 'little') + b'Ns.',
 }  # fmt: skip
 
@@ -158,6 +161,20 @@ def test_messages_are_short(start):
 def test_sets_and_complex_numbers_are_data(protocol):
     content = [{1, 'a', (2, 3)}, 1 + 2j, {}, {(1, (2, 3)): {4}}]
     assert load_plain_pickle(io.BytesIO(pickle.dumps(content, protocol))) == content
+
+
+def test_long_and_shared_content_is_no_key(tmp_path):
+    """What real files hold much of is not counted: rows shared by many, objects in arrays."""
+    row = tuple(range(2000))
+    objects = np.array([row, 'x', [row] * 5], dtype=object)
+    keys = {2**60: [row] * 5, row: 1, 'b': {row: 2}}
+    content = [*[row] * 1000, objects, keys]
+    read = load_plain_pickle(io.BytesIO(pickle.dumps(content, 2)))
+    assert read[:1000] == content[:1000]
+    assert read[-1] == content[-1]
+    assert read[1000].tolist() == content[1000].tolist()
+    torch.save(dict(state_dict=dict(a=torch.ones(3)), more=content), tmp_path / 'x.pth')
+    assert load_checkpoint_safely(tmp_path / 'x.pth')['more'][-1] == content[-1]
 
 
 def test_the_depth_is_that_of_tuples_that_are_there():
