@@ -28,7 +28,7 @@ _ITEM_SIZES = {
 class CarefulUnpickler(pickle._Unpickler):
     """Python's reader written in Python, which no file takes memory, time or the stack from.
 
-    The one in C makes a table as long as an index in the file says, 32 GB for ten bytes; and both
+    The one in C makes a table as long as an index in the file says, 64 GB for ten bytes; and both
     hash what is a key, which takes for ever for tuples that hold each other twice, and for those
     nested a hundred thousand deep ends the process. So the work of looking keys up is bounded by
     the size of the file.
@@ -206,7 +206,7 @@ def check_plan(file: BinaryIO, count: int) -> None:
 def check_storages(archive: zipfile.ZipFile, name: str) -> None:
     """See that the storages a checkpoint asks for lie in its archive, with all their bytes.
 
-    Readers of torch before 2.5 take the size from the pickle alone and read on past the end of
+    The reader of torch 2.4 takes the size from the pickle alone and reads on past the end of
     what is there.
 
     Args:

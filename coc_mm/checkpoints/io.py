@@ -101,7 +101,7 @@ def _check_zip(path: str, size: int) -> None:
         raise CheckpointError(
             f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
         )
-    # torch before 2.7 has no folder in a program.
+    # A program of torch 2.4 has no folder.
     if any(x.endswith('/archive_format') or x == 'serialized_exported_program.json' for x in names):
         raise CheckpointError(
             f'{path} is an exported program (.pt2), no checkpoint; name a .pth file with weights.'

@@ -15,9 +15,9 @@ import pathlib
 import pickle
 import pickletools
 import re
+import reprlib  # short texts, also of lists that hold each other
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from reprlib import repr  # short, also of lists that hold each other
 from typing import Any
 
 import numpy as np
@@ -51,15 +51,15 @@ _ODD_TENSORS = {
 _DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUSO]\d{0,9}')
 # Bytes that views may claim beyond what is stored: weights that modules share.
 _MOST_EXPANDED = 1 << 30
-#: Of a file of torch before 1.6:
-LEGACY_PICKLES = 5  # magic number, version, system, content, keys of the storages
+#: In a file of torch before 1.6: magic number, version, system, content, keys of the storages.
+LEGACY_PICKLES = 5
 
 
 def _history_attribute(owner: type, name: str) -> Any:
     """Stand in for ``getattr``, by which methods of HistoryBuffer are pickled."""
     if owner is not HistoryBuffer or not isinstance(name, str) or name.startswith('_'):
         raise pickle.UnpicklingError(
-            f'Unsupported global: GLOBAL getattr({repr(owner)}, {repr(name)}) was'
+            f'Unsupported global: GLOBAL getattr({reprlib.repr(owner)}, {reprlib.repr(name)}) was'
         )
     return getattr(owner, name)
 
@@ -77,7 +77,7 @@ class _DType(_Rebuilt):
             code = code.decode('latin1')
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
             raise pickle.UnpicklingError(
-                f'Can only build arrays of numbers and text, not {repr(code)}'
+                f'Can only build arrays of numbers and text, not {reprlib.repr(code)}'
             )
         self.value = np.dtype(code)
 
@@ -91,7 +91,7 @@ class _DType(_Rebuilt):
             self.value = self.value.newbyteorder(order)
         elif order not in ('|', '='):
             raise pickle.UnpicklingError(
-                f'Can only build arrays of a byte order, not {repr(order)}'
+                f'Can only build arrays of a byte order, not {reprlib.repr(order)}'
             )
 
 
@@ -100,7 +100,7 @@ def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise pickle.UnpicklingError('Can only build arrays of plain types')
     if not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape) or len(shape) > 32:
-        raise ValueError(f'an array of shape {repr(shape)}')
+        raise ValueError(f'an array of shape {reprlib.repr(shape)}')
     count = math.prod(shape)
     if dtype.value.hasobject:
         if not isinstance(data, list) or len(data) != count:
@@ -234,7 +234,7 @@ def settled(content: Any) -> Any:
         Any: The same, or the array that it is itself.
 
     Raises:
-        ValueError: A dict carries attributes of its own, or tuples are nested too deeply.
+        ValueError: A dict carries attributes of its own, or views claim more than is stored.
     """
     seen, left = set(), [content]
     done: dict[int, tuple] = {}
@@ -274,15 +274,13 @@ def settled(content: Any) -> Any:
     return _plain(content, done)
 
 
-def _plain(value: Any, done: dict[int, tuple], depth: int = 0) -> Any:
+def _plain(value: Any, done: dict[int, tuple]) -> Any:
     """Give what stands in the place of a value; tuples that were seen are in ``done``."""
     if isinstance(value, _Rebuilt):
         return value.value
     if type(value) is tuple and value:
-        if depth > 100:
-            raise ValueError('tuples nested more than 100 deep')
         if id(value) not in done:
-            found = tuple([_plain(x, done, depth + 1) for x in value])
+            found = tuple([_plain(x, done) for x in value])
             same = all(x is y for x, y in zip(found, value, strict=True))
             done[id(value)] = value, value if same else found
         return done[id(value)][1]

@@ -417,6 +417,13 @@ def test_pickles_of_annotations_run_nothing(gadget, protocol, safe_mmengine, tmp
         mmengine.load(str(path))
 
 
+def test_annotations_with_keys_too_deep_are_refused(safe_mmengine, tmp_path):
+    """Read by mmengine as other pickles; test_pickle_plans.py has the ways to nest them."""
+    (tmp_path / 'a.pkl').write_bytes(b'\x80\x02})' + b'\x85' * 200_000 + b'K\x01s.')
+    with pytest.raises(ValueError, match='tuples nested more than 100 deep'):
+        mmengine.load(str(tmp_path / 'a.pkl'))
+
+
 def test_pickles_of_predictions_are_read_as_data(safe_mmengine, tmp_path):
     rows = [
         dict(
