@@ -18,9 +18,9 @@ PINNED=${PINNED-.venv/bin/python}
 # What the operator, the models, checkpoints and tools' parts do, and what differs most between
 # releases of torch: reading files of others and several processes.
 FAST=(tests/ops tests/models tests/checkpoints tests/compat tests/engine tests/visualization
-  tests/stack tests/apis/test_weights.py tests/apis/test_errors.py tests/apis/test_config_merge.py
-  tests/trust/test_checkpoints.py tests/trust/test_pickle_plans.py tests/trust/test_survival.py
-  tests/tools/test_distributed.py)
+  tests/stack tests/apis/test_start.py tests/test_errors.py tests/apis/test_config.py
+  tests/checkpoints/test_safe_pickle.py tests/checkpoints/test_pickle_plans.py tests/integration/test_survival.py
+  tests/integration/test_distributed.py)
 
 if [ $# -gt 0 ]; then
   folder=$1

@@ -33,7 +33,7 @@ for extra in "$@"; do
   # The stack asks for OpenCV twice; without a display library only the headless one loads.
   "$python" -c 'import cv2' 2> /dev/null || "$python" -m pip install --quiet --force-reinstall \
     --no-deps "$(grep -i '^opencv-python-headless==' constraints.txt)"
-  (cd "$folder" && OMP_NUM_THREADS=1 "$python" -W ignore "$OLDPWD/tests/stack/one_library.py" \
+  (cd "$folder" && OMP_NUM_THREADS=1 "$python" -W ignore "$OLDPWD/tests/integration/one_library.py" \
     "$library")
 done
 echo "$# libraries passed, 0 failed"

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from coc_mm.apis.complexity import count_complexity
 from coc_mm.apis.model_zoo import config_of, find_entry
-from coc_mm.apis.weights import build_model
+from coc_mm.apis.start import build_model
 
 PLOT = ROOT / 'docs' / 'images' / 'accuracy-throughput.png'
 SIZE = 224
@@ -166,7 +166,7 @@ def place_labels(figure, axes, points):
     Args:
         figure (Figure): Of matplotlib.
         axes (Axes): Its limits are final.
-        points (dict[str, tuple]): By name: x, y, colour, whether ours.
+        points (dict[str, tuple]): By name: x, y, color, whether ours.
 
     Returns:
         list[Text]: The labels.

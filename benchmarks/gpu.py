@@ -18,12 +18,12 @@ from rich.table import Table
 
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops import context_cluster_packed
-from coc_mm.ops.context_cluster import reference, regions
+from coc_mm.ops import context_cluster_packed, regions
+from coc_mm.ops.backends import reference
 
 BACKENDS = ('reference', 'fused', 'triton')
 DTYPE = torch.bfloat16
-# Points whose two best centres are closer than this may join either.
+# Points whose two best centers are closer than this may join either.
 TIE = 1e-5
 # The part of a sum of 16-bit products that float32 sums of them may lose.
 SLACK = 2**-16
@@ -72,7 +72,7 @@ class Operator:
             torch.autograd.grad(out, [self.points, *self.scalars], self.grad)
 
     def check(self):
-        """Hold the first image against float64, less the regions with a point between centres.
+        """Hold the first image against float64, less the regions with a point between centers.
 
         Returns:
             tuple[float, str]: The worst error as a part of what is allowed; what was left out.
@@ -103,7 +103,7 @@ class Operator:
 
 
 def _tied(tensors, proposals, folds):
-    """Say which points have two best centres within rounding, (1, regions, E, N)."""
+    """Say which points have two best centers within rounding, (1, regions, E, N)."""
     x, alpha, beta = (t.detach().double() for t in tensors)
     x = x.unbind(-3)[0]
     rows, cols = _axes(x.shape, proposals, folds, x.device)
@@ -148,7 +148,7 @@ class Training:
 
     Args:
         shape (tuple[int]): (B, 3, H, W).
-        proposals (tuple[int, int] | None): Centres per region, in every stage.
+        proposals (tuple[int, int] | None): Centers per region, in every stage.
         folds (tuple[int] | None): Regions of each stage.
         device (str): Defaults to 'cuda'.
         arch (str): Defaults to 'small'.

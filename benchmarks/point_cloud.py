@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=2 python benchmarks/point_cloud.py [--device cuda] [--out FILE.csv]
 
 Each part is timed beside its plain version, in turns in one process, after both gave the same
-result. The plain versions are what the equations say, with a tensor of (clouds, centres, points,
+result. The plain versions are what the equations say, with a tensor of (clouds, centers, points,
 3) for distances and the reference backend of the cluster operator. Median and spread (upper less
 lower quartile) are in points per second, where points are those that go in. Peak memory is what
 one call adds: allocated on a GPU, resident on a CPU (Linux; empty elsewhere).

@@ -8,7 +8,7 @@ libraries' inferencers the names of our models (:mod:`coc_mm.apis.model_zoo`).
 """
 
 from coc_mm import compat
-from coc_mm.compat.after_import import after_import
+from coc_mm.compat.on_import import on_import
 from coc_mm.version import __version__
 
 
@@ -28,7 +28,7 @@ def _read_safetensors(module):
     # mmengine reads the weights alone; ours carry config and class names in the header.
     def load_from_local_safely(filename, map_location=None):
         # While mmengine's module is being imported nothing that needs it can be.
-        from coc_mm.checkpoints.io import load_checkpoint_safely
+        from coc_mm.checkpoints.load import load_checkpoint_safely
 
         return load_checkpoint_safely(filename, map_location)
 
@@ -38,8 +38,8 @@ def _read_safetensors(module):
 
 
 compat.install()
-after_import('mmengine.runner.checkpoint', _read_safetensors)
-after_import('mmengine.infer.infer', _know_names_in_mmengine)
-after_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
+on_import('mmengine.runner.checkpoint', _read_safetensors)
+on_import('mmengine.infer.infer', _know_names_in_mmengine)
+on_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
 
 __all__ = ['__version__']

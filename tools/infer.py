@@ -10,7 +10,7 @@ except ModuleNotFoundError:  # a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import coc_mm  # noqa: F401
 
-from coc_mm.apis.errors import run_command
+from coc_mm.errors import run_command
 
 
 def main(argv=None) -> int:

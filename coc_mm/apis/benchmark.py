@@ -13,14 +13,14 @@ from mmengine.model import revert_sync_batchnorm
 from rich.console import Console
 from rich.table import Table
 
-from coc_mm.apis.cli import _Options
 from coc_mm.apis.config import load_config, merge_options
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.infer import _usable_device, load_model
-from coc_mm.apis.weights import build_model
+from coc_mm.apis.start import build_model
+from coc_mm.cli.options import _Options
+from coc_mm.errors import UserError
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops.context_cluster import interface
+from coc_mm.ops import functional as interface
 
 __all__ = ['measure', 'run_benchmark']
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.model_zoo import config_of, find_entry, list_models
-from coc_mm.apis.weights import build_model
+from coc_mm.apis.start import build_model
+from coc_mm.errors import UserError
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
 from coc_mm.models.layers import ContextClusterMixer
 
@@ -57,8 +57,8 @@ def cluster_macs(
     """Count the multiply-adds of clustering one map (arXiv 2303.01494, section 3.2).
 
     Per point and head of D channels: two poolings (2 D), the norm (D), the cosine to
-    each of the M centres of the region (M D) with its scale and shift (M), the weighted
-    sum of its one cluster (D) and the dispatch from it (D). Per centre: the norm, the
+    each of the M centers of the region (M D) with its scale and shift (M), the weighted
+    sum of its one cluster (D) and the dispatch from it (D). Per center: the norm, the
     sum's share of its own value, and the division (3 D).
 
     Args:
@@ -66,19 +66,19 @@ def cluster_macs(
         width (int): Columns of the map.
         heads (int): Heads.
         head_dim (int): D.
-        proposals (tuple[int, int]): Centres of a region, (rows, columns).
+        proposals (tuple[int, int]): Centers of a region, (rows, columns).
         folds (tuple[int, int]): Regions, (rows, columns); one region unless both exceed 1.
 
     Returns:
         int: Multiply-adds; the same for every backend.
     """
     points = height * width
-    centres = proposals[0] * proposals[1]
+    centers = proposals[0] * proposals[1]
     regions = 1
     if min(folds) > 1:
         regions = min(folds[0], height) * min(folds[1], width)
-    per_point = 5 * head_dim + centres * (head_dim + 1)
-    return heads * (points * per_point + regions * centres * 3 * head_dim)
+    per_point = 5 * head_dim + centers * (head_dim + 1)
+    return heads * (points * per_point + regions * centers * 3 * head_dim)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from coc_mm.apis.cli import say
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.syntax import PARSING
+from coc_mm.errors import UserError, print_rank0
 
 __all__ = ['SCOPES', 'load_config', 'merge_options', 'merge_test_args', 'merge_train_args']
 
@@ -240,7 +239,7 @@ def _set_loader_defaults(config: Config, fields: tuple[str, ...], **defaults) ->
             config[field] = loader
 
 
-def _settle_loaders(config: Config) -> None:
+def _resolve_loaders(config: Config) -> None:
     """Drop what PyTorch refuses from a loader without workers."""
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = config.get(field)
@@ -255,7 +254,7 @@ def _complete(config: Config) -> None:
     from coc_mm.datasets import resolve_custom
 
     for line in resolve_custom(config):
-        say(line)
+        print_rank0(line)
 
 
 def _require(config: Config, keys: tuple[str, ...], path: str, purpose: str) -> None:
@@ -269,7 +268,7 @@ def merge_train_args(config: Config, args: argparse.Namespace) -> Config:
 
     Args:
         config (Config): From :func:`load_config`.
-        args (Namespace): From :func:`coc_mm.apis.cli.parse_train`.
+        args (Namespace): From :func:`coc_mm.cli.options.parse_train`.
 
     Returns:
         Config: The same config.
@@ -306,7 +305,7 @@ def merge_train_args(config: Config, args: argparse.Namespace) -> Config:
     if args.amp and optim_wrapper and optim_wrapper.get('type') == 'OptimWrapper':
         optim_wrapper.pop('loss_scale', None)  # an option took --amp back
     _complete(config)
-    _settle_loaders(config)
+    _resolve_loaders(config)
     _require(
         config, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), args.config, 'training'
     )
@@ -331,7 +330,7 @@ def merge_test_args(config: Config, args: argparse.Namespace) -> Config:
 
     Args:
         config (Config): From :func:`load_config`.
-        args (Namespace): From :func:`coc_mm.apis.cli.parse_test`.
+        args (Namespace): From :func:`coc_mm.cli.options.parse_test`.
 
     Returns:
         Config: The same config.
@@ -353,7 +352,7 @@ def merge_test_args(config: Config, args: argparse.Namespace) -> Config:
     merge_options(config, args.cfg_options)
     _complete(config)
     _require(config, needed, args.config, 'testing')
-    _settle_loaders(config)
+    _resolve_loaders(config)
     if args.tta:  # wraps the model, so options must have reached it before
         _set_tta(config, args.config)
     return config

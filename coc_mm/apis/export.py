@@ -17,21 +17,21 @@ from mmengine.model import revert_sync_batchnorm
 from rich.console import Console
 from torch import nn
 
-from coc_mm.apis.cli import _Options
 from coc_mm.apis.config import load_config, merge_options
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.infer import load_model
+from coc_mm.cli.options import _Options
+from coc_mm.errors import UserError
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
 from coc_mm.models.layers import ContextClusterBlock
 from coc_mm.models.layers.context_cluster_block import _scaled
-from coc_mm.ops.context_cluster.exportable import (
+from coc_mm.ops.backends.linear_at_centers import (
     ExportableMixer,
     ExportableMLP,
     ExportableStage,
 )
 
-__all__ = ['Deployable', 'export_program', 'run_export', 'write_onnx']
+__all__ = ['DeployModel', 'export_program', 'run_export', 'write_onnx']
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 # The first with Gelu as one operator.
@@ -39,7 +39,7 @@ OPSET = 20
 LARGEST = 16384  # pixels of a side; guards need an end
 
 
-class Deployable(nn.Module):
+class DeployModel(nn.Module):
     """A model from pixels to what its head, or for detectors its neck, gives.
 
     Args:
@@ -132,11 +132,11 @@ def least_size(folds: Sequence[tuple[int, int]]) -> int:
     return max(4 * wanted, MIN_SIZE)
 
 
-def export_program(deployable: Deployable, shape: tuple[int, int]) -> torch.export.ExportedProgram:
+def export_program(deployable: DeployModel, shape: tuple[int, int]) -> torch.export.ExportedProgram:
     """Trace a model, the number of images free, for dense models also their size.
 
     Args:
-        deployable (Deployable): The model.
+        deployable (DeployModel): The model.
         shape (tuple[int, int]): Height and width of the image to trace with; for classifiers
             the only one.
 
@@ -357,7 +357,7 @@ def run_export(argv: Sequence[str] | None = None) -> None:
 def _write(args, model, scope, shape, path):
     """Trace and write; return the names of the outputs."""
     try:
-        deployable = Deployable(model, scope)
+        deployable = DeployModel(model, scope)
         names = deployable.output_names
         program = export_program(deployable, shape)
         if args.format == 'onnx':

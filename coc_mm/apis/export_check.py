@@ -1,6 +1,6 @@
 """Hold an exported model against PyTorch, and time both.
 
-Which centre a point joins is a choice: where two are equally near, rounding decides, and another
+Which center a point joins is a choice: where two are equally near, rounding decides, and another
 order of summation may decide otherwise. So what the exported model chose is read from it and given
 to PyTorch's textbook formulation, which must then agree to 1e-4; every choice that PyTorch would
 have made otherwise must be such a tie, and is counted.
@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops.context_cluster import reference, regions
+from coc_mm.ops import regions
+from coc_mm.ops.backends import reference
 
 __all__ = ['Report', 'check', 'load_pictures', 'speed']
 
@@ -139,7 +140,7 @@ class Exported:
 
 
 class _Watch(torch.fx.Interpreter):
-    """Run a graph and note the choices of centres."""
+    """Run a graph and note the choices of centers."""
 
     def __init__(self, module):
         super().__init__(module)
@@ -161,7 +162,7 @@ def library_outputs(model: Any, scope: str, image: torch.Tensor) -> list[torch.T
         image (Tensor): (B, 3, H, W), RGB, whole numbers from 0 to 255.
 
     Returns:
-        list[Tensor]: As of :class:`coc_mm.apis.export.Deployable`.
+        list[Tensor]: As of :class:`coc_mm.apis.export.DeployModel`.
     """
     height, width = image.shape[2:]
     data: dict[str, Any] = dict(
@@ -266,7 +267,7 @@ class Report:
     def table(self) -> Table:
         """Tabulate for a rich console."""
         table = Table(
-            *('images', 'error, of the greatest value', 'ties of centres', 'of choices', 'labels'),
+            *('images', 'error, of the greatest value', 'ties of centers', 'of choices', 'labels'),
             title='the exported model beside PyTorch',
         )
         for shape, error, ties, labels in self.rows:
@@ -339,7 +340,7 @@ def check(
             report.reason = f'{label}: maps differ by {error:.1e} of their greatest value'
         elif ties.widest > TIE:
             report.reason = (
-                f'{label}: a point joined a centre {ties.widest:.1e} less similar than the best'
+                f'{label}: a point joined a center {ties.widest:.1e} less similar than the best'
             )
         elif not agree[1] and not (ties.other and agree[2]):
             report.reason = f'{label}: the likeliest class differs'

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 __all__ = ['explaining_failures']
 

@@ -16,13 +16,13 @@ from mmengine.registry import DefaultScope
 from rich.console import Console
 from torch import nn
 
-from coc_mm.apis.bad_files import why_no_image
-from coc_mm.apis.cli import parse_infer
 from coc_mm.apis.config import load_config, merge_options
-from coc_mm.apis.errors import UserError, explain
+from coc_mm.apis.start import check_weights, is_local
 from coc_mm.apis.tasks import TASKS
-from coc_mm.apis.weights import check_weights, is_local
-from coc_mm.checkpoints.io import load_checkpoint_safely, state_dict_of, use_safe_loading
+from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of, use_safe_loading
+from coc_mm.cli.options import parse_infer
+from coc_mm.errors import UserError, explain
+from coc_mm.utils.image_checks import validate_image
 
 __all__ = ['find_images', 'load_model', 'run_infer']
 
@@ -53,7 +53,7 @@ def find_images(path: str) -> list[Path]:
                 'that holds them itself.'
             )
         return found
-    reason = why_no_image(place)
+    reason = validate_image(place)
     if reason:
         raise UserError(f'image {path} {reason}; name an image file, or a folder of them.')
     return [place]
@@ -107,7 +107,7 @@ def load_model(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Modul
     _set_custom_classes(config, meta)
     with warnings.catch_warnings(record=True) as caught:
         model = TASKS[scope].build(deepcopy(config))
-    for warning in caught:  # class names and colours follow below
+    for warning in caught:  # class names and colors follow below
         if not re.search('checkpoint is None|palette', str(warning.message)):
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
@@ -187,7 +187,7 @@ def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Cons
 
 
 def _predict_one(task: Any, image: Path, target: Path, console: Console) -> None:
-    reason = why_no_image(image)
+    reason = validate_image(image)
     pixels = None if reason else mmcv.imread(str(image), channel_order='rgb')
     if pixels is None:
         raise UserError(reason or 'is not an image in a format that can be read')

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.syntax import PARSING
+from coc_mm.errors import UserError
 
 if TYPE_CHECKING:  # a list of names must not cost the import of torch
     import torch
@@ -201,7 +201,7 @@ def get_model(
         name (str): One of :func:`list_models`.
         pretrained (bool | str): Path or URL of a checkpoint of this model, converted or
             trained; True for ``checkpoints/NAME.pth``, where the configs expect it; False
-            for random weights. The denominator and the centres that the checkpoint
+            for random weights. The denominator and the centers that the checkpoint
             records go before those of the config. Defaults to False.
         device (str | torch.device): Defaults to ``'cpu'``.
         **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='fused')``.
@@ -221,11 +221,11 @@ def get_model(
         5570584
     """
     from coc_mm.apis.config import check_scope
+    from coc_mm.apis.start import check_weights
     from coc_mm.apis.tasks import TASKS
-    from coc_mm.apis.weights import check_weights
-    from coc_mm.checkpoints.io import state_dict_of
+    from coc_mm.checkpoints.load import state_dict_of
+    from coc_mm.checkpoints.official_names import is_official
     from coc_mm.checkpoints.pretrained import read_checkpoint
-    from coc_mm.models.backbones.official_names import is_official
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from rich.table import Table
 from torch import nn
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 __all__ = ['TASKS', 'Classification', 'Detection', 'Segmentation']
 
@@ -29,7 +29,7 @@ def _test_dataset(config: Config) -> dict:
 
 
 def _dataset_meta(meta: dict, config: Config) -> dict:
-    """Gather class names and colours: checkpoint, then config, then dataset class."""
+    """Gather class names and colors: checkpoint, then config, then dataset class."""
     dataset = _test_dataset(config)
     with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
         kind = registry.get(dataset['type']) if 'type' in dataset else None
@@ -51,7 +51,7 @@ def _names(classes: Sequence[str] | None, count: int) -> list[str]:
 
 
 def _colors(count: int) -> list[tuple[int, int, int]]:
-    """Colours around the wheel, as far apart as their number allows."""
+    """Colors around the wheel, as far apart as their number allows."""
     wheel = [colorsys.hsv_to_rgb(i / max(1, count), 0.8, 0.95) for i in range(count)]
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in wheel]
 
@@ -170,7 +170,7 @@ class Detection(_Task):
 
     @staticmethod
     def set_classes(model: Any, meta: dict, config: Config) -> None:
-        """Give the model its class names and colours.
+        """Give the model its class names and colors.
 
         Args:
             model (nn.Module): From :meth:`build`.
@@ -272,7 +272,7 @@ class Segmentation(_Task):
 
     @staticmethod
     def set_classes(model: Any, meta: dict, config: Config) -> None:
-        """Give the model its class names and colours.
+        """Give the model its class names and colors.
 
         Args:
             model (nn.Module): From :meth:`build`.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from coc_mm.models.backbones.official_names import is_official, rename_official
+from coc_mm.checkpoints.official_names import is_official, rename_official
 
 __all__ = ['TASKS', 'convert_official']
 
@@ -14,7 +14,7 @@ TASKS = ('classification', 'detection', 'segmentation', 'point_cloud')
 # Only a whole detector or segmentor has these; mmdet 2.x and mmseg 0.x name them as
 # their successors do.
 _HOST_PARTS = re.compile(r'(neck|rpn_head|roi_head|bbox_head|decode_head|auxiliary_head)\.')
-# PointMLP with a one-centre cluster in front of each residual block.
+# PointMLP with a one-center cluster in front of each residual block.
 _CLUSTER = r'(?:pre|pos)_blocks_list\.\d+\.operation\.\d+\.'
 _NORM = r'(?:weight|bias|running_mean|running_var|num_batches_tracked)'
 _POINT_CLOUD = re.compile(

@@ -1,4 +1,4 @@
-"""What an official checkpoint is: its weights, task, architecture, formula and centres."""
+"""What an official checkpoint is: its weights, task, architecture, formula and centers."""
 
 import argparse
 import contextlib
@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from coc_mm.checkpoints.convert import TASKS
-from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely, refuse_no_weights
+from coc_mm.checkpoints.load import load_checkpoint_safely, refuse_no_weights
+from coc_mm.checkpoints.official_names import is_official, rename_official
+from coc_mm.errors import CheckpointError
 from coc_mm.models.backbones.context_cluster import ContextCluster
-from coc_mm.models.backbones.official_names import is_official, rename_official
 
 __all__ = ['Official', 'read_official']
 
@@ -32,7 +33,7 @@ class Official:
         task (str): One of :data:`coc_mm.checkpoints.convert.TASKS`.
         archs (list[str]): Names of :attr:`ContextCluster.arch_zoo` that have these shapes.
         named_arch (str | None): What the training script was told, if it is kept.
-        centres (int | None): Side of the grid of centres per region, from the config text.
+        centers (int | None): Side of the grid of centers per region, from the config text.
         trained (datetime | None): When the checkpoint was written.
         remarks (list[str]): What was chosen or left out.
     """
@@ -42,7 +43,7 @@ class Official:
     task: str
     archs: list[str] = field(default_factory=list)
     named_arch: str | None = None
-    centres: int | None = None
+    centers: int | None = None
     trained: datetime | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ class Official:
             return self.archs[0]
         raise CheckpointError(
             f'{self.path}: the weights fit {", ".join(self.archs)} alike, which differ only in '
-            'centres and regions, and the file does not name its model; say which with --arch.'
+            'centers and regions, and the file does not name its model; say which with --arch.'
         )
 
     def denominator(self, wanted: str | None = None) -> tuple[str, str]:
@@ -108,13 +109,13 @@ class Official:
         )
 
     def proposals(self, wanted: int | None = None) -> int | None:
-        """Settle the centres of a dense model, which no weight shows.
+        """Settle the centers of a dense model, which no weight shows.
 
         Args:
             wanted (int, optional): What the user says.
 
         Returns:
-            int | None: Side of the grid of centres in every region; None for a
+            int | None: Side of the grid of centers in every region; None for a
             classifier, whose architecture has them.
 
         Raises:
@@ -124,13 +125,13 @@ class Official:
             if wanted is not None:
                 raise CheckpointError(
                     f'{self.path}: --proposals is for detectors and segmentors; a classifier has '
-                    'the centres of its --arch.'
+                    'the centers of its --arch.'
                 )
             return None
-        found = wanted or self.centres
+        found = wanted or self.centers
         if found is None:
             raise CheckpointError(
-                f'{self.path}: the weights do not show how many centres a region has, and the '
+                f'{self.path}: the weights do not show how many centers a region has, and the '
                 'file holds no config that does.\nSay --proposals 2, 5 or 7 for 4, 25 or 49.'
             )
         return found
@@ -258,6 +259,6 @@ def _read_origin(official: Official, checkpoint: Mapping) -> None:
     if isinstance(config, str):
         found = set(re.findall(r'cluster_(?:small|medium)_feat_?(\d+)', config, re.IGNORECASE))
         if len(found) == 1:
-            official.centres = int(found.pop())
+            official.centers = int(found.pop())
     with contextlib.suppress(ValueError):  # any other text is no date
         official.trained = datetime.strptime(str(meta.get('time')), '%a %b %d %H:%M:%S %Y')

@@ -7,13 +7,9 @@ from mmengine.model import PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import nn
 
-from coc_mm.checkpoints.io import (
-    CheckpointError,
-    load_checkpoint_safely,
-    load_from_http_safely,
-    state_dict_of,
-)
-from coc_mm.models.backbones.official_names import is_official
+from coc_mm.checkpoints.load import load_checkpoint_safely, load_from_http_safely, state_dict_of
+from coc_mm.checkpoints.official_names import is_official
+from coc_mm.errors import CheckpointError
 from coc_mm.registry import WEIGHT_INITIALIZERS
 
 __all__ = ['SafePretrained', 'read_checkpoint']

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from coc_mm.checkpoints.files import check_target, save_checkpoint
-from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely, refuse_no_weights
+from coc_mm.checkpoints.load import load_checkpoint_safely, refuse_no_weights
+from coc_mm.checkpoints.save import check_target, save_checkpoint
+from coc_mm.errors import CheckpointError
 
 __all__ = ['publish', 'strip_checkpoint']
 

@@ -1,11 +1,11 @@
 """Embedded data for the quickstart (digits, scenes made of them), and your own data."""
 
 from coc_mm.datasets.custom import resolve_custom, set_classes
-from coc_mm.datasets.digit_scenes import ensure_digit_scenes
-from coc_mm.datasets.digits import DigitsDataset, load_digits_split
+from coc_mm.datasets.digits.datasets import digit_scenes_coco, digit_scenes_seg
+from coc_mm.datasets.digits.digits import DigitsDataset, load_digits_split
+from coc_mm.datasets.digits.render import SceneDigit, SceneSpec, compose_scene
+from coc_mm.datasets.digits.scenes import ensure_digit_scenes
 from coc_mm.datasets.folder_datasets import ClassFolders, ImageMaskFolders
-from coc_mm.datasets.scene_datasets import digit_scenes_coco, digit_scenes_seg
-from coc_mm.datasets.scene_render import SceneDigit, SceneSpec, compose_scene
 
 __all__ = [
     'ClassFolders',

@@ -318,7 +318,7 @@ def _wants_masks(cfg):
 
 
 def _palette(count):
-    """Colours around the wheel, neighbours far apart."""
+    """Colors around the wheel, neighbours far apart."""
     wheel = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.75, 0.95) for i in range(count)]
     return [tuple(round(255 * x) for x in color) for color in wheel]  # mmdet draws with tuples only
 

@@ -1,19 +1,19 @@
 """Hooks and optimizer constructors."""
 
-from coc_mm.engine.checkpoint_hook import WholeCheckpointHook
-from coc_mm.engine.cluster_visualization_hook import ClusterVisualizationHook
+from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import AtomicCheckpointHook
+from coc_mm.engine.fault_tolerance.preemption import PreemptionHook
+from coc_mm.engine.fault_tolerance.seeding import StepSeedHook
+from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResumeHook
+from coc_mm.engine.hooks.nonfinite_hook import NonFiniteHook
 from coc_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from coc_mm.engine.numbers import NumbersWatchHook
-from coc_mm.engine.random_state import PlacedRandomnessHook
-from coc_mm.engine.stop_signals import StopHook
-from coc_mm.engine.validation_hook import OwedValidationHook
+from coc_mm.visualization.hook import ClusterVisualizationHook
 
 __all__ = [
+    'AtomicCheckpointHook',
     'ClusterVisualizationHook',
     'LayerDecayOptimWrapperConstructor',
-    'NumbersWatchHook',
-    'OwedValidationHook',
-    'PlacedRandomnessHook',
-    'StopHook',
-    'WholeCheckpointHook',
+    'NonFiniteHook',
+    'PreemptionHook',
+    'StepSeedHook',
+    'ValidateOnResumeHook',
 ]

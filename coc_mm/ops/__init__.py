@@ -1,6 +1,6 @@
 """Operators, importing torch only."""
 
-from coc_mm.ops.context_cluster import (
+from coc_mm.ops.functional import (
     assign_points,
     can_run_fused,
     can_run_reference,

@@ -73,8 +73,8 @@ def draw_clusters(
 ) -> np.ndarray:
     """Paint the clusters of one head over a picture.
 
-    Every pixel is ``(1 - alpha) * image + alpha * colour`` of its cluster, rounded.
-    Where clusters meet, the edge runs along the pixels; no colour is ever mixed with
+    Every pixel is ``(1 - alpha) * image + alpha * color`` of its cluster, rounded.
+    Where clusters meet, the edge runs along the pixels; no color is ever mixed with
     that of another cluster.
 
     Args:
@@ -84,10 +84,10 @@ def draw_clusters(
         index (int): Image of the batch. Defaults to 0.
         head (int | None): Number of the head; None where the maps hold one alone.
             Defaults to None.
-        alpha (float): 0 is the image, 1 flat colours. Defaults to 0.5.
+        alpha (float): 0 is the image, 1 flat colors. Defaults to 0.5.
         borders (bool): Draw the borders of regions, in white. Defaults to False.
         outlines (bool): Draw a thin dark line where clusters meet. Defaults to False.
-        centers (bool): Mark the centres, as dots of their clusters' colours.
+        centers (bool): Mark the centers, as dots of their clusters' colors.
             Defaults to False.
         highlight (int | Sequence[int] | None): Clusters to show alone; elsewhere the
             picture is darkened and grey. Defaults to None.
@@ -164,7 +164,7 @@ def _draw_outlines(out: np.ndarray, clusters: np.ndarray, inside: np.ndarray) ->
 
 
 def _draw_borders(out: np.ndarray, maps: ClusterMaps, extent) -> None:
-    """White lines with a dark rim between regions, so they show on any colour."""
+    """White lines with a dark rim between regions, so they show on any color."""
     width = _line_width(out.shape[:2])
     inside = [slice(*_span(extent[i], extent[i + 2], out.shape[i])) for i in range(2)]
     lines = []
@@ -194,7 +194,7 @@ def _span(start: float, stop: float, length: int) -> tuple[int, int]:
 
 
 def _draw_centers(out, maps: ClusterMaps, colors: np.ndarray, extent, shown) -> None:
-    """Dots where the centres lie, each in the colour of its cluster with a white rim."""
+    """Dots where the centers lie, each in the color of its cluster with a white rim."""
     height, width = out.shape[:2]
     top, left, bottom, right = extent
     position = maps.center_positions.cpu().numpy()

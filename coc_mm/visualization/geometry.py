@@ -117,7 +117,7 @@ def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) 
         size (tuple[int, int]): Height and width of the picture in question.
 
     Returns:
-        Placement | None: None where the pipeline flips, turns, bends or discolours
+        Placement | None: None where the pipeline flips, turns, bends or discolors
         images, so that no box tells where the picture is.
     """
     rows, *row_ends = _ramp(*size)

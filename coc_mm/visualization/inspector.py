@@ -20,7 +20,7 @@ from coc_mm.visualization.sheets import fit
 
 __all__ = ['ClusterInspector', 'Inspection']
 
-_LEAST_SCORE = 0.3
+_MIN_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class ClusterInspector:
             pairs = zip(labels.tolist(), scores.tolist(), strict=True)
         elif 'pred_instances' in sample:
             found = sample.pred_instances
-            found = found[found.scores >= _LEAST_SCORE].cpu()
+            found = found[found.scores >= _MIN_SCORE].cpu()
             order = found.scores.argsort(descending=True)
             pairs = zip(found.labels[order].tolist(), found.scores[order].tolist(), strict=True)
         elif 'pred_sem_seg' in sample:
@@ -232,5 +232,5 @@ class ClusterInspector:
         if 'pred_instances' in sample:
             named = ', '.join(f'{name} ({score:.2f})' for name, score in found[:3])
             many = f'{len(found)} objects' if len(found) != 1 else '1 object'
-            return f'{many}: {named}' if found else f'no object over {_LEAST_SCORE}'
+            return f'{many}: {named}' if found else f'no object over {_MIN_SCORE}'
         return ', '.join(f'{name} ({100 * share:.0f} %)' for name, share in found[:3])

@@ -17,7 +17,7 @@ from torch import nn
 
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops.context_cluster import assign_points, regions
+from coc_mm.ops import assign_points, regions
 
 __all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'record_clusters']
 
@@ -35,15 +35,15 @@ class ClusterMaps:
         block (int): Number of the block within the stage, not negative.
         heads (tuple[int, ...]): Numbers of the E heads that were asked for.
         assignment (Tensor): (B, E, H, W) int64, the cluster of every point;
-            ``region * centres_per_region + center_index``, regions row-major.
-        center_index (Tensor): (B, E, H, W) int64, the point's centre within its
+            ``region * centers_per_region + center_index``, regions row-major.
+        center_index (Tensor): (B, E, H, W) int64, the point's center within its
             region, row-major over the proposals.
-        similarity (Tensor): (B, E, H, W), of the point to that centre,
+        similarity (Tensor): (B, E, H, W), of the point to that center,
             ``sigmoid(beta + alpha * cos)``, in (0, 1); float32, or float64 for a
             float64 model.
-        center_positions (Tensor): (clusters, 2), row and column of every centre:
+        center_positions (Tensor): (clusters, 2), row and column of every center:
             the middle of the points that it averages. Indexed by cluster.
-        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
         folds (tuple[int, int]): Regions, (rows, columns); at most one per point.
         input_size (tuple[int, int]): Height and width of the network's input.
     """
@@ -67,7 +67,7 @@ class ClusterMaps:
 
     @property
     def centers_per_region(self) -> int:
-        """Centres of a region, M."""
+        """Centers of a region, M."""
         return self.proposals[0] * self.proposals[1]
 
     @property
@@ -157,7 +157,7 @@ def _edges(length: int, folds: int) -> list[int]:
 def _center_positions(
     size: tuple[int, int], proposals: tuple[int, int], folds: tuple[int, int]
 ) -> torch.Tensor:
-    """(clusters, 2): the middles of the windows that centres average."""
+    """(clusters, 2): the middles of the windows that centers average."""
     axes = []
     for length, n, f in zip(size, proposals, folds, strict=True):
         cut = regions.axis(length, f, n, torch.device('cpu'), torch.float64)

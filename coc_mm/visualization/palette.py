@@ -1,8 +1,8 @@
-"""Colours for any number of clusters that stay apart, also for the colour-blind.
+"""Colors for any number of clusters that stay apart, also for the color-blind.
 
 Distances are Euclidean in OKLab, where equal steps look equally far apart
-(https://bottosson.github.io/posts/oklab/). The distance of two colours is the
-least of four: as seen with full colour vision and with each of the three
+(https://bottosson.github.io/posts/oklab/). The distance of two colors is the
+least of four: as seen with full color vision and with each of the three
 dichromacies, simulated by the matrices of Machado et al. (2009,
 https://doi.org/10.1109/TVCG.2009.113). A step of 0.02 is just noticeable.
 """
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 __all__ = ['cluster_colors', 'palette', 'perceived', 'perceptual_distance']
 
-# Okabe and Ito's set (https://jfly.uni-koeln.de/color/), made for every kind of colour
-# vision, without its black, each the farthest from those before it. All colours that
+# Okabe and Ito's set (https://jfly.uni-koeln.de/color/), made for every kind of color
+# vision, without its black, each the farthest from those before it. All colors that
 # follow are computed.
 _OKABE_ITO = (
     (0, 114, 178),  # blue
@@ -68,7 +68,7 @@ _VISION = np.array(
 
 
 def perceived(colors: ArrayLike) -> np.ndarray:
-    """Return colours as four kinds of vision see them.
+    """Return colors as four kinds of vision see them.
 
     Args:
         colors (array_like): (N, 3) sRGB, 0 to 255.
@@ -83,7 +83,7 @@ def perceived(colors: ArrayLike) -> np.ndarray:
 
 
 def perceptual_distance(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Return how far colours are apart for the kind of vision that tells them least.
+    """Return how far colors are apart for the kind of vision that tells them least.
 
     Args:
         first (array_like): (N, 3) sRGB, 0 to 255.
@@ -124,10 +124,10 @@ def _palette(count: int) -> np.ndarray:
 
 
 def palette(count: int) -> np.ndarray:
-    """Return colours that are far apart for every kind of colour vision.
+    """Return colors that are far apart for every kind of color vision.
 
-    Okabe and Ito's seven, then each time the colour farthest from all before it. The
-    first colours of a longer palette are those of a shorter one, always.
+    Okabe and Ito's seven, then each time the color farthest from all before it. The
+    first colors of a longer palette are those of a shorter one, always.
 
     Args:
         count (int): How many; beyond 1024 they repeat.
@@ -140,19 +140,19 @@ def palette(count: int) -> np.ndarray:
 
 
 def cluster_colors(folds: tuple[int, int], centers_per_region: int) -> np.ndarray:
-    """Give every cluster of a map its colour, by its place alone.
+    """Give every cluster of a map its color, by its place alone.
 
-    A cluster has the same colour in every head, block, image and checkpoint with the
+    A cluster has the same color in every head, block, image and checkpoint with the
     same cut. The clusters of one region differ, and no region that touches another,
-    be it at a corner, shares a colour with it, so neighbouring clusters differ
+    be it at a corner, shares a color with it, so neighbouring clusters differ
     however the points fall.
 
     Args:
         folds (tuple[int, int]): Regions, (rows, columns).
-        centers_per_region (int): Centres of each.
+        centers_per_region (int): Centers of each.
 
     Returns:
-        ndarray: (regions * centres, 3) uint8, RGB, indexed by cluster.
+        ndarray: (regions * centers, 3) uint8, RGB, indexed by cluster.
     """
     rows, cols = folds
     group = (np.arange(rows) % 2)[:, None] * min(cols, 2) + np.arange(cols) % 2

@@ -18,7 +18,7 @@ __all__ = ['contact_sheet', 'fit', 'head_grid', 'save_gif', 'save_picture', 'sta
 _INK = (33, 33, 33)
 _PAPER = (255, 255, 255)
 # Below this many pixels a point, lines around clusters would hide them.
-_LEAST_CELL = 6
+_MIN_CELL = 6
 
 
 def fit(picture: np.ndarray, height: int | None = None, longest: int | None = None) -> np.ndarray:
@@ -74,7 +74,7 @@ def contact_sheet(
 
     Args:
         rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture,
-            caption); RGB, uint8; pictures of a column are centred in it, None leaves
+            caption); RGB, uint8; pictures of a column are centerd in it, None leaves
             the place empty. Captions go under the pictures, cut off after two lines.
         title (str): Goes above all. Defaults to ''.
 
@@ -132,8 +132,8 @@ def _overlay(picture, maps: ClusterMaps, head, alpha, extent, centers=False):
         channel_order='rgb',
         head=head,
         alpha=alpha,
-        borders=cell >= _LEAST_CELL / 2,
-        outlines=cell >= _LEAST_CELL,
+        borders=cell >= _MIN_CELL / 2,
+        outlines=cell >= _MIN_CELL,
         centers=centers,
         extent=extent,
     )
@@ -157,7 +157,7 @@ def head_grid(
         alpha (float): As for ``draw_clusters``. Defaults to 0.5.
         extent (tuple[float, float, float, float]): As for ``draw_clusters``.
         height (int): Of every picture, in pixels. Defaults to 256.
-        centers (bool): Mark the centres. Defaults to False.
+        centers (bool): Mark the centers. Defaults to False.
         title (str): Above all. Defaults to ''.
 
     Returns:
@@ -195,7 +195,7 @@ def stage_row(
         alpha (float): As for ``draw_clusters``. Defaults to 0.5.
         extent (tuple[float, float, float, float]): As for ``draw_clusters``.
         height (int): Of every picture, in pixels. Defaults to 256.
-        centers (bool): Mark the centres. Defaults to False.
+        centers (bool): Mark the centers. Defaults to False.
         caption (str): Under the image. Defaults to ''.
 
     Returns:
@@ -251,7 +251,7 @@ def save_gif(
         Path: The file.
     """
     path = Path(path)
-    # One table of colours for all frames, lest flat areas flicker.
+    # One table of colors for all frames, lest flat areas flicker.
     pooled = Image.fromarray(np.concatenate([frame[::2, ::2] for frame in frames]))
     table = pooled.quantize(256, Image.Quantize.MEDIANCUT)
     images = [

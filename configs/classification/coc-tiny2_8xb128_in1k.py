@@ -1,4 +1,4 @@
-"""CoC-Tiny with other centres and regions on ImageNet-1k.
+"""CoC-Tiny with other centers and regions on ImageNet-1k.
 
 Train:      bash tools/dist_train.sh configs/classification/coc-tiny2_8xb128_in1k.py 8
 GPUs:       8, 128 images each

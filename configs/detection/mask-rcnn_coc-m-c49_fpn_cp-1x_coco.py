@@ -1,4 +1,4 @@
-"""Mask R-CNN on CoC-Medium with 49 centres, blocks recomputed to save memory.
+"""Mask R-CNN on CoC-Medium with 49 centers, blocks recomputed to save memory.
 
 Train: bash tools/dist_train.sh configs/detection/mask-rcnn_coc-m-c49_fpn_cp-1x_coco.py 8
 GPUs:  8, 2 images each; hours and results are not measured.

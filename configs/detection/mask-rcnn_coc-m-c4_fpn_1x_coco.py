@@ -1,4 +1,4 @@
-"""Mask R-CNN on CoC-Medium with 4 centres per region, COCO, 12 epochs.
+"""Mask R-CNN on CoC-Medium with 4 centers per region, COCO, 12 epochs.
 
 Train:      bash tools/dist_train.sh configs/detection/mask-rcnn_coc-m-c4_fpn_1x_coco.py 8
 GPUs:       8, 2 images each

@@ -1,4 +1,4 @@
-"""Semantic FPN on CoC-Medium with 49 centres per region, ADE20K, 80k steps.
+"""Semantic FPN on CoC-Medium with 49 centers per region, ADE20K, 80k steps.
 
 Train:      bash tools/dist_train.sh configs/segmentation/fpn_coc-m-c49_4xb4-80k_ade20k-512x512.py 4
 GPUs:       4, 4 images each

@@ -1,4 +1,4 @@
-"""Semantic FPN on CoC-Medium with 49 centres, blocks recomputed to save memory.
+"""Semantic FPN on CoC-Medium with 49 centers, blocks recomputed to save memory.
 
 Train: bash tools/dist_train.sh \\
        configs/segmentation/fpn_coc-m-c49_4xb4-cp-80k_ade20k-512x512.py 4

@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import coc_mm  # noqa: F401
 
-from coc_mm.apis.errors import UserError, run_command
+from coc_mm.errors import UserError, run_command
 
 DEFAULT_FOLDER = 'work_dirs/quickstart'
 DEFAULT_MODEL = 'coc-tiny_8xb128_in1k'

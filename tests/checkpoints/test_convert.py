@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coc_mm.checkpoints import convert_official
-from coc_mm.models.backbones.official_names import (
+from coc_mm.checkpoints.official_names import (
     before_loading,
     is_official,
     read_pretrained_safely,

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from coc_mm.checkpoints import convert_official
-from coc_mm.checkpoints.files import check_target, save_checkpoint
-from coc_mm.checkpoints.io import CheckpointError, load_checkpoint_safely
+from coc_mm.checkpoints.load import load_checkpoint_safely
 from coc_mm.checkpoints.official import read_official
+from coc_mm.checkpoints.save import check_target, save_checkpoint
+from coc_mm.errors import CheckpointError
 from coc_mm.models import ContextCluster
 
 MINI = dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), mlp_ratios=(2, 2, 2, 2), heads=(2, 2, 2, 2))

@@ -124,9 +124,9 @@ def test_name_agrees_with_contents(path):
         assert cfg.default_scope == 'mmpretrain'
         algorithm = 'ImageClassifier'
     else:
-        arch, centres = re.search(r'_coc-([sm])-c(\d+)_', path.stem).groups()
+        arch, centers = re.search(r'_coc-([sm])-c(\d+)_', path.stem).groups()
         assert backbone.arch == ARCHS[arch]
-        assert int(centres) == backbone.get('proposals', 2) ** 2
+        assert int(centers) == backbone.get('proposals', 2) ** 2
         assert tuple(backbone.out_indices) == (0, 1, 2, 3)
         init = backbone.get('init_cfg')
         if not path.stem.endswith('_custom'):

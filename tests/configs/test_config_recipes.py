@@ -157,11 +157,11 @@ def test_imagenet_augmentation():
     assert erase.aspect_range == (3 / 10, 10 / 3)
     assert erase.fill_color == [103.53, 116.28, 123.675]
     assert erase.fill_std == [57.375, 57.12, 58.395]
-    _, resize, centre, _ = test_steps
+    _, resize, center, _ = test_steps
     assert (resize.scale, resize.edge, resize.interpolation) == (248, 'short', 'bicubic')
     assert resize.scale == int(224 / 0.9)
     assert resize.backend == 'pillow'
-    assert centre.crop_size == (224, 224)
+    assert center.crop_size == (224, 224)
 
 
 def test_imagenet_regularisation():

@@ -8,8 +8,8 @@ from mmengine.runner import Runner
 from shrunk_configs import CONFIGS, FAMILIES, FILES, NUM_FILES, PATHS, load, name_of
 
 from coc_mm.apis.amp import cpu_amp_config
-from coc_mm.apis.errors import run_command
 from coc_mm.datasets import resolve_custom
+from coc_mm.errors import run_command
 
 METRICS = dict(
     classification={'accuracy/top1'},
@@ -115,7 +115,7 @@ def test_dense_models_start_from_the_classifier(name, tiny_data, tmp_path):
 
 @pytest.mark.parametrize('name', PRIMITIVES)
 def test_missing_starting_weights_give_one_message(name, tmp_path, monkeypatch, capsys):
-    from coc_mm.apis.run import run_train
+    from coc_mm.cli.train import run_train
 
     monkeypatch.chdir(tmp_path)
     assert run_command(run_train, [str(CONFIGS / name)]) == 2

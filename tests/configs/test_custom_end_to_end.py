@@ -16,11 +16,11 @@ from PIL import Image
 from shrunk_configs import CONFIGS, load, make_ade, make_class_folders, make_coco
 from tiny_projects import ARCH, forget_singletons
 
-from coc_mm.apis.errors import run_command
 from coc_mm.apis.infer import run_infer
-from coc_mm.apis.run import run_train
-from coc_mm.checkpoints.io import load_checkpoint_safely
+from coc_mm.checkpoints.load import load_checkpoint_safely
+from coc_mm.cli.train import run_train
 from coc_mm.datasets import resolve_custom
+from coc_mm.errors import run_command
 
 KINDS = dict(
     classification=(

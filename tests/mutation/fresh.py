@@ -8,7 +8,10 @@ each test here: its mutants would look alive otherwise.
 import json
 from pathlib import Path
 
-from coc_mm.ops.context_cluster import fused, interface, reference, regions
+from coc_mm.ops import functional as interface
+from coc_mm.ops import regions
+from coc_mm.ops.backends import matmul as fused
+from coc_mm.ops.backends import reference
 
 STATS = Path('mutmut-stats.json')
 

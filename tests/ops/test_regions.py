@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from coc_mm.ops.context_cluster import regions
+from coc_mm.ops import regions
 
 CPU = torch.device('cpu')
 
@@ -17,14 +17,14 @@ def cut(length, folds, proposals, dtype=torch.float64):
 def test_even_cut():
     axis = cut(6, 2, 3, torch.float32)
     assert (axis.length, axis.folds, axis.size) == (6, 2, 3)
-    # Nothing is padded and no centre repeats: nothing has to be looked up.
+    # Nothing is padded and no center repeats: nothing has to be looked up.
     assert (axis.index, axis.inverse, axis.valid, axis.unique) == (None,) * 4
     assert axis.pool.dtype == torch.float32
     assert torch.equal(axis.pool, torch.eye(3).expand(2, 3, 3))
 
 
 def test_uneven_cut():
-    """Seven points in three regions of two, two and three; two centres each."""
+    """Seven points in three regions of two, two and three; two centers each."""
     axis = cut(7, 3, 2)
     assert (axis.length, axis.folds, axis.size) == (7, 3, 3)
     assert axis.index.tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6]
@@ -55,7 +55,7 @@ def test_padding_repeats_a_point_of_the_axis():
         ((9, 4, 2), None),
     ],
 )
-def test_centres_that_repeat_one(setting, unique):
+def test_centers_that_repeat_one(setting, unique):
     axis = cut(*setting)
     assert axis.folds == min(setting[0], setting[1])
     assert (axis.unique if axis.unique is None else axis.unique.tolist()) == unique
@@ -73,10 +73,10 @@ def test_masks_of_both_axes():
         [True, False, True, False],
         [True, True, True, True],
     ]
-    assert regions.unique_centres(rows, cols).tolist() == [[True] * 2 + [False] * 4, [True] * 6]
-    assert regions.unique_centres(cols, rows).tolist() == [[True, False, False] * 2, [True] * 6]
-    assert regions.unique_centres(rows, rows).sum().item() == 1 + 3 + 3 + 9
-    assert regions.valid_points(cols, cols) is regions.unique_centres(cols, cols) is None
+    assert regions.unique_centers(rows, cols).tolist() == [[True] * 2 + [False] * 4, [True] * 6]
+    assert regions.unique_centers(cols, rows).tolist() == [[True, False, False] * 2, [True] * 6]
+    assert regions.unique_centers(rows, rows).sum().item() == 1 + 3 + 3 + 9
+    assert regions.valid_points(cols, cols) is regions.unique_centers(cols, cols) is None
 
 
 def test_an_axis_is_computed_once():

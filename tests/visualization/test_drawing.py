@@ -73,7 +73,7 @@ def test_alpha_one_has_the_colors_of_the_palette_and_no_others():
 
 
 def test_red_stays_red():
-    """A red picture in either order, and clusters of the same colours in both."""
+    """A red picture in either order, and clusters of the same colors in both."""
     maps = make_maps()
     for order, red in (('rgb', 0), ('bgr', 2)):
         image = np.zeros((40, 40, 3), np.uint8)
@@ -100,7 +100,7 @@ def test_red_stays_red():
      ((13, 21), (4, 3), (7, 7)), ((24, 10), (3, 1), (2, 3))],
 )  # fmt: skip
 def test_neighbours_differ_in_the_picture(size, folds, proposals):
-    """5, 15 and hundreds of clusters: touching points of other clusters differ in colour."""
+    """5, 15 and hundreds of clusters: touching points of other clusters differ in color."""
     maps = make_maps(size, folds, proposals, heads=(0,), batch=1)
     out = draw_clusters(noise(size), maps, channel_order='rgb', alpha=1).astype(int)
     clusters = maps.assignment[0, 0].numpy()

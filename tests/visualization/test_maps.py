@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from coc_mm.models import ContextCluster
-from coc_mm.ops.context_cluster import reference, regions
+from coc_mm.ops import regions
+from coc_mm.ops.backends import reference
 from coc_mm.visualization import ClusterMaps, cluster_maps, find_backbone, record_clusters
 
 
@@ -96,7 +97,7 @@ def test_maps_are_the_argmax_over_points(size):
         mixer = model.stages[s].blocks[b].mixer
         assert m.assignment.shape == (2, mixer.num_heads, *points[s, b].shape[1:3])
         for i in range(2):
-            # In a region smaller than its proposals centres repeat, and here rounding
+            # In a region smaller than its proposals centers repeat, and here rounding
             # could prefer a later one: the test below has these.
             if min(n // f for n, f in zip(m.size, m.folds, strict=True)) < 3:
                 continue

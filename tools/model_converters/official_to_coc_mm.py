@@ -10,7 +10,7 @@ except ModuleNotFoundError:  # a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import coc_mm  # noqa: F401
 
-from coc_mm.apis.errors import run_command
+from coc_mm.errors import run_command
 
 
 def main(argv=None) -> int:
@@ -22,7 +22,7 @@ def main(argv=None) -> int:
     Returns:
         int: 0, or 2 after a message about what the user gave.
     """
-    from coc_mm.apis.official import run_convert
+    from coc_mm.cli.convert import run_convert
 
     return run_command(run_convert, argv)
 

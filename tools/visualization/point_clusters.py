@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Draw which cluster, or which sampled centre, every point of a cloud belongs to."""
+"""Draw which cluster, or which sampled center, every point of a cloud belongs to."""
 
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for projects, and for coc_mm
 
-from coc_mm.apis.errors import run_command
+from coc_mm.errors import run_command
 
 
 def main(argv=None) -> int:

@@ -42,7 +42,7 @@ def roi_align_forward(
             pixels, rounded up.
         pool_mode (int): 0 max, 1 average.
         aligned (bool): Whether coordinates are shifted by half a pixel, so that pixel
-            centres lie where they belong. Without it, RoIs are at least one pixel.
+            centers lie where they belong. Without it, RoIs are at least one pixel.
 
     Raises:
         RuntimeError: On the CPU, a RoI names a map that does not exist, is not

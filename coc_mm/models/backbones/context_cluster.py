@@ -11,14 +11,14 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from coc_mm.models.backbones.official_names import before_loading, read_pretrained_safely
+from coc_mm.checkpoints.official_names import before_loading, read_pretrained_safely
 from coc_mm.models.layers import (
     ContextClusterBlock,
+    GroupNorm1,
     PointReducer,
-    PointsNorm,
     append_positions,
 )
-from coc_mm.ops.context_cluster.interface import DENOMINATORS
+from coc_mm.ops.functional import DENOMINATORS
 from coc_mm.registry import MODELS
 
 MIN_SIZE = 32
@@ -31,7 +31,7 @@ class ContextCluster(BaseModule):
 
     A PyTorch implementation of `Image as Set of Points
     <https://arxiv.org/abs/2303.01494>`_. One class serves classification and
-    dense prediction: the number of outputs, of centres and of regions are
+    dense prediction: the number of outputs, of centers and of regions are
     arguments. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
 
     Args:
@@ -44,7 +44,7 @@ class ContextCluster(BaseModule):
         out_indices (int | Sequence[int]): Stages to return, 0-3 with strides
             4, 8, 16 and 32; negative numbers count from the end. Defaults to
             (3, ), the last stage.
-        proposals (int | Sequence | None): Centres per region: one value, or
+        proposals (int | Sequence | None): Centers per region: one value, or
             one for each of the four stages; a value is a number (2 means 2 x 2)
             or (rows, columns). None takes those of ``arch``. Defaults to None.
         folds (int | Sequence | None): Regions that the map is cut into, in the
@@ -224,7 +224,7 @@ class ContextCluster(BaseModule):
             )
             self.stages.append(stage)
         for i in self.out_indices:
-            self.add_module(f'norm{i}', PointsNorm(dims[i]))
+            self.add_module(f'norm{i}', GroupNorm1(dims[i]))
         self._freeze_stages()
 
     def init_weights(self) -> None:

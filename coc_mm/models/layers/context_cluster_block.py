@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import nn
 
-from coc_mm.models.layers.points_norm import PointsNorm
+from coc_mm.models.layers.group_norm import GroupNorm1
 from coc_mm.ops import context_cluster_packed
-from coc_mm.ops.context_cluster.interface import uses_fused
-from coc_mm.ops.cpu import MixerSetting, MixerWeights, residual_mixer, residual_mlp
+from coc_mm.ops.backends.cpu_mixer import MixerSetting, MixerWeights, residual_mixer
+from coc_mm.ops.backends.cpu_mlp import residual_mlp
+from coc_mm.ops.functional import uses_fused
 
 
 class ContextClusterMixer(nn.Module):
@@ -21,7 +22,7 @@ class ContextClusterMixer(nn.Module):
         embed_dims (int): Channels of a point.
         num_heads (int): Heads, E.
         head_dim (int): Channels of a head, D.
-        proposals (tuple[int, int]): Centres per region, (rows, columns).
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
             Defaults to (2, 2).
         folds (tuple[int, int]): Regions, (rows, columns). Defaults to (1, 1).
         drop_rate (float): Dropout after the output projection. Defaults to 0.
@@ -132,7 +133,7 @@ class ContextClusterBlock(nn.Module):
         num_heads (int): Heads of the mixer.
         head_dim (int): Channels of a head.
         mlp_ratio (float): Hidden channels of the MLP per channel.
-        proposals (tuple[int, int]): Centres per region. Defaults to (2, 2).
+        proposals (tuple[int, int]): Centers per region. Defaults to (2, 2).
         folds (tuple[int, int]): Regions. Defaults to (1, 1).
         drop_rate (float): Dropout. Defaults to 0.
         drop_path_rate (float): Stochastic depth. Defaults to 0.
@@ -157,11 +158,11 @@ class ContextClusterBlock(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = PointsNorm(embed_dims)
+        self.norm1 = GroupNorm1(embed_dims)
         self.mixer = ContextClusterMixer(
             embed_dims, num_heads, head_dim, proposals, folds, drop_rate, denominator, backend
         )
-        self.norm2 = PointsNorm(embed_dims)
+        self.norm2 = GroupNorm1(embed_dims)
         self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio), drop_rate)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
         self.layer_scale1: nn.Parameter | None = None
@@ -180,9 +181,11 @@ class ContextClusterBlock(nn.Module):
         Returns:
             Tensor: (B, H, W, embed_dims).
         """
-        return self._transform(self._mix(x))  # a map of its own, which may be written over
+        return self._forward_mlp(
+            self._forward_mixer(x)
+        )  # a map of its own, which may be written over
 
-    def _mix(self, x):
+    def _forward_mixer(self, x):
         mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
         if not (_worth_pieces(x, mixer) and self._in_pieces(x, norm, mixer)):
             return x + self.drop_path(mixer(norm(x), scale))
@@ -199,7 +202,7 @@ class ContextClusterBlock(nn.Module):
         out = residual_mixer(x, weights, setting)
         return x + self.drop_path(out) if alone else out
 
-    def _transform(self, x):
+    def _forward_mlp(self, x):
         mlp, norm, scale = self.mlp, self.norm2, self.layer_scale2
         if not self._in_pieces(x, norm, mlp):
             return x + self.drop_path(mlp(norm(x), scale))
@@ -239,11 +242,11 @@ class ContextClusterBlock(nn.Module):
 # Since torch 2.7
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 # Not a set: the compiler of torch 2.4 cannot look into one.
-_PLAIN = (ContextClusterMixer, MLP, PointsNorm, nn.Linear, nn.GELU, nn.Dropout)
+_PLAIN = (ContextClusterMixer, MLP, GroupNorm1, nn.Linear, nn.GELU, nn.Dropout)
 
 
 def _worth_pieces(x, mixer):
-    """Whether regions hold so many points that projecting values at the centres is less work."""
+    """Whether regions hold so many points that projecting values at the centers is less work."""
     (height, width), (rows, cols) = x.shape[1:3], mixer.folds
     points = -(-height // min(rows, height)) * -(-width // min(cols, width))
     return points >= 4 * mixer.proposals[0] * mixer.proposals[1]

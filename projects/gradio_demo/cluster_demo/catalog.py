@@ -10,9 +10,9 @@ from mmengine.config import Config
 from torch import nn
 
 from coc_mm.apis import get_model, list_models
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.infer import load_model
-from coc_mm.checkpoints.io import load_checkpoint_safely
+from coc_mm.checkpoints.load import load_checkpoint_safely
+from coc_mm.errors import UserError
 
 from .config_text import parse_config, read_config
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.syntax import PARSING
 from coc_mm.apis.tasks import TASKS
+from coc_mm.errors import UserError
 
 __all__ = ['parse_config', 'read_config']
 
-_MOST_BYTES = 2_000_000
+_MAX_BYTES = 2_000_000
 # What prediction needs. Hooks, loops, optimizers and datasets stay out.
 _KEYS = ('default_scope', 'model', 'data_preprocessor', 'test_pipeline', 'custom_data')
 _DATASET_KEYS = ('type', 'pipeline', 'metainfo')
@@ -161,7 +161,7 @@ def read_config(path: Path) -> Config:
         UserError: The file cannot be read or used.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise UserError(f'{path.name} is too large for a config.')
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 from . import view
 from .engine import Engine, Look
@@ -85,7 +85,7 @@ class Predicted:
         classes (list[tuple[str, float]] | None): Names with probabilities; None for
             dense models.
         picture (Path | None): Objects or areas; None for a classifier.
-        found (str): HTML with names, numbers and colours; empty for a classifier.
+        found (str): HTML with names, numbers and colors; empty for a classifier.
         facts (str): Markdown about the model and its map.
     """
 
@@ -321,12 +321,12 @@ def _found(look: Look, classes) -> str:
         return f'<p>{html.escape(look.caption.capitalize())}.</p>'
     items = []
     for label, value in view.findings(look)[:12]:
-        colour = ', '.join(map(str, view.colour_of(label)))
+        color = ', '.join(map(str, view.color_of(label)))
         share = f'{100 * value:.0f} %' if value >= 0.005 else 'under 1 %'
         number = f'{value:.2f}' if look.task == 'detection' else share
         name = html.escape(view.name_of(classes, label))
         items.append(
-            f'<li><span style="background: rgb({colour})"></span><b>{name}</b> {number}</li>'
+            f'<li><span style="background: rgb({color})"></span><b>{name}</b> {number}</li>'
         )
     return f'<ul>{"".join(items)}</ul>'
 
@@ -340,7 +340,7 @@ def _point_words(rows: list[view.PointRow], choice: Choice, at: tuple[int, int])
     points = 'point' if chosen.members == 1 else 'points'
     lines = [
         f'<p>Point at row {at[0]}, column {at[1]} of stage {choice.stage}: cluster '
-        f'{chosen.cluster} of head {choice.head}, similarity to its centre '
+        f'{chosen.cluster} of head {choice.head}, similarity to its center '
         f'<strong>{chosen.similarity:.3f}</strong>, {chosen.members} {points}.</p>',
         '<table><caption>The same point in every head</caption><thead><tr><th>head</th>'
         '<th>cluster</th><th>similarity</th><th>points</th>'

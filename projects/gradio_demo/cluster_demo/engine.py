@@ -14,8 +14,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from coc_mm.apis.errors import UserError, explain
-from coc_mm.checkpoints.io import use_safe_loading
+from coc_mm.checkpoints.load import use_safe_loading
+from coc_mm.errors import UserError, explain
 from coc_mm.visualization import ClusterInspector, ClusterMaps, Inspection
 
 from .catalog import TASK_NAMES, ModelSource, load_source

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from coc_mm.datasets.digits import load_digits_split
-from coc_mm.datasets.scene_render import SceneSpec, compose_scene
+from coc_mm.datasets.digits.digits import load_digits_split
+from coc_mm.datasets.digits.render import SceneSpec, compose_scene
 from coc_mm.visualization import save_picture
 
 __all__ = ['write_examples']

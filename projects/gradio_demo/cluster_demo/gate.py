@@ -30,9 +30,9 @@ _READ = re.compile(
     rf'|{_API}/heartbeat/[A-Za-z0-9_-]{{1,64}}|{_API}/upload_progress|{_API}/file=.+'
 )
 _WRITE = re.compile(rf'{_API}/(queue/join|upload|cancel|reset)/?')
-_MOST_JSON = 64 * 1024
+_MAX_JSON = 64 * 1024
 _ENVELOPE = 16 * 1024  # of a file: boundaries, headers
-_LEAST_DISK = 500e6  # bytes that uploads leave free
+_MIN_DISK = 500e6  # bytes that uploads leave free
 
 
 class _Body:
@@ -162,7 +162,7 @@ class Gate:
 
     async def _post(self, path: str, scope, receive, send) -> None:
         upload = path == f'{_API}/upload'
-        most = self.most_bytes + _ENVELOPE if upload else _MOST_JSON
+        most = self.most_bytes + _ENVELOPE if upload else _MAX_JSON
         length = dict(scope['headers']).get(b'content-length', b'0')
         if length.isdigit() and int(length) > most:
             raise RefusedError(413, f'The request is too large; {most / 1e6:g} MB are taken.')
@@ -182,7 +182,7 @@ class Gate:
         """Take one file; what an interrupted upload leaves is gone at once."""
         if self._uploading >= self.most_uploads:
             raise RefusedError(503, 'Too many uploads at a time; try again in a moment.')
-        if shutil.disk_usage(self.folder).free < _LEAST_DISK + self.most_bytes:
+        if shutil.disk_usage(self.folder).free < _MIN_DISK + self.most_bytes:
             raise RefusedError(507, 'There is no room for files here; try again later.')
         self._uploading += 1
         try:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 from .desk import SIZES, Choice, Desk
 from .view import MARKS
@@ -349,7 +349,7 @@ def build_page(desk: Desk, examples: Sequence[Path], workers: int = 2, keep: int
         token, point = gr.State(None), gr.State(None)
         gr.Markdown(
             '# Context clusters\nWhat a Context Cluster network groups together. Points of one '
-            'colour belong to one cluster; click one to see it alone.',
+            'color belong to one cluster; click one to see it alone.',
             elem_id='title',
         )
         with gr.Row():

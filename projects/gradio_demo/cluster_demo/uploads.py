@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 from coc_mm.visualization import fit
 
 __all__ = ['Limits', 'read_upload']

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 from coc_mm.visualization import ClusterMaps, contact_sheet, draw_clusters, fit
 from coc_mm.visualization.palette import palette
 
@@ -18,7 +18,7 @@ __all__ = [
     'MARKS',
     'PointRow',
     'clamp',
-    'colour_of',
+    'color_of',
     'draw_overlay',
     'draw_prediction',
     'enlarged',
@@ -31,11 +31,11 @@ __all__ = [
     'top_classes',
 ]
 
-#: What can be drawn beside the colours.
-MARKS = ('region borders', 'outlines', 'centres')
-_LEAST_SIDE = 480  # of an overlay; smaller images are enlarged to it
+#: What can be drawn beside the colors.
+MARKS = ('region borders', 'outlines', 'centers')
+_MIN_SIDE = 480  # of an overlay; smaller images are enlarged to it
 _TILE = 180  # height of a picture on the sheet of heads
-_LEAST_SCORE = 0.3
+_MIN_SCORE = 0.3
 _drawing = threading.Lock()  # the libraries draw with matplotlib's global state
 
 
@@ -113,7 +113,7 @@ class PointRow:
     Attributes:
         head (int): Its number.
         cluster (int): The point's cluster in it.
-        similarity (float): Of the point to the centre of that cluster, 0 to 1.
+        similarity (float): Of the point to the center of that cluster, 0 to 1.
         members (int): Points of the cluster.
         shared (float): Share of the chosen head's cluster that is in it, too, 0 to 1.
     """
@@ -159,9 +159,9 @@ def point_rows(maps: ClusterMaps, head: int, at: tuple[int, int]) -> list[PointR
 def enlarged(picture: np.ndarray) -> np.ndarray:
     """Enlarge a small picture, so that its clusters can be told."""
     shorter = min(picture.shape[:2])
-    if shorter >= _LEAST_SIDE:
+    if shorter >= _MIN_SIDE:
         return picture
-    return fit(picture, height=round(picture.shape[0] * _LEAST_SIDE / shorter))
+    return fit(picture, height=round(picture.shape[0] * _MIN_SIDE / shorter))
 
 
 def draw_overlay(
@@ -193,7 +193,7 @@ def draw_overlay(
         alpha=min(max(float(alpha), 0.0), 1.0),
         borders='region borders' in marks,
         outlines='outlines' in marks,
-        centers='centres' in marks,
+        centers='centers' in marks,
         highlight=highlight,
         extent=look.inspection.extent,
     )
@@ -201,9 +201,9 @@ def draw_overlay(
         height, width = drawn.shape[:2]
         place = (round(point[0] * (width - 1)), round(point[1] * (height - 1)))
         radius = max(6, round(min(height, width) / 60))
-        for thickness, colour in ((5, (20, 20, 20)), (2, (255, 255, 255))):
+        for thickness, color in ((5, (20, 20, 20)), (2, (255, 255, 255))):
             cv2.drawMarker(
-                drawn, place, colour, cv2.MARKER_CROSS, 2 * radius, thickness, cv2.LINE_AA
+                drawn, place, color, cv2.MARKER_CROSS, 2 * radius, thickness, cv2.LINE_AA
             )
     return drawn
 
@@ -272,7 +272,7 @@ def findings(look: Look) -> list[tuple[int, float]]:
     sample = look.inspection.sample
     if look.task == 'detection':
         found = sample.pred_instances
-        found = found[found.scores >= _LEAST_SCORE].cpu()
+        found = found[found.scores >= _MIN_SCORE].cpu()
         pairs = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
     else:
         labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
@@ -311,15 +311,15 @@ def _canvas(look: Look) -> tuple[np.ndarray, float, tuple[int, int]]:
     return picture, picture.shape[0] / (bottom - top), (top, left)
 
 
-def colour_of(label: int) -> list[int]:
-    """Return the colour of a class, RGB, the same for objects and areas."""
+def color_of(label: int) -> list[int]:
+    """Return the color of a class, RGB, the same for objects and areas."""
     return palette(label + 1)[label].tolist()
 
 
 def _draw_objects(look: Look, classes, alpha: float) -> np.ndarray:
     """Masks, boxes and names, best last, so that it lies on top."""
     found = look.inspection.sample.pred_instances.cpu()
-    found = found[found.scores >= _LEAST_SCORE]
+    found = found[found.scores >= _MIN_SCORE]
     picture, scale, (top, left) = _canvas(look)
     height, width = picture.shape[:2]
     box = look.inspection.box
@@ -328,8 +328,8 @@ def _draw_objects(look: Look, classes, alpha: float) -> np.ndarray:
     for i in order if masks is not None else ():
         mask = torch.as_tensor(masks[i])[box[0] : box[2], box[1] : box[3]].numpy()
         mask = cv2.resize(mask.astype(np.float32), (width, height)) > 0.5
-        colour = np.array(colour_of(int(found.labels[i])), np.float32)
-        picture[mask] = np.rint((1 - alpha) * picture[mask] + alpha * colour)
+        color = np.array(color_of(int(found.labels[i])), np.float32)
+        picture[mask] = np.rint((1 - alpha) * picture[mask] + alpha * color)
     line = max(2, round(min(height, width) / 250))
     size = max(0.45, min(height, width) / 900)
     for i in order:
@@ -337,25 +337,25 @@ def _draw_objects(look: Look, classes, alpha: float) -> np.ndarray:
             round((value - start) * scale)
             for value, start in zip(found.bboxes[i].tolist(), (left, top) * 2, strict=True)
         )
-        colour, label = colour_of(int(found.labels[i])), int(found.labels[i])
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line, cv2.LINE_AA)
+        color, label = color_of(int(found.labels[i])), int(found.labels[i])
+        cv2.rectangle(picture, (x0, y0), (x1, y1), color, line, cv2.LINE_AA)
         text = f'{name_of(classes, label)}  {float(found.scores[i]):.2f}'
         (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
         y0 = max(y0, h + base + 4)
-        cv2.rectangle(picture, (x0, y0 - h - base - 4), (x0 + w + 6, y0), colour, cv2.FILLED)
-        ink = (0, 0, 0) if np.dot(colour, (0.3, 0.6, 0.1)) > 110 else (255, 255, 255)
+        cv2.rectangle(picture, (x0, y0 - h - base - 4), (x0 + w + 6, y0), color, cv2.FILLED)
+        ink = (0, 0, 0) if np.dot(color, (0.3, 0.6, 0.1)) > 110 else (255, 255, 255)
         place = (x0 + 3, y0 - base - 1)
         cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
     return picture
 
 
 def _draw_areas(look: Look, alpha: float) -> np.ndarray:
-    """Areas in their classes' colours."""
+    """Areas in their classes' colors."""
     box = look.inspection.box
     labels = look.inspection.sample.pred_sem_seg.data[0].cpu().numpy()
     labels = labels[box[0] : box[2], box[1] : box[3]]
     picture, *_ = _canvas(look)
     height, width = picture.shape[:2]
     labels = cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
-    colours = palette(int(labels.max()) + 1).astype(np.float32)
-    return np.rint((1 - alpha) * picture + alpha * colours[labels]).astype(np.uint8)
+    colors = palette(int(labels.max()) + 1).astype(np.float32)
+    return np.rint((1 - alpha) * picture + alpha * colors[labels]).astype(np.uint8)

@@ -27,19 +27,19 @@ model = dict(
 
 train_pipeline = [
     dict(type='SamplePoints', num_points=num_points, how='random', shuffle=True),
-    dict(type='CentrePoints'),
+    dict(type='CenterPoints'),
     dict(type='RotatePoints', axis='z', angle=10),
     dict(type='ScaleShiftPoints', scale=(0.8, 1.25), shift=0.1),
     dict(type='PackPoints'),
 ]
 test_pipeline = [
     dict(type='SamplePoints', num_points=num_points),
-    dict(type='CentrePoints'),
+    dict(type='CenterPoints'),
     dict(type='PackPoints'),
 ]
 tta_pipeline = [
     dict(type='SamplePoints', num_points=num_points),
-    dict(type='CentrePoints'),
+    dict(type='CenterPoints'),
     dict(
         type='VotePoints', transforms=[dict(type='ScaleShiftPoints', scale=(0.8, 1.25), shift=0.0)]
     ),

@@ -10,7 +10,7 @@ _base_ = ['./pointmlp-coc_quick_digits.py']
 
 train_pipeline = [
     dict(type='SamplePoints', num_points=128, how='random', shuffle=True),
-    dict(type='CentrePoints'),
+    dict(type='CenterPoints'),
     dict(type='RotatePoints', axis='z'),
     dict(type='ScaleShiftPoints', scale=(0.8, 1.25), shift=0.1),
     dict(type='PackPoints'),

@@ -1,6 +1,6 @@
 """The error of this project: about what the user gave, so that the tools print its text alone."""
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 __all__ = ['PointCloudError']
 

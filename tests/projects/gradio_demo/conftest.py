@@ -14,7 +14,7 @@ DEEP = dict(depths=(1, 2, 3, 1), heads=(2, 3, 4, 5), folds=(2, 1, 1, 1))
 
 def save_checkpoint(path, config, classes=('disc', 'box'), seed=0, **meta):
     """Write an untrained model as a training run would, its config dumped beside it."""
-    from coc_mm.apis.weights import build_model
+    from coc_mm.apis.start import build_model
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng([]):

@@ -165,7 +165,7 @@ def test_click_a_point_and_compare(page, red):
     place = (box['x'] + box['width'] * 0.75, box['y'] + box['height'] * 0.75)
     changes(page, '#overlay-a', lambda: page.mouse.click(*place))
     page.wait_for_selector('#point-a table')
-    assert 'similarity to its centre 0.' in page.locator('#point-a').inner_text()
+    assert 'similarity to its center 0.' in page.locator('#point-a').inner_text()
     rows = page.locator('#point-a tbody tr')
     assert rows.count() == 2
     assert rows.first.locator('td').last.inner_text() == '100 %'

@@ -11,9 +11,8 @@ from cluster_demo.config_text import parse_config, read_config
 from crowded import run_crowded
 
 from coc_mm.apis.config import load_config
-from coc_mm.apis.errors import UserError
 from coc_mm.apis.infer import load_model
-from coc_mm.checkpoints.io import CheckpointError
+from coc_mm.errors import CheckpointError, UserError
 
 PLAIN = "default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n"
 

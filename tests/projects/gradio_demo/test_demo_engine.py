@@ -14,7 +14,7 @@ from cluster_demo.engine import Engine, Store
 from cluster_demo.uploads import Limits
 from PIL import Image
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 from coc_mm.visualization import ClusterInspector, draw_clusters
 
 
@@ -74,7 +74,7 @@ def test_prediction_is_drawn_for_dense_models_alone(sources, engine):
     labels = look.inspection.sample.pred_sem_seg.data[0].numpy()
     assert drawn.shape == (480, 800, 3)
     flat = view.draw_prediction(look, ('disc', 'box'), alpha=1)
-    assert tuple(flat[3, 3]) == tuple(view.colour_of(int(labels[0, 0])))
+    assert tuple(flat[3, 3]) == tuple(view.color_of(int(labels[0, 0])))
 
 
 def test_numbers_of_a_point(sources, engine):
@@ -184,7 +184,7 @@ def test_nothing_is_kept_of_visitors_that_left(sources, tmp_path):
     shown = desk.show(token, 'a', choice, 0.5, point=(0.5, 0.5))
     assert shown.overlay.is_file()
     assert shown.sheet.is_file()
-    assert 'similarity to its centre <strong>0.' in shown.point
+    assert 'similarity to its center <strong>0.' in shown.point
     desk.leave('visitor')
     assert not upload.exists()
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]

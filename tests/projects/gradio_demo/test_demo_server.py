@@ -22,7 +22,7 @@ from load_bad import bad_requests
 from load_client import good_images
 from load_test import Load, Outcome, Report, run_load
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 LINUX = pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='asks /proc for memory')
 GOOD = 10  # beside one of every bad kind

@@ -12,7 +12,7 @@ from cluster_demo.examples import write_examples
 from cluster_demo.uploads import Limits, read_upload
 from PIL import Image
 
-from coc_mm.apis.errors import UserError
+from coc_mm.errors import UserError
 
 
 def picture(height=40, width=60):

@@ -65,7 +65,7 @@ def test_npy(tmp_path):
 
 
 def test_a_mesh_is_sampled_by_area(tmp_path):
-    """Two squares, one of four times the area, and a face that is a quad with a colour."""
+    """Two squares, one of four times the area, and a face that is a quad with a color."""
     vertices = ['0 0 0', '2 0 0', '2 2 0', '0 2 0', '5 0 0', '6 0 0', '6 1 0', '5 1 0']
     faces = ['4 0 1 2 3 255 0 0', '3 4 5 6', '3 4 6 7']
     text = '\n'.join(['OFF', '8 3 0', *vertices, *faces])
@@ -284,10 +284,10 @@ def test_transforms():
     assert set(counts) == {2, 3}
     far = transform(points, type='SamplePoints', num_points=5, how='farthest')['points']
     assert len(np.unique(far, axis=0)) == 5
-    centred = transform(points + 7, type='CentrePoints')['points']
-    np.testing.assert_allclose(centred.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(centred, axis=1).max(), 1, rtol=1e-6)
-    assert np.isfinite(transform(points[:1], type='CentrePoints')['points']).all()
+    centerd = transform(points + 7, type='CenterPoints')['points']
+    np.testing.assert_allclose(centerd.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(centerd, axis=1).max(), 1, rtol=1e-6)
+    assert np.isfinite(transform(points[:1], type='CenterPoints')['points']).all()
     moved = transform(points, type='ScaleShiftPoints')['points']
     slope = (moved[1:] - moved[0]) / (points[1:] - points[0])
     np.testing.assert_allclose(slope, np.broadcast_to(slope[0], slope.shape), rtol=1e-2)

@@ -12,10 +12,10 @@ import torch
 from mmengine.config import Config
 
 from coc_mm.apis.config import load_config
-from coc_mm.apis.weights import build_model
+from coc_mm.apis.start import build_model
 from projects.point_cloud.point_cloud.data.solids import make_solid
 from projects.point_cloud.point_cloud.models import PointMLPCoC
-from projects.point_cloud.point_cloud.visualization import colour_by_centre, colour_by_cluster
+from projects.point_cloud.point_cloud.visualization import color_by_center, color_by_cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
@@ -111,27 +111,27 @@ def small():
     )  # fmt: skip
 
 
-def test_colours_by_centre(small):
+def test_colors_by_center(small):
     points = make_solid('torus', np.random.default_rng(0), 200)
-    alone, staged = colour_by_centre(points, 9), colour_by_centre(points, model=small, stage=0)
-    assert (len(alone.centres), len(staged.centres)) == (9, 16)
+    alone, staged = color_by_center(points, 9), color_by_center(points, model=small, stage=0)
+    assert (len(alone.centers), len(staged.centers)) == (9, 16)
     for found in (alone, staged):
-        distance = np.linalg.norm(points[:, None] - points[found.centres], axis=-1)
+        distance = np.linalg.norm(points[:, None] - points[found.centers], axis=-1)
         np.testing.assert_array_equal(found.groups, distance.argmin(1))
     with pytest.raises(ValueError, match='there are 2 stages'):
-        colour_by_centre(points, model=small, stage=2)
+        color_by_center(points, model=small, stage=2)
 
 
-def test_colours_by_cluster(small):
-    """A point has the colour of the cluster that it is most similar to, by a slow count."""
+def test_colors_by_cluster(small):
+    """A point has the color of the cluster that it is most similar to, by a slow count."""
     points = make_solid('table', np.random.default_rng(0), 200)
-    found = colour_by_cluster(points, small, stage=0)
+    found = color_by_cluster(points, small, stage=0)
     small.eval()
     with torch.inference_mode():
         cloud = torch.from_numpy(points).T[None]
-        _, (chosen, index, grouped, centre), _ = next(iter(small.stage_inputs(cloud)))
-        similarity = small.pre_blocks_list[0].similarity(grouped, centre, -1)[0]
-    np.testing.assert_array_equal(found.centres, chosen[0])
+        _, (chosen, index, grouped, center), _ = next(iter(small.stage_inputs(cloud)))
+        similarity = small.pre_blocks_list[0].similarity(grouped, center, -1)[0]
+    np.testing.assert_array_equal(found.centers, chosen[0])
     expected = np.full(200, -1)
     for point in range(200):
         of_point = [
@@ -144,7 +144,7 @@ def test_colours_by_cluster(small):
     assert (expected == -1).any()
     assert ((found.similarity > 0) == (expected >= 0)).all()
     with pytest.raises(ValueError, match='there are 1 blocks'):
-        colour_by_cluster(points, small, stage=0, block=1)
+        color_by_cluster(points, small, stage=0, block=1)
 
 
 def test_drawing_tool(tool, tmp_path, configs, capsys, write_h5):
@@ -154,14 +154,14 @@ def test_drawing_tool(tool, tmp_path, configs, capsys, write_h5):
     main = tool('visualization/point_clusters')
     cloud = make_solid('cone', np.random.default_rng(0), 300)
     np.save('cone.npy', cloud)
-    assert main(['cone.npy', '--centres', '12']) == 0
+    assert main(['cone.npy', '--centers', '12']) == 0
     folder = tmp_path / 'work_dirs/point_clusters'
-    with Image.open(folder / 'cone-centre.png') as picture:
+    with Image.open(folder / 'cone-center.png') as picture:
         assert picture.size == (1440, 768)
-        # Colours stand out from white, grey and black.
+        # Colors stand out from white, grey and black.
         pixels = np.asarray(picture.convert('RGB')).astype(int)
     assert (np.ptp(pixels, axis=-1) > 60).sum() > 1000
-    page = (folder / 'cone-centre.html').read_text()
+    page = (folder / 'cone-center.html').read_text()
     assert 'plotly.js v' in page
     assert 'src="http' not in page
     assert page.count('scatter3d') > 1

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 
 from coc_mm.checkpoints import convert_official
-from coc_mm.checkpoints.io import load_checkpoint_safely
+from coc_mm.checkpoints.load import load_checkpoint_safely
 from coc_mm.registry import MODELS
 from projects.point_cloud.point_cloud.models import PointMLPCoC
 from projects.point_cloud.point_cloud.models.layers import ACTIVATIONS, GroupCluster
@@ -67,15 +67,15 @@ def test_converted_by_the_tool(official, tool, tmp_path, capsys):
 
 
 def test_a_group_is_one_cluster():
-    """The equations of the paper with one centre, written out."""
+    """The equations of the paper with one center, written out."""
     layer = GroupCluster(12, heads=2, head_dim=3).double()
     torch.nn.init.constant_(layer.sim_alpha, -1.3)
     torch.nn.init.constant_(layer.sim_beta, 0.4)
     x = torch.randn(5, 7, 12, dtype=torch.float64)
     out = []
     for features, values in zip(layer.fc1(x).split(3, -1), layer.fc_v(x).split(3, -1), strict=True):
-        centre = features.mean(1, keepdim=True)
-        s = torch.sigmoid(0.4 - 1.3 * F.cosine_similarity(features, centre, dim=-1, eps=1e-12))
+        center = features.mean(1, keepdim=True)
+        s = torch.sigmoid(0.4 - 1.3 * F.cosine_similarity(features, center, dim=-1, eps=1e-12))
         s = s.unsqueeze(-1)
         g = ((s * values).sum(1) + values.mean(1)) / (s.sum(1) + 1)
         out.append(s * g.unsqueeze(1))

@@ -7,7 +7,7 @@ from projects.point_cloud.point_cloud.data.readers import read_points
 from projects.point_cloud.point_cloud.data.scans import ModelNet40, ScanObjectNN
 from projects.point_cloud.point_cloud.data.solids import SyntheticSolids
 from projects.point_cloud.point_cloud.data.transforms import (
-    CentrePoints,
+    CenterPoints,
     JitterPoints,
     PackPoints,
     RotatePoints,
@@ -17,7 +17,7 @@ from projects.point_cloud.point_cloud.data.transforms import (
 )
 
 __all__ = [
-    'CentrePoints',
+    'CenterPoints',
     'DigitPoints',
     'JitterPoints',
     'ModelNet40',

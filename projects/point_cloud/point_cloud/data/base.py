@@ -73,10 +73,10 @@ class PointCloudDataset(BaseDataset):
                 continue
             data.append(dict(cloud=len(self.clouds), gt_label=int(label), name=name))
             self.clouds.append(points)
-        self._settle_bad(len(data))
+        self._resolve_bad(len(data))
         return data
 
-    def _settle_bad(self, good):
+    def _resolve_bad(self, good):
         if self._bad:
             listed = '; '.join(self._bad[:5]) + ('; ...' if len(self._bad) > 5 else '')
             total = good + len(self._bad)

@@ -223,7 +223,7 @@ def _read_off(path):
     triangles = []
     for face, words in enumerate(body[vertices : vertices + faces]):
         corners = int(words[0])
-        index = [int(word) for word in words[1 : 1 + max(corners, 0)]]  # a colour may follow
+        index = [int(word) for word in words[1 : 1 + max(corners, 0)]]  # a color may follow
         if corners < 1 or len(index) < corners or not all(0 <= i < vertices for i in index):
             raise ValueError(f'face {face} does not fit {vertices} vertices')
         triangles += [(index[0], index[i], index[i + 1]) for i in range(1, corners - 1)]

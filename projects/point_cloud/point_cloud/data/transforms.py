@@ -57,7 +57,7 @@ class SamplePoints(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class CentrePoints(BaseTransform):
+class CenterPoints(BaseTransform):
     """Move the mean to the origin and scale into the unit sphere."""
 
     def transform(self, results):

@@ -20,18 +20,18 @@ from projects.point_cloud.point_cloud.ops import gather_points
 
 @MODELS.register_module()
 class PointMLPCoC(BaseModel):
-    """Classifier of point clouds: PointMLP with one-centre context clusters.
+    """Classifier of point clouds: PointMLP with one-center context clusters.
 
     The fourth task of `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_ (section
-    4.3), on `PointMLP <https://arxiv.org/abs/2202.07123>`_. Every stage samples centres,
+    4.3), on `PointMLP <https://arxiv.org/abs/2202.07123>`_. Every stage samples centers,
     gathers their neighbours, mixes each neighbourhood as one cluster before each residual block
     and takes its maximum. Options, their meaning and the names of the weights are those of the
     authors' code; the defaults are its ``pointMLP_CoC``.
 
     Args:
         num_classes (int): Classes. Defaults to 15.
-        points (int): Points that the stages' numbers of centres are computed from. A cloud may
-            have more, and fewer down to the centres of the first stage. Defaults to 1024.
+        points (int): Points that the stages' numbers of centers are computed from. A cloud may
+            have more, and fewer down to the centers of the first stage. Defaults to 1024.
         embed_dim (int): Channels of the embedding. Defaults to 64.
         groups (int): Groups of channels in residual blocks. Defaults to 1.
         res_expansion (float): Hidden over outer channels there. Defaults to 1.
@@ -44,7 +44,7 @@ class PointMLPCoC(BaseModel):
         pre_blocks (Sequence[int]): Blocks on groups per stage. Defaults to 2 each.
         pos_blocks (Sequence[int]): Blocks on points per stage. Defaults to 2 each.
         k_neighbors (Sequence[int]): Neighbours per stage. Defaults to 24 each.
-        reducers (Sequence[int]): Points over centres per stage. Defaults to 2 each.
+        reducers (Sequence[int]): Points over centers per stage. Defaults to 2 each.
         heads (int): Heads of a cluster. Defaults to 1.
         head_dim (int | None): Channels of a head. Defaults to None: a quarter of the stage's,
             32 or more.
@@ -111,11 +111,11 @@ class PointMLPCoC(BaseModel):
         self.local_grouper_list = nn.ModuleList()
         self.pre_blocks_list = nn.ModuleList()
         self.pos_blocks_list = nn.ModuleList()
-        channels, centres = embed_dim, points
+        channels, centers = embed_dim, points
         for growth, pre, pos, neighbours, reducer in zip(*stages.values(), strict=True):
-            centres = centres // reducer
+            centers = centers // reducer
             grouper = LocalGrouper(
-                channels, centres, neighbours, use_xyz, normalize, fps_start, search_backend
+                channels, centers, neighbours, use_xyz, normalize, fps_start, search_backend
             )
             out = channels * growth
             blocks = GroupBlocks(grouper.channels, channels, out, pre, cluster, residual)
@@ -189,7 +189,7 @@ class PointMLPCoC(BaseModel):
                 f'a batch of clouds must be (B, 3, N), coordinates second, got '
                 f'{tuple(inputs.shape)}'
             )
-        least = max(self.local_grouper_list[0].centres, self.local_grouper_list[0].neighbours)
+        least = max(self.local_grouper_list[0].centers, self.local_grouper_list[0].neighbours)
         if inputs.shape[2] < least:
             raise PointCloudError(
                 f'clouds of {inputs.shape[2]} points are too small for this model, whose first '
@@ -199,9 +199,9 @@ class PointMLPCoC(BaseModel):
         x = self.embedding(xyz.reshape(-1, 3)).unflatten(0, xyz.shape[:2])
         stages = (self.local_grouper_list, self.pre_blocks_list, self.pos_blocks_list)
         for grouper, pre, pos in zip(*stages, strict=True):
-            chosen, index, grouped, centre = grouper(xyz, x)
-            x = pos(pre(grouped, centre))
-            yield xyz, (chosen, index, grouped, centre), x
+            chosen, index, grouped, center = grouper(xyz, x)
+            x = pos(pre(grouped, center))
+            yield xyz, (chosen, index, grouped, center), x
             xyz = gather_points(xyz, chosen)
 
     def extract_feat(self, inputs):

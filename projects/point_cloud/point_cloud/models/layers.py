@@ -1,4 +1,4 @@
-"""The layers of PointMLP on points-major tensors (..., C), under the names of the original.
+"""The layers of PointMLP on channels-last tensors (..., C), under the names of the original.
 
 The original moves channels to the front for its convolutions of length one and back for the
 clusters; here they are matrix products on points, and nothing is moved.
@@ -146,7 +146,7 @@ class GroupCluster(nn.Module):
     """One context cluster per group of neighbours, with a residual connection.
 
     The operator of the images, :func:`coc_mm.ops.context_cluster`, on maps of one row with one
-    centre: a group is a map, its neighbours are the points.
+    center: a group is a map, its neighbours are the points.
 
     Args:
         channels (int): Channels of a point.
@@ -172,7 +172,7 @@ class GroupCluster(nn.Module):
     def _backend(self, x):
         if self.backend or torch.is_grad_enabled() or x.is_cuda or 'COC_MM_BACKEND' in os.environ:
             return self.backend
-        # With one centre the broadcast form holds nothing larger than the points, and on a CPU
+        # With one center the broadcast form holds nothing larger than the points, and on a CPU
         # it is the fastest: products of one row each are not.
         return 'reference'
 
@@ -196,7 +196,7 @@ class GroupCluster(nn.Module):
         return x + self.fc2(mixed.flatten(-2).squeeze(1))
 
     def similarity(self, x):
-        """Tell how similar every point is to the centre of its group.
+        """Tell how similar every point is to the center of its group.
 
         Args:
             x (Tensor): (G, K, channels).
@@ -210,16 +210,16 @@ class GroupCluster(nn.Module):
 
 
 class LocalGrouper(nn.Module):
-    """Sample centres, gather their neighbours, normalise them ("geometric affine").
+    """Sample centers, gather their neighbours, normalise them ("geometric affine").
 
     PointMLP, `arXiv 2202.07123 <https://arxiv.org/abs/2202.07123>`_, section 3.2.
 
     Args:
         channels (int): Channels of a point, C.
-        centres (int): Centres, S.
-        neighbours (int): Neighbours per centre, K.
+        centers (int): Centers, S.
+        neighbours (int): Neighbours per center, K.
         use_xyz (bool): Append the coordinates to the features. Defaults to True.
-        normalize (str | None): 'anchor' subtracts the centre's features, 'center' the mean of
+        normalize (str | None): 'anchor' subtracts the center's features, 'center' the mean of
             the group; both divide by the standard deviation over the cloud. None leaves features
             as they are. Defaults to 'anchor'.
         start (int | str): First sampled point, an index or 'random'. Defaults to 0.
@@ -229,7 +229,7 @@ class LocalGrouper(nn.Module):
     def __init__(
         self,
         channels,
-        centres,
+        centers,
         neighbours,
         use_xyz=True,
         normalize='anchor',
@@ -241,7 +241,7 @@ class LocalGrouper(nn.Module):
             raise PointCloudError(
                 f"normalize must be 'anchor', 'center' or None, not {normalize!r}"
             )
-        self.centres, self.neighbours = centres, neighbours
+        self.centers, self.neighbours = centers, neighbours
         self.use_xyz, self.normalize = use_xyz, normalize
         self.start, self.backend = start, backend
         self.channels = channels + (3 if use_xyz else 0)
@@ -257,14 +257,14 @@ class LocalGrouper(nn.Module):
             x (Tensor): (B, N, C), features.
 
         Returns:
-            tuple: Indices of the centres (B, S); of the neighbours (B, S, K); features of the
-            neighbours (B, S, K, C [+ 3]); features of the centres (B, S, C).
+            tuple: Indices of the centers (B, S); of the neighbours (B, S, K); features of the
+            neighbours (B, S, K, C [+ 3]); features of the centers (B, S, C).
         """
-        chosen = farthest_point_sample(xyz, self.centres, self.start, self.backend)
-        centre_xyz = gather_points(xyz, chosen)
-        index = nearest_neighbours(centre_xyz, xyz, self.neighbours, self.backend)
-        centre = gather_points(x, chosen)
-        anchor = torch.cat([centre, centre_xyz.to(x.dtype)], -1) if self.use_xyz else centre
+        chosen = farthest_point_sample(xyz, self.centers, self.start, self.backend)
+        center_xyz = gather_points(xyz, chosen)
+        index = nearest_neighbours(center_xyz, xyz, self.neighbours, self.backend)
+        center = gather_points(x, chosen)
+        anchor = torch.cat([center, center_xyz.to(x.dtype)], -1) if self.use_xyz else center
         points = torch.cat([x, xyz.to(x.dtype)], -1) if self.use_xyz else x
         grouped = gather_points(points, index)
         if self.normalize:
@@ -272,7 +272,7 @@ class LocalGrouper(nn.Module):
             grouped = grouped - mean
             std = grouped.flatten(1).std(1).view(-1, 1, 1, 1)
             grouped = grouped * (self.affine_alpha / (std + 1e-5)) + self.affine_beta
-        return chosen, index, grouped, centre
+        return chosen, index, grouped, center
 
 
 class GroupBlocks(nn.Module):
@@ -280,40 +280,40 @@ class GroupBlocks(nn.Module):
 
     Args:
         grouped (int): Channels of a neighbour.
-        centre (int): Channels of a centre, appended to each neighbour.
+        center (int): Channels of a center, appended to each neighbour.
         out_channels (int): Channels of the points that come out.
         blocks (int): Pairs of a cluster and a residual block.
         cluster (dict): Arguments of :class:`GroupCluster`.
         residual (dict): Arguments of :class:`ResidualPointwise`.
     """
 
-    def __init__(self, grouped, centre, out_channels, blocks, cluster, residual):
+    def __init__(self, grouped, center, out_channels, blocks, cluster, residual):
         super().__init__()
         kept = {key: residual[key] for key in ('bias', 'activation')}
-        self.transfer = PointwiseNormAct(grouped + centre, out_channels, **kept)
+        self.transfer = PointwiseNormAct(grouped + center, out_channels, **kept)
         layers = []
         for _ in range(blocks):
             layers.append(GroupCluster(out_channels, **cluster))
             layers.append(ResidualPointwise(out_channels, **residual))
         self.operation = nn.Sequential(*layers)
 
-    def forward(self, grouped, centre):
+    def forward(self, grouped, center):
         """Map (B, S, K, C1) and (B, S, C2) to (B, S, out_channels)."""
-        x = self.transfer.forward_pair(grouped.flatten(0, 1), centre.flatten(0, 1))
+        x = self.transfer.forward_pair(grouped.flatten(0, 1), center.flatten(0, 1))
         return self.operation(x).amax(1).unflatten(0, grouped.shape[:2])
 
-    def similarity(self, grouped, centre, block):
+    def similarity(self, grouped, center, block):
         """Similarities in one block's clusters.
 
         Args:
             grouped (Tensor): (B, S, K, C1).
-            centre (Tensor): (B, S, C2).
+            center (Tensor): (B, S, C2).
             block (int): Counted from 0, negative from the end.
 
         Returns:
             Tensor: (B, S, K).
         """
-        x = self.transfer.forward_pair(grouped.flatten(0, 1), centre.flatten(0, 1))
+        x = self.transfer.forward_pair(grouped.flatten(0, 1), center.flatten(0, 1))
         last = 2 * (block % (len(self.operation) // 2))
         x = self.operation[last].similarity(self.operation[:last](x))
         return x.unflatten(0, grouped.shape[:2])

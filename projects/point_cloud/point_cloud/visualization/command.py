@@ -5,15 +5,15 @@ from pathlib import Path
 
 from mmengine.registry import DATASETS, DefaultScope
 
-from coc_mm.apis.cli import say
 from coc_mm.apis.config import load_config
-from coc_mm.apis.weights import build_model, check_weights
-from coc_mm.checkpoints.io import load_checkpoint_safely, state_dict_of
+from coc_mm.apis.start import build_model, check_weights
+from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
+from coc_mm.errors import print_rank0
 from projects.point_cloud.point_cloud.data import SamplePoints, read_h5, read_points
 from projects.point_cloud.point_cloud.errors import PointCloudError
 from projects.point_cloud.point_cloud.visualization.inspector import (
-    colour_by_centre,
-    colour_by_cluster,
+    color_by_center,
+    color_by_cluster,
 )
 from projects.point_cloud.point_cloud.visualization.pictures import save_html, save_png
 
@@ -29,14 +29,14 @@ def parse_point_clusters(argv=None):
         argv (list[str], optional): Arguments; those of the process if None.
 
     Returns:
-        argparse.Namespace: ``cloud by config checkpoint stage block centres points up out``.
+        argparse.Namespace: ``cloud by config checkpoint stage block centers points up out``.
 
     Raises:
         SystemExit: With status 2 and the usage on stderr.
     """
     parser = argparse.ArgumentParser(
         prog='point_clusters.py',
-        description='Colour a cloud by its context clusters or by its sampled centres.',
+        description='Color a cloud by its context clusters or by its sampled centers.',
     )
     parser.add_argument(
         'cloud',
@@ -45,8 +45,8 @@ def parse_point_clusters(argv=None):
     )
     parser.add_argument(
         '--by',
-        choices=['cluster', 'centre'],
-        help='cluster: the one that a point is most similar to the centre of; centre: the '
+        choices=['cluster', 'center'],
+        help='cluster: the one that a point is most similar to the center of; center: the '
         'nearest sampled point; default: cluster where there is a checkpoint',
     )
     parser.add_argument('--config', help='the config of a model')
@@ -54,7 +54,7 @@ def parse_point_clusters(argv=None):
     parser.add_argument('--stage', type=int, default=-1, help='of the model; default: the last')
     parser.add_argument('--block', type=int, default=-1, help='of the stage; default: the last')
     parser.add_argument(
-        '--centres', type=int, default=64, help='without a model: centres to sample; default: 64'
+        '--centers', type=int, default=64, help='without a model: centers to sample; default: 64'
     )
     parser.add_argument(
         '--points', type=int, default=2048, help='without a model: points shown; default: 2048'
@@ -71,7 +71,7 @@ def parse_point_clusters(argv=None):
         parser.error('argument --checkpoint: needs the --config of its model')
     if args.by == 'cluster' and not args.checkpoint:
         parser.error("argument --by cluster: clusters are a model's: --config and --checkpoint")
-    args.by = args.by or ('cluster' if args.checkpoint else 'centre')
+    args.by = args.by or ('cluster' if args.checkpoint else 'center')
     for path in args.out or ():
         if Path(path).suffix.lower() not in _SAVERS:
             parser.error(f'argument --out: a .png or .html file, got {path!r}')
@@ -141,10 +141,10 @@ def run_point_clusters(argv=None):
     points = _prepare(sample, config, args.points)
     model = _load(config, args.checkpoint) if config is not None else None
     if args.by == 'cluster':
-        cloud = colour_by_cluster(points, model, args.stage, args.block)
+        cloud = color_by_cluster(points, model, args.stage, args.block)
     else:
-        cloud = colour_by_centre(points, min(args.centres, len(points)), model, args.stage)
-    what = f'{len(cloud.centres)} ' + ('clusters' if args.by == 'cluster' else 'sampled centres')
+        cloud = color_by_center(points, min(args.centers, len(points)), model, args.stage)
+    what = f'{len(cloud.centers)} ' + ('clusters' if args.by == 'cluster' else 'sampled centers')
     where = f', stage {args.stage}' if model is not None else ''
     title = f'{name}: {len(points)} points by {what}{where}'
     stem = (
@@ -152,4 +152,4 @@ def run_point_clusters(argv=None):
     )
     for path in args.out or [f'{stem}{suffix}' for suffix in _SAVERS]:
         _SAVERS[Path(path).suffix.lower()](cloud, path, title, args.up)
-        say(f'wrote {path}')
+        print_rank0(f'wrote {path}')

@@ -1,4 +1,4 @@
-"""Which cluster, or which sampled centre, every point of a cloud belongs to."""
+"""Which cluster, or which sampled center, every point of a cloud belongs to."""
 
 from dataclasses import dataclass
 
@@ -12,29 +12,29 @@ from projects.point_cloud.point_cloud.ops import (
     nearest_neighbours,
 )
 
-__all__ = ['ColouredCloud', 'colour_by_centre', 'colour_by_cluster']
+__all__ = ['ColoredCloud', 'color_by_center', 'color_by_cluster']
 
 
 @dataclass
-class ColouredCloud:
+class ColoredCloud:
     """A cloud with a group for every point.
 
     Attributes:
         points (np.ndarray): (N, 3), float32.
         groups (np.ndarray): (N,), int64: the group, counted from 0; -1 for none.
-        centres (np.ndarray): (S,), int64: the points that are the groups' centres.
-        similarity (np.ndarray | None): (N,), float32, to the cluster's centre, where that is
+        centers (np.ndarray): (S,), int64: the points that are the groups' centers.
+        similarity (np.ndarray | None): (N,), float32, to the cluster's center, where that is
             what groups the points.
     """
 
     points: np.ndarray
     groups: np.ndarray
-    centres: np.ndarray
+    centers: np.ndarray
     similarity: np.ndarray | None = None
 
 
 def _stages(model, cloud):
-    """Run a model in evaluation mode; return what its stages see, and their centres' indices."""
+    """Run a model in evaluation mode; return what its stages see, and their centers' indices."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -58,37 +58,37 @@ def _as_batch(points, model=None):
     return cloud if model is None else cloud.to(next(model.parameters()))
 
 
-def colour_by_centre(points, centres=64, model=None, stage=-1):
-    """Group points by the nearest sampled centre.
+def color_by_center(points, centers=64, model=None, stage=-1):
+    """Group points by the nearest sampled center.
 
     Args:
         points (np.ndarray): (N, 3).
-        centres (int): Centres to sample; without effect where a model is given. Defaults to 64.
-        model (PointMLPCoC | None): Take the centres of one of its stages. Defaults to None.
+        centers (int): Centers to sample; without effect where a model is given. Defaults to 64.
+        model (PointMLPCoC | None): Take the centers of one of its stages. Defaults to None.
         stage (int): Which, counted from 0, negative from the end. Defaults to -1.
 
     Returns:
-        ColouredCloud: With every point in a group.
+        ColoredCloud: With every point in a group.
 
     Raises:
-        PointCloudError: There is no such stage, or there are fewer points than centres.
+        PointCloudError: There is no such stage, or there are fewer points than centers.
     """
     cloud = _as_batch(points, model)
     if model is None:
-        chosen = farthest_point_sample(cloud, centres)
+        chosen = farthest_point_sample(cloud, centers)
     else:
         stages = len(model.local_grouper_list)
         chosen = _stages(model, cloud)[1][_position(stage, stages, 'stage')]
     nearest = nearest_neighbours(cloud, gather_points(cloud, chosen), 1)
-    return ColouredCloud(
+    return ColoredCloud(
         np.asarray(points, np.float32),
         nearest.flatten().cpu().numpy(),
         chosen.flatten().cpu().numpy(),
     )
 
 
-def colour_by_cluster(points, model, stage=-1, block=-1):
-    """Group points by the context cluster that they are most similar to the centre of.
+def color_by_cluster(points, model, stage=-1, block=-1):
+    """Group points by the context cluster that they are most similar to the center of.
 
     Neighbourhoods overlap, so a point may be in several clusters of a stage, or in none. It is
     shown in the one where its similarity is highest. Later stages see a part of the points;
@@ -101,7 +101,7 @@ def colour_by_cluster(points, model, stage=-1, block=-1):
         block (int): Pair of cluster and residual block in it. Defaults to -1.
 
     Returns:
-        ColouredCloud: With the similarities.
+        ColoredCloud: With the similarities.
 
     Raises:
         PointCloudError: There is no such stage or block, or there are too few points.
@@ -111,11 +111,11 @@ def colour_by_cluster(points, model, stage=-1, block=-1):
     stage = _position(stage, len(seen), 'stage')
     blocks = model.pre_blocks_list[stage]
     block = _position(block, len(blocks.operation) // 2, 'block')
-    xyz, (_, index, grouped, centre) = seen[stage]
+    xyz, (_, index, grouped, center) = seen[stage]
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        similarity = blocks.similarity(grouped, centre, block)[0].float().cpu().numpy()
+        similarity = blocks.similarity(grouped, center, block)[0].float().cpu().numpy()
     model.train(was_training)
     member = index[0].cpu().numpy()
     group = np.broadcast_to(np.arange(len(member))[:, None], member.shape)
@@ -126,5 +126,5 @@ def colour_by_cluster(points, model, stage=-1, block=-1):
     best = np.zeros(xyz.shape[1], np.float32)
     best[member.ravel()[order]] = similarity.ravel()[order]
     shown = nearest_neighbours(cloud, xyz, 1).flatten().cpu().numpy()
-    centres = indices[stage].flatten().cpu().numpy()
-    return ColouredCloud(np.asarray(points, np.float32), groups[shown], centres, best[shown])
+    centers = indices[stage].flatten().cpu().numpy()
+    return ColoredCloud(np.asarray(points, np.float32), groups[shown], centers, best[shown])

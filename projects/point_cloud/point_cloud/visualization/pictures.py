@@ -1,4 +1,4 @@
-"""A coloured cloud as a PNG and as an HTML page that needs no network."""
+"""A colored cloud as a PNG and as an HTML page that needs no network."""
 
 import os
 import tempfile
@@ -15,10 +15,10 @@ __all__ = ['save_html', 'save_png']
 _NO_GROUP = (190, 190, 190)
 
 
-def _colours(cloud):
-    """One RGB colour per point and one per group, 0 to 255."""
-    colours = np.vstack([palette(max(1, len(cloud.centres))), _NO_GROUP])
-    return colours[cloud.groups], colours[:-1]  # -1 is the last
+def _colors(cloud):
+    """One RGB color per point and one per group, 0 to 255."""
+    colors = np.vstack([palette(max(1, len(cloud.centers))), _NO_GROUP])
+    return colors[cloud.groups], colors[:-1]  # -1 is the last
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def save_png(cloud, path, title='', up='z'):
     """Draw a cloud from two sides.
 
     Args:
-        cloud (ColouredCloud): The cloud; its centres are ringed, in the colour of their group.
+        cloud (ColoredCloud): The cloud; its centers are ringed, in the color of their group.
         path (str | os.PathLike): The picture.
         title (str): Above it. Defaults to ''.
         up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
@@ -59,14 +59,14 @@ def save_png(cloud, path, title='', up='z'):
 
     figure = Figure(figsize=(12, 6.4), dpi=120)
     FigureCanvasAgg(figure)
-    colours, of_groups = (rgb / 255 for rgb in _colours(cloud))
+    colors, of_groups = (rgb / 255 for rgb in _colors(cloud))
     size = float(np.clip(24000 / max(1, len(cloud.points)), 4, 60))
     for i, azimuth in enumerate((-60, 30)):
         axes = figure.add_subplot(1, 2, i + 1, projection='3d')
-        axes.scatter(*cloud.points.T, c=colours, s=size, edgecolors='none', alpha=0.9)
-        centres = cloud.points[cloud.centres]
+        axes.scatter(*cloud.points.T, c=colors, s=size, edgecolors='none', alpha=0.9)
+        centers = cloud.points[cloud.centers]
         ring = dict(edgecolors='black', linewidths=0.9, alpha=1)
-        axes.scatter(*centres.T, c=of_groups, s=2.2 * size, **ring)
+        axes.scatter(*centers.T, c=of_groups, s=2.2 * size, **ring)
         axes.view_init(elev=20, azim=azimuth, vertical_axis=up)
         extent = np.maximum(np.ptp(cloud.points, axis=0), 1e-6)
         axes.set_box_aspect(extent / extent.max(), zoom=1.0)
@@ -80,10 +80,10 @@ def save_png(cloud, path, title='', up='z'):
 
 
 def save_html(cloud, path, title='', up='z'):
-    """Write a page in which the cloud can be turned; hovering names point, group and centre.
+    """Write a page in which the cloud can be turned; hovering names point, group and center.
 
     Args:
-        cloud (ColouredCloud): The cloud.
+        cloud (ColoredCloud): The cloud.
         path (str | os.PathLike): The page; plotly's code is in it, about 5 MB.
         title (str): Above it. Defaults to ''.
         up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
@@ -97,19 +97,19 @@ def save_html(cloud, path, title='', up='z'):
         raise PointCloudError(
             f'writing {path} needs the package plotly: pip install "coc-mm[points]"'
         ) from None
-    colours, of_groups = (
-        [f'rgb({r},{g},{b})' for r, g, b in rgb.astype(int)] for rgb in _colours(cloud)
+    colors, of_groups = (
+        [f'rgb({r},{g},{b})' for r, g, b in rgb.astype(int)] for rgb in _colors(cloud)
     )
     texts = [f'point {i}<br>group {g}' for i, g in enumerate(cloud.groups)]
     if cloud.similarity is not None:
         texts = [f'{t}<br>similarity {s:.3f}' for t, s in zip(texts, cloud.similarity, strict=True)]
-    centre_texts = [f'centre of group {g}<br>{texts[i]}' for g, i in enumerate(cloud.centres)]
+    center_texts = [f'center of group {g}<br>{texts[i]}' for g, i in enumerate(cloud.centers)]
     size = float(np.clip(3000 / max(1, len(cloud.points)), 2.5, 6))
     traces = []
     ring = dict(size=1.8 * size, line=dict(color='black', width=2))
     for name, chosen, marker, text in (
-        ('points', slice(None), dict(size=size, color=colours), texts),
-        ('centres', cloud.centres, dict(color=of_groups, **ring), centre_texts),
+        ('points', slice(None), dict(size=size, color=colors), texts),
+        ('centers', cloud.centers, dict(color=of_groups, **ring), center_texts),
     ):
         x, y, z = cloud.points[chosen].T.astype(float).round(5).tolist()
         traces.append(

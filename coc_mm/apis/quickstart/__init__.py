@@ -1,5 +1,0 @@
-"""Train and test all three tasks on embedded data: what ``tools/quickstart.py`` runs."""
-
-from coc_mm.apis.quickstart.command import parse_quickstart, run_quickstart
-
-__all__ = ['parse_quickstart', 'run_quickstart']

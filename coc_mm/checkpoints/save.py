@@ -1,0 +1,84 @@
+"""Write checkpoints whole or not at all."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coc_mm.errors import CheckpointError
+
+__all__ = ['check_target', 'save_checkpoint']
+
+_SUFFIXES = ('.pth', '.safetensors')
+
+
+def check_target(path: str | os.PathLike, force: bool = False) -> Path:
+    """Refuse a file that cannot or should not be written, before any work is done.
+
+    Args:
+        path (str | os.PathLike): Of the checkpoint to write.
+        force (bool): Whether an existing file may be replaced. Defaults to False.
+
+    Returns:
+        Path: The path, ``~`` expanded.
+
+    Raises:
+        CheckpointError: The suffix is unknown, the file exists, or a folder is in the way.
+    """
+    path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        raise CheckpointError(f'{path} is a folder; name the file to write in it.')
+    if path.suffix not in _SUFFIXES:
+        raise CheckpointError(
+            f'{path} ends in {path.suffix or "nothing"}; name a file with .pth or .safetensors.'
+        )
+    if path.exists() and not force:
+        raise CheckpointError(f'{path} exists; name another file, or replace it with --force.')
+    if path.suffix == '.safetensors':
+        try:
+            import safetensors.torch  # noqa: F401
+        except ModuleNotFoundError:
+            raise CheckpointError(
+                f'writing {path} needs the package safetensors: pip install safetensors'
+            ) from None
+    return path
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint beside its target and move it there.
+
+    Args:
+        checkpoint (dict): ``state_dict`` and ``meta``. A ``.safetensors`` file has the
+            latter as JSON in its header, under ``meta``.
+        path (Path): From :func:`check_target`. Folders are made.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(suffix='.part', dir=path.parent, prefix='.')
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be written ({error.strerror}).') from None
+    os.close(handle)
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import save_file
+
+            weights = {k: v.contiguous() for k, v in checkpoint['state_dict'].items()}
+            header = {'format': 'pt', 'meta': json.dumps(checkpoint.get('meta') or {})}
+            save_file(weights, temporary, header)
+        else:
+            torch.save(checkpoint, temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's is for its owner alone
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f'{path} cannot be written ({error.strerror}).') from None
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)

@@ -1,0 +1,98 @@
+"""The command line of ``tools/dataset_converters/prepare.py``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from coc_mm.prepare.archives import PrepareError
+from coc_mm.prepare.recipes import RECIPES
+from coc_mm.prepare.tree import find_lacking, prepare
+
+__all__ = ['run_prepare']
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'a number of at least 1 is needed, got {text!r}')
+    return int(text)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(('http://', 'https://')):
+        raise argparse.ArgumentTypeError(f'http:// or https:// is needed, got {text!r}')
+    return text
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='prepare.py',
+        description='Fetch, verify and unpack a data set into the layout that the configs expect. '
+        'A second run does only what is missing.',
+    )
+    parser.add_argument('dataset', choices=list(RECIPES))
+    roots = ', '.join(recipe.root for recipe in RECIPES.values())
+    parser.add_argument('--root', type=Path, help=f'where the tree shall lie; default: {roots}')
+    parser.add_argument(
+        '--archives',
+        type=Path,
+        metavar='FOLDER',
+        help='holds archives that you have, and gets those that are downloaded; default: '
+        'ROOT/archives',
+    )
+    parser.add_argument(
+        '--url', type=_url, help='folder on a web server with the archives, a mirror'
+    )
+    parser.add_argument('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
+    parser.add_argument(
+        '--jobs', type=_jobs, default=3, help='files downloaded at once; default: 3'
+    )
+    parser.add_argument(
+        '--skip-checksum',
+        action='store_true',
+        help='trust archives that are not the published ones bit by bit',
+    )
+    parser.add_argument(
+        '--delete-downloads',
+        action='store_true',
+        help='remove what was downloaded once it is unpacked',
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='only say what the tree lacks; status 2 if anything'
+    )
+    return parser.parse_args(argv)
+
+
+def run_prepare(argv: Sequence[str] | None = None) -> None:
+    """Prepare or check a data set.
+
+    Args:
+        argv (Sequence[str], optional): Arguments; those of the process if None.
+
+    Raises:
+        PrepareError: See :func:`~coc_mm.prepare.tree.prepare`; with ``--check``, the
+            tree lacks something.
+    """
+    args = _parse(argv)
+    recipe = RECIPES[args.dataset]
+    root = args.root or Path(recipe.root)
+    if args.archives is not None and not args.archives.is_dir():
+        raise PrepareError(f'--archives {args.archives}: no such folder.')
+    if args.check:
+        lacking = find_lacking(recipe, root, args.only)
+        if lacking:
+            lines = [f'  {name}: {line}' for name, found in lacking.items() for line in found]
+            raise PrepareError('\n'.join([f'{root} lacks', *lines]))
+        print(f'{root} is complete.')
+        return
+    prepare(
+        recipe,
+        root,
+        args.archives,
+        args.url,
+        args.only,
+        args.jobs,
+        args.skip_checksum,
+        args.delete_downloads,
+    )
+    if root != Path(recipe.root):
+        print(f'The configs look in {recipe.root}: link it there, or {recipe.configs}.')

@@ -1,0 +1,72 @@
+"""Act when a module of another library gets imported, without importing it.
+
+The task libraries look names of models up in modules of theirs. Importing these to add
+our names would make ``import coc_mm`` slow and need libraries that nobody asked for.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ['on_import']
+
+_ACTIONS: dict[str, Callable[[ModuleType], None]] = {}
+
+
+class _ActingLoader(Loader):
+    """Loads as the module's own loader does, then acts."""
+
+    def __init__(self, loader: Loader, action: Callable[[ModuleType], None]) -> None:
+        self._loader, self._action = loader, action
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Leave it to the module's own loader."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, then act on it."""
+        self._loader.exec_module(module)
+        self._action(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # get_source, get_filename, ...
+
+
+class _Finder(MetaPathFinder):
+    """Finds modules that have an action through the finders behind it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Wrap the loader of a module that has an action; know no other module."""
+        action = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            _ACTIONS[name] = action
+            return spec
+        spec.loader = _ActingLoader(spec.loader, action)
+        return spec
+
+
+_FINDER = _Finder()
+
+
+def on_import(name: str, action: Callable[[ModuleType], None]) -> None:
+    """Call a function with a module: now if it is imported, else once it will be.
+
+    Args:
+        name (str): Full name of the module.
+        action (Callable): Takes the module.
+    """
+    if name in sys.modules:
+        action(sys.modules[name])
+        return
+    _ACTIONS[name] = action
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)

@@ -1,0 +1,1 @@
+"""The embedded data of the quickstart: digits, and scenes made of them."""

@@ -1,0 +1,224 @@
+"""Writing the digit scenes to disk once, safely, and finding them again.
+
+One tree serves detection, instance and semantic segmentation::
+
+    data/digit_scenes/
+      manifest.json                     written last: spec, generator, checksum of every file
+      images/{training,validation}/     scene_00000.jpg, ... (ADE20K-like)
+      annotations/{training,validation}/scene_00000.png, ... the semantic maps
+      annotations/instances_{training,validation}.json       COCO, masks as RLE
+
+The semantic maps count the background as class 0 and digit d as class d + 1
+(as in Pascal VOC, and unlike ADE20K, where 0 is left out of the loss): a model
+that paints digits all over the background must lose by it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from filelock import FileLock
+from mmengine.logging import print_log
+
+from coc_mm.datasets.digits import digits
+from coc_mm.datasets.digits import render as scene_render
+from coc_mm.datasets.digits.digits import CLASSES, check_split, load_digits_split
+from coc_mm.datasets.digits.render import SceneSpec, compose_scene
+
+MANIFEST = 'manifest.json'
+FOLDERS = dict(train='training', test='validation')
+BACKGROUND_LABEL = 0
+
+
+def generator_fingerprint() -> str:
+    """A digest of the code that composes and writes the scenes.
+
+    Returns:
+        str: 16 hexadecimal digits, stored in the manifest: a tree of another
+        generator is rebuilt.
+    """
+    digest = hashlib.sha256()
+    for module in (digits.__file__, scene_render.__file__, __file__):
+        digest.update(Path(module).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def ensure_digit_scenes(root: str | Path, spec: SceneSpec | dict | None = None) -> Path:
+    """Make sure that the scenes lie under ``root``, composing them if they do not.
+
+    A complete and undamaged tree of the same spec and generator is left as it
+    is. Otherwise the scenes are written into a folder beside ``root``, which
+    then takes its place in one rename, so that nobody meets half a tree. A
+    lock beside ``root`` lets one process work while the others of a
+    distributed run wait.
+
+    Args:
+        root (str | Path): Where the tree lies or shall lie.
+        spec (SceneSpec | dict, optional): What to compose. Defaults to
+            ``SceneSpec()``.
+
+    Returns:
+        Path: ``root``.
+
+    Raises:
+        FileExistsError: If ``root`` holds something else than such a tree.
+        ValueError: If ``spec`` is inconsistent.
+    """
+    root = Path(root)
+    spec = spec if isinstance(spec, SceneSpec) else SceneSpec(**(spec or {}))
+    if _fault(root, spec) is None:
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{root}.lock'):
+        fault = _fault(root, spec)  # another process may have been faster
+        if fault is not None:
+            _rebuild(root, spec, fault)
+    return root
+
+
+def _fault(root, spec):
+    """Why the tree under ``root`` cannot be used as it is, or None."""
+    if not root.exists():
+        return 'not there yet'
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        files = manifest['files']
+        if manifest['spec'] != asdict(spec) or manifest['generator'] != generator_fingerprint():
+            return 'of another spec or generator'
+        damaged = [name for name, checksum in files.items() if _checksum(root / name) != checksum]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 'damaged: its manifest or a file is unreadable'
+    return f'damaged: {damaged[0]} has changed' if damaged else None
+
+
+def _rebuild(root, spec, fault):
+    """Compose the scenes beside ``root`` and put them in its place."""
+    if root.exists() and not (root / MANIFEST).exists() and (root.is_file() or any(root.iterdir())):
+        raise FileExistsError(
+            f'{root} exists and is no folder of digit scenes (it has no {MANIFEST}): move it away '
+            'or name another data_root.'
+        )
+    total = spec.num_train + spec.num_test
+    print_log(
+        f'Composing {total} digit scenes into {root} ({fault}); this happens once.', 'current'
+    )
+    fresh = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', dir=root.parent))
+    try:
+        _write_tree(fresh, spec)
+        os.chmod(fresh, 0o755)  # mkdtemp is private, a data folder need not be
+        if root.exists():
+            stale = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', dir=root.parent))
+            os.rename(root, stale / 'old')
+            os.rename(fresh, root)
+            shutil.rmtree(stale)
+        else:
+            os.rename(fresh, root)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _write_tree(root, spec):
+    """Write both splits and, last, the manifest."""
+    for split in FOLDERS:
+        _write_split(root, split, spec)
+    paths = sorted(path for path in root.rglob('*') if path.is_file())
+    manifest = dict(
+        spec=asdict(spec),
+        generator=generator_fingerprint(),
+        files={path.relative_to(root).as_posix(): _checksum(path) for path in paths},
+    )
+    (root / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _write_split(root: Path, split: str, spec: SceneSpec) -> None:
+    """Write the images, the semantic maps and the COCO annotations of one split."""
+    folder = FOLDERS[check_split(split)]
+    for kind in ('images', 'annotations'):
+        (root / kind / folder).mkdir(parents=True)
+    pool = load_digits_split(split)
+    coco: dict[str, Any] = dict(
+        info=dict(description='Scenes of handwritten digits', version=generator_fingerprint()),
+        images=[],
+        annotations=[],
+        categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
+    )
+
+    def write_scene(number):
+        # Seeded one by one, a scene does not depend on how many others are asked for.
+        rng = np.random.RandomState([spec.seed, list(FOLDERS).index(split), number])
+        image, found = compose_scene(spec, pool, rng)
+        semantic = np.full(image.shape[:2], BACKGROUND_LABEL, dtype=np.uint8)
+        for digit in found:
+            semantic[digit.mask] = digit.label + 1
+        name = f'scene_{number:05d}'
+        _write_image(root / 'images' / folder / f'{name}.jpg', image)
+        _write_image(root / 'annotations' / folder / f'{name}.png', semantic)
+        return f'{name}.jpg', found
+
+    count = spec.num_train if split == 'train' else spec.num_test
+    for number in range(count):
+        name, found = write_scene(number)
+        coco['images'].append(dict(id=number, file_name=name, height=spec.height, width=spec.width))
+        coco['annotations'] += _annotations(found, number, len(coco['annotations']))
+    target = root / 'annotations' / f'instances_{folder}.json'
+    target.write_text(json.dumps(coco))
+
+
+def _annotations(found, image_id, first_id):
+    """The COCO annotations of one scene; ``digit_index`` says which digit was used."""
+    return [
+        dict(
+            id=first_id + i,
+            image_id=image_id,
+            category_id=digit.label + 1,
+            bbox=digit.bbox,
+            area=int(digit.mask.sum()),
+            iscrowd=0,
+            segmentation=encode_rle(digit.mask),
+            digit_index=digit.digit_index,
+        )
+        for i, digit in enumerate(found)
+    ]
+
+
+def encode_rle(mask: np.ndarray) -> dict:
+    """Encode a mask as COCO's uncompressed run lengths.
+
+    pycocotools would do this too, but a machine with mmseg alone has none.
+
+    Args:
+        mask (np.ndarray): Bool ``(height, width)``.
+
+    Returns:
+        dict: ``size`` [height, width] and ``counts``, the lengths of the runs
+        down the columns, starting with one of zeros (maybe of length 0).
+    """
+    flat = np.concatenate([[False], mask.ravel(order='F')])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    bounds = np.concatenate([[0], edges, [mask.size]])
+    return dict(size=list(mask.shape), counts=np.diff(bounds).tolist())
+
+
+def _write_image(path, array):
+    """Write an image in the format that its suffix names.
+
+    Encoding in memory lets a full disk raise instead of leaving a short file.
+    """
+    done, data = cv2.imencode(path.suffix, array)
+    if not done:
+        raise OSError(f'cannot encode {path}.')
+    path.write_bytes(data.tobytes())
+
+
+def _checksum(path):
+    """CRC-32 of a file, eight hexadecimal digits."""
+    return f'{zlib.crc32(path.read_bytes()):08x}'

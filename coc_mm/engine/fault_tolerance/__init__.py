@@ -1,0 +1,1 @@
+"""Checkpoints, random states and signals of a training that survives being stopped."""

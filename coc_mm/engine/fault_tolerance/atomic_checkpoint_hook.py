@@ -1,0 +1,160 @@
+"""Checkpoints that follow each other without a moment at which there is none."""
+
+import os
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from coc_mm.registry import HOOKS
+from coc_mm.utils.atomic_io import write_whole
+
+__all__ = ['AtomicCheckpointHook', 'record_latest']
+
+_OUTDATED = 'outdated_ckpts'
+
+
+def record_latest(runner: Runner, path: str) -> None:
+    """Write the path of the latest checkpoint where mmengine looks for it.
+
+    Args:
+        runner (Runner): Of the training; one process of several writes.
+        path (str): Of the checkpoint.
+    """
+    if is_main_process():
+        write_whole(str(path).encode(), os.path.join(runner.work_dir, 'last_checkpoint'))
+
+
+class _Later:
+    """The storage of a :class:`CheckpointHook`, which puts off what is to be removed."""
+
+    def __init__(self, backend, put_off):
+        self._backend, self._put_off = backend, put_off
+
+    def remove(self, path):
+        self._put_off(path)
+
+    rmtree = remove
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, safe against being killed at any moment.
+
+    mmengine removes an outdated checkpoint, or the former best one, before it writes the next:
+    with ``max_keep_ckpts=1`` a process killed in between leaves none. Here they are removed once
+    the next one is whole and recorded in ``last_checkpoint``; those still to be removed are named
+    in the checkpoint, for a run that goes on after a kill. A best score found again by a resumed
+    run is recorded in a checkpoint as it is otherwise. Arguments are those of
+    ``CheckpointHook``; ``tools/train.py`` puts it in the place of mmengine's.
+    """
+
+    # Epochs and iterations that the checkpoint written last is of.
+    _position: tuple[int, int] | None = None
+    file_backend: Any  # mmengine's
+    last_ckpt: str | None
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the bookkeeping, also of a run that was killed.
+
+        Args:
+            runner (Runner): Of the training.
+        """
+        super().before_train(runner)
+        if not isinstance(self.file_backend, _Later):
+            self.file_backend = _Later(self.file_backend, lambda path: self._put_off(runner, path))
+        if self.last_ckpt is None and runner._resume:
+            self.last_ckpt = runner._load_from
+        self._remove_outdated(runner)
+
+    def _put_off(self, runner, path) -> None:
+        outdated = self._outdated(runner)
+        if path not in outdated:
+            runner.message_hub.update_info(_OUTDATED, [*outdated, path])
+
+    @staticmethod
+    def _outdated(runner) -> list:
+        return list(runner.message_hub.runtime_info.get(_OUTDATED, ()))
+
+    def _remove_outdated(self, runner) -> None:
+        """Remove what was put off, except what has been written anew since."""
+        outdated = self._outdated(runner)
+        # What a run goes on from stays until it has written a checkpoint of its own.
+        start = None if self._position else os.path.basename(str(runner._load_from))
+        kept = [path for path in outdated if os.path.basename(path) == start]
+        if outdated:
+            runner.message_hub.update_info(_OUTDATED, kept)
+        if not is_main_process():
+            return
+        backend = getattr(self.file_backend, '_backend', self.file_backend)
+        in_use = {os.path.basename(str(path)) for path in self._in_use()}
+        for name in {os.path.basename(path) for path in outdated if path not in kept} - in_use:
+            # A folder that was moved has its files under another path.
+            path = backend.join_path(self.out_dir, name)
+            if backend.isfile(path):
+                backend.remove(path)
+            elif backend.isdir(path):
+                backend.rmtree(path)
+
+    def _in_use(self) -> list:
+        best = [getattr(self, 'best_ckpt_path', None)]
+        return [self.last_ckpt, *best, *getattr(self, 'best_ckpt_path_dict', {}).values()]
+
+    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        """Write a checkpoint, record it, then remove what it replaces."""
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            while len(self.keep_ckpt_ids) >= self.max_keep_ckpts:
+                name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+                self._put_off(runner, self.file_backend.join_path(self.out_dir, name))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self._save_as(runner, self.filename_tmpl.format(step), meta)
+
+    def save_stopped(self, runner: Runner, epoch: int, iteration: int) -> str:
+        """Write a checkpoint of a moment at which none is due; the next one replaces it.
+
+        Args:
+            runner (Runner): Of the training.
+            epoch (int): Whole epochs trained.
+            iteration (int): Iterations trained.
+
+        Returns:
+            str: The path.
+        """
+        name = f'stopped_iter_{iteration}.pth'
+        self._put_off(runner, self.file_backend.join_path(self.out_dir, name))
+        self._save_as(runner, name, dict(epoch=epoch, iter=iteration), whole=True)
+        assert self.last_ckpt is not None, 'it is written'
+        return self.last_ckpt
+
+    def _save_as(self, runner, name: str, meta: dict, whole: bool = False) -> None:
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._position = meta['epoch'], meta['iter']
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=whole or self.save_optimizer,
+            save_param_scheduler=whole or self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        record_latest(runner, self.last_ckpt)
+        self._remove_outdated(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Correct the position, of which ``FlexibleRunner`` keeps its own idea.
+
+        Args:
+            runner (Runner): Of the training.
+            checkpoint (dict): About to be written.
+        """
+        if self._position is not None and 'optimizer' in checkpoint:
+            checkpoint['meta'].update(epoch=self._position[0], iter=self._position[1])

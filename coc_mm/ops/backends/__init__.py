@@ -1,0 +1,1 @@
+"""The formulations of the operator, one file each."""

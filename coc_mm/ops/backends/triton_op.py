@@ -1,0 +1,239 @@
+"""The operator as CUDA kernels written in Triton, registered with PyTorch's dispatcher.
+
+The points are read from and written to the layout of the projections: any strides, both spaces in
+one tensor or in two, regions found by arithmetic, nothing rearranged or padded. Similarities, sums
+and everything between are float32 whatever the points are. ``coc_mm::context_cluster`` is opaque to
+compilers, with shapes and gradients registered, so that ``torch.compile``, ``torch.export`` and
+automatic mixed precision pass through. Results are the same bits every time.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+
+import torch
+
+MAX_CENTERS = 256  # the center of a point is kept in a byte
+MAX_CHANNELS = 128
+# Centers x channels, filled up to powers of two: sums that registers hold, and tiles that the
+# 99 KiB of shared memory of the smaller devices do.
+MAX_BLOCK = 8192
+MAX_PROGRAMS = 2**31 - 1
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Read once, as the kernels are compiled or interpreted for the life of the process.
+INTERPRETED = os.environ.get('TRITON_INTERPRET', '0') == '1'
+INSTALLED = importlib.util.find_spec('triton') is not None
+OLDEST = (3, 3)  # kernels hand tuples to one another; comes with torch 2.7
+
+
+def _version():
+    try:
+        return importlib.metadata.version('triton')
+    except importlib.metadata.PackageNotFoundError:  # under another name, or none at all
+        return None
+
+
+VERSION = _version()
+
+
+def _is_too_old(version):
+    return version is not None and tuple(map(int, version.split('.')[:2])) < OLDEST
+
+
+def can_run_triton(
+    features: torch.Tensor,
+    proposals: tuple[int, int] = (2, 2),
+    folds: tuple[int, int] = (1, 1),
+    raise_error: bool = False,
+) -> bool:
+    """Say whether the Triton kernels run on these points.
+
+    Args:
+        features (Tensor): (B, H, W, E, D).
+        proposals (tuple[int, int]): Centers per region. Defaults to (2, 2).
+        folds (tuple[int, int]): Regions. Defaults to (1, 1).
+        raise_error (bool): Raise with the reason instead of returning False. Defaults to False.
+
+    Returns:
+        bool: True for float32, float16 and bfloat16 on a CUDA device of compute capability 8.0 or
+        more, and on the CPU where the environment has had ``TRITON_INTERPRET=1`` since the start.
+
+    Raises:
+        RuntimeError: They cannot, and ``raise_error`` is set.
+    """
+    reason = _refusal(features, proposals, folds)
+    if reason and raise_error:
+        raise RuntimeError(f"the 'triton' backend cannot run: {reason}; backend='fused' can")
+    return reason is None
+
+
+def _refusal(features, proposals, folds):
+    if not INSTALLED:
+        return 'the package triton is not installed'
+    if _is_too_old(VERSION):
+        return f'Triton {VERSION} is older than {".".join(map(str, OLDEST))}'
+    device = features.device
+    if device.type != 'cuda' and not (device.type == 'cpu' and INTERPRETED):
+        return (
+            f'the points are on {device.type}, not on a CUDA device (the CPU serves for testing, '
+            'with TRITON_INTERPRET=1 set before Python starts)'
+        )
+    if device.type == 'cuda':
+        capability = _capability(device.index or 0)
+        if capability is None:
+            return 'it is for CUDA, and this PyTorch was built for ROCm'
+        if capability < (8, 0):
+            return f'compute capability {capability[0]}.{capability[1]} is below 8.0'
+    if features.dtype not in DTYPES:
+        return f'the points are {features.dtype}, not one of {", ".join(map(str, DTYPES))}'
+    return _excess(features.shape, proposals, folds)
+
+
+def _excess(shape, proposals, folds):
+    batch, height, width, heads, channels = shape
+    centers = proposals[0] * proposals[1]
+    if centers > MAX_CENTERS:
+        return f'{centers} centers per region are more than {MAX_CENTERS}'
+    if channels > MAX_CHANNELS:
+        return f'{channels} channels per head are more than {MAX_CHANNELS}'
+    if _filled(centers) * _filled(channels) > MAX_BLOCK:
+        return (
+            f'{centers} centers of {channels} channels (filled up to powers of two) are more than '
+            f'{MAX_BLOCK} numbers'
+        )
+    groups = batch * heads * min(folds[0], height) * min(folds[1], width)
+    # A compiler would note this as a bound of every size that is left open.
+    if not torch.compiler.is_compiling() and groups > MAX_PROGRAMS:
+        return f'images x regions x heads are {groups}, more than {MAX_PROGRAMS}'
+    return None
+
+
+def _filled(number):
+    return max(16, 1 << (number - 1).bit_length())
+
+
+@torch.compiler.assume_constant_result
+def _capability(index):
+    return None if torch.version.hip else torch.cuda.get_device_capability(index)
+
+
+def forward(
+    features: torch.Tensor,
+    values: torch.Tensor | None,
+    alpha: torch.Tensor,
+    beta: torch.Tensor,
+    proposals: tuple[int, int],
+    folds: tuple[int, int],
+    denominator: str,
+) -> torch.Tensor:
+    """Cluster, aggregate and dispatch the points of every region.
+
+    Same contract as :func:`coc_mm.ops.context_cluster.context_cluster`, for points that
+    :func:`can_run_triton` accepts.
+
+    Args:
+        features (Tensor): (B, H, W, E, D), or (B, H, W, 2, E, D) with the values in it, whose
+            gradient then comes as one tensor too.
+        values (Tensor | None): (B, H, W, E, D), or None where ``features`` has them.
+        alpha (Tensor): Scale of the similarity, one element.
+        beta (Tensor): Offset of the similarity, one element.
+        proposals (tuple[int, int]): Centers per region.
+        folds (tuple[int, int]): Regions.
+        denominator (str): 'similarity' or 'count'.
+
+    Returns:
+        Tensor: (B, H, W, E, D), contiguous, in the dtype of the values.
+    """
+    alpha, beta = alpha.float(), beta.float()
+    cut = [int(n) for n in proposals], [int(n) for n in folds]
+    return _forward(features, values, alpha, beta, *cut, denominator == 'count')[0]
+
+
+def _spaces(features, values):
+    return features.unbind(-3) if values is None else (features, values)
+
+
+@torch.library.custom_op(
+    'coc_mm::context_cluster',
+    mutates_args=(),
+    schema='(Tensor features, Tensor? values, Tensor alpha, Tensor beta, int[] proposals, '
+    'int[] folds, bool by_count) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
+)
+def _forward(features, values, alpha, beta, proposals, folds, by_count):
+    from coc_mm.ops.backends.triton_kernels import launch
+
+    x, v = _spaces(features, values)
+    return launch.forward(x, v, alpha, beta, proposals, folds, by_count)
+
+
+@_forward.register_fake
+def _(features, values, alpha, beta, proposals, folds, by_count):
+    x, v = _spaces(features, values)
+    batch, height, width, heads, channels = x.shape
+    cut = [torch.sym_min(fold, n) for fold, n in zip(folds, (height, width), strict=True)]
+    groups = batch * cut[0] * cut[1] * heads
+    points = -(-height // cut[0]) * -(-width // cut[1])
+    rows = (groups, proposals[0] * proposals[1], channels)
+    new = alpha.new_empty
+    return (
+        v.new_empty(v.shape),
+        new(groups, points),
+        new((groups, points), dtype=torch.uint8),
+        *(new(rows), new(rows[:2]), new(rows), new(rows[:2])),
+    )
+
+
+@torch.library.custom_op(
+    'coc_mm::context_cluster_backward',
+    mutates_args=(),
+    schema='(Tensor grad, Tensor features, Tensor? values, Tensor alpha, Tensor[] saved, '
+    'int[] proposals, int[] folds, bool by_count) -> (Tensor, Tensor, Tensor, Tensor)',
+)
+def _backward(grad, features, values, alpha, saved, proposals, folds, by_count):
+    from coc_mm.ops.backends.triton_kernels import launch
+
+    grads = _new_gradients(features, values)
+    given, wanted = _spaces(features, values), _spaces(*grads)
+    of_alpha, of_beta = launch.backward(
+        *(grad, given[0], given[1], alpha, tuple(saved), wanted[0], wanted[1]),
+        *(proposals, folds, by_count),
+    )
+    of_values = features.new_empty(0) if values is None else grads[1]
+    return grads[0], of_values, *(t.clone().reshape(alpha.shape) for t in (of_alpha, of_beta))
+
+
+@_backward.register_fake
+def _(grad, features, values, alpha, saved, proposals, folds, by_count):
+    of_features, of_values = _new_gradients(features, values)
+    of_values = features.new_empty(0) if values is None else of_values
+    return of_features, of_values, alpha.new_empty(alpha.shape), alpha.new_empty(alpha.shape)
+
+
+def _new_gradients(features, values):
+    # Contiguous: one tensor for both spaces is laid out as the projection is.
+    return tuple(None if t is None else t.new_empty(t.shape) for t in (features, values))
+
+
+def _save(ctx, inputs, output):
+    features, values, alpha, _, *ctx.setting = inputs
+    ctx.save_for_backward(features, values, alpha, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad, *_):
+    features, values, alpha, *saved = ctx.saved_tensors
+    of_features, of_values, *of_scalars = _backward(
+        grad, features, values, alpha, saved, *ctx.setting
+    )
+    of_values = None if values is None else of_values
+    return of_features, of_values, *of_scalars, None, None, None
+
+
+def _refuse(ctx, *_):
+    raise RuntimeError(
+        "the 'triton' backend of context_cluster has no second derivatives: use backend='fused'"
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_backward.register_autograd(_refuse)

@@ -1,0 +1,210 @@
+"""Watch the clusters form while a model trains."""
+
+import random
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from coc_mm.registry import HOOKS
+
+__all__ = ['ClusterVisualizationHook']
+
+
+@contextmanager
+def _undisturbed(model: torch.nn.Module):
+    """Evaluation mode without gradients; modes and random numbers as before, after."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == 'cuda'})
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        for module, mode in modes:
+            module.training = mode
+
+
+@HOOKS.register_module()
+class ClusterVisualizationHook(Hook):
+    """Draw the clusters of fixed validation images at intervals of training.
+
+    Pictures go to the run's visualizer, so to every backend it has (local files
+    under ``vis_data/vis_image``, TensorBoard, ...), by the names ``clusters_0``,
+    ``clusters_1``, ... and the epoch or iteration as the step. Each shows an image
+    beside one head of a block in every stage. The hook works in mmpretrain, mmdet
+    and mmseg, runs the backbone alone, on one process, in evaluation mode, and leaves
+    modes, gradients and random numbers as they were. It draws the weights in
+    training, not an average of them that an ``EMAHook`` keeps.
+
+    Args:
+        interval (int): Epochs, or iterations, between drawings. Defaults to 1.
+        by_epoch (bool): Whether the interval counts epochs. Defaults to True.
+        indices (Sequence[int] | None): Images of the validation dataset; None takes
+            the first four. Defaults to None.
+        stage (int | None): Stage, 0-3; None draws all. Defaults to None.
+        block (int): Block of the stage, from 0, or negative from the end. Defaults
+            to -1.
+        head (int): Head of the block, from 0. Defaults to 0.
+        alpha (float): 0 is the image, 1 flat colors. Defaults to 0.55.
+        height (int): Of a picture, in pixels. Defaults to 256.
+        channel_order (str): 'bgr' or 'rgb', of the images that the validation
+            pipeline makes; the loaders of mmcv make BGR. Defaults to 'bgr'.
+        at_start (bool): Draw before the first step of training, too. Defaults to
+            True.
+
+    Raises:
+        ValueError: An argument out of range; before training, a model without a
+            ContextCluster, a stage, block or head that it does not have, no
+            validation dataset or no such image in it, or a loop that does not count
+            epochs.
+
+    Example:
+        >>> custom_hooks = [dict(type='coc_mm.ClusterVisualizationHook', interval=10)]
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        indices: Sequence[int] | None = None,
+        stage: int | None = None,
+        block: int = -1,
+        head: int = 0,
+        alpha: float = 0.55,
+        height: int = 256,
+        channel_order: str = 'bgr',
+        at_start: bool = True,
+    ) -> None:
+        if not isinstance(interval, (int, np.integer)) or interval < 1:
+            raise ValueError(f'interval must be a positive number, got {interval!r}')
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'alpha must be from 0 to 1, got {alpha!r}')
+        if channel_order not in ('bgr', 'rgb'):
+            raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.indices = indices
+        self.stage, self.block, self.head = stage, block, head
+        self.alpha, self.height = alpha, height
+        self.channel_order = channel_order
+        self.at_start = at_start
+        self._samples: list[dict] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Fetch the images, check that there is something to draw, and draw it.
+
+        Args:
+            runner (Runner): The runner of the training.
+        """
+        if any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules()):
+            # One process alone has not all the weights, and the others would not help.
+            raise ValueError('ClusterVisualizationHook does not work with sharded models (FSDP)')
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(
+                'ClusterVisualizationHook: this training counts iterations, not epochs; set '
+                'by_epoch=False and the interval in iterations'
+            )
+        self._prepare(runner)
+
+    @master_only
+    def _prepare(self, runner) -> None:
+        from coc_mm.visualization import record_clusters
+
+        model = self._model(runner)
+        with record_clusters(model, self.stage, self.block, self.head):
+            pass  # a number out of range raises here
+        if runner.val_loop is None:
+            raise ValueError(
+                'ClusterVisualizationHook draws validation images, and there is no '
+                'val_dataloader (or --no-validate is given): remove the hook'
+            )
+        dataset = runner.val_loop.dataloader.dataset
+        indices = range(min(4, len(dataset))) if self.indices is None else self.indices
+        absent = [i for i in indices if not 0 <= i < len(dataset)]
+        if absent:
+            raise ValueError(
+                f'ClusterVisualizationHook: indices {absent} are out of range; the validation '
+                f'dataset has images 0 to {len(dataset) - 1}'
+            )
+        with _undisturbed(model):
+            self._samples = [dataset[i] for i in indices]
+        if self.at_start and runner.iter == 0:
+            self._draw(runner, 0)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Draw, if it is time.
+
+        Args:
+            runner (Runner): The runner of the training.
+        """
+        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+            self._draw(runner, runner.epoch + 1)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Draw, if it is time.
+
+        Args:
+            runner (Runner): The runner of the training.
+            batch_idx (int): Not used.
+            data_batch (dict | None): Not used. Defaults to None.
+            outputs (dict | None): Not used. Defaults to None.
+        """
+        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+            self._draw(runner, runner.iter + 1)
+
+    @staticmethod
+    def _model(runner):
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+    @master_only
+    def _draw(self, runner, step: int) -> None:
+        from coc_mm.visualization import contact_sheet, stage_row
+
+        model = self._model(runner)
+        with _undisturbed(model):
+            for number, sample in enumerate(self._samples):
+                picture, maps, extent = self._look(model, sample)
+                row = stage_row(
+                    picture,
+                    maps,
+                    alpha=self.alpha,
+                    extent=extent,
+                    height=self.height,
+                    caption='input',
+                )
+                runner.visualizer.add_image(f'clusters_{number}', contact_sheet([row]), step)
+
+    def _look(self, model, sample: dict):
+        """Return the image as the pipeline made it, its maps and where these lie."""
+        from coc_mm.visualization import find_backbone, record_clusters
+
+        inputs = sample['inputs']
+        batch = dict(inputs=[inputs], data_samples=[sample.get('data_samples')])
+        processed = model.data_preprocessor(batch)['inputs']
+        backbone = find_backbone(model)
+        with record_clusters(backbone, self.stage, self.block, self.head) as record:
+            backbone.forward(processed)
+        maps = [m.to('cpu') for m in record.maps.values()]
+        picture = inputs.permute(1, 2, 0).cpu().numpy()
+        picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        picture = np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3))
+        if self.channel_order == 'bgr':
+            picture = picture[..., ::-1]
+        extent = [n / m for n, m in zip(processed.shape[2:], inputs.shape[1:], strict=True)]
+        return np.ascontiguousarray(picture), maps, (0.0, 0.0, *extent)

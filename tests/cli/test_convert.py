@@ -1,0 +1,260 @@
+"""Official checkpoints through the tools into the libraries' inference functions."""
+
+import argparse
+
+import golden
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from coc_mm.apis.model_zoo import config_of, get_model
+from coc_mm.apis.start import build_model
+from coc_mm.checkpoints.load import load_checkpoint_safely
+from coc_mm.cli.convert import convert_checkpoint
+
+CONVERT = 'model_converters/official_to_coc_mm'
+PUBLISH = 'model_converters/publish'
+DENSE = {
+    'mmdet': 'mask-rcnn_coc-s-c4_fpn_1x_coco',
+    'mmseg': 'fpn_coc-s-c4_4xb4-80k_ade20k-512x512',
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Save the rebuilt official classifier as timm's script does."""
+    weights = golden.official_state_dict('coc_tiny')
+    content = dict(
+        state_dict=weights,
+        args=argparse.Namespace(model='coc_tiny'),
+        optimizer=dict(state={0: dict(exp_avg=torch.zeros(3))}),
+    )
+    torch.save(content, tmp_path / 'official.pth.tar')
+    return tmp_path / 'official.pth.tar'
+
+
+def published_dense(scope, path, size='small'):
+    """Save a dense model as mmdet 2.x and mmseg 0.x did: heads of today, official backbone."""
+    pytest.importorskip(scope)
+    model = build_model(config_of(DENSE[scope].replace('coc-s-', f'coc-{size[0]}-')))
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith('backbone.')}
+    backbone = golden.official_state_dict(f'{size}_dense')
+    weights.update({f'backbone.{k}': v.float() for k, v in backbone.items()})
+    meta = dict(
+        CLASSES=('person',),
+        time='Mon Mar  6 10:20:30 2023',
+        config=f"model = dict(backbone=dict(type='context_cluster_{size}_feat7'))",
+        hook_msgs={},
+    )
+    torch.save(dict(meta=meta, state_dict=weights, optimizer={}), path)
+    return weights
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_classifier_computes_what_the_official_one_does(tool, tiny, suffix, capsys):
+    pytest.importorskip('mmpretrain')
+    if suffix == 'safetensors':
+        pytest.importorskip('safetensors')
+    target = tiny.with_name(f'ours.{suffix}')
+    assert tool(CONVERT)([str(tiny), str(target)]) == 0
+    assert 'denominator: similarity (assumed' in capsys.readouterr().out
+    model = get_model('coc-tiny_8xb128_in1k', pretrained=target)
+    assert model._dataset_meta['classes'][0].startswith('tench')
+    expected = golden.load('coc_tiny_224x224')
+    image = golden.image(expected['input_shape'], expected['seed'])
+    # The file keeps the precision of the source; loading into float32 rounds.
+    model.double().load_state_dict(load_checkpoint_safely(target)['state_dict'])
+    with torch.inference_mode():
+        logits = model(image, mode='tensor').numpy()
+    np.testing.assert_allclose(logits, expected['logits'], rtol=1e-9, atol=1e-9)
+
+
+def test_classifier_in_the_library(tool, tiny):
+    mmpretrain = pytest.importorskip('mmpretrain')
+    target = tiny.with_name('ours.pth')
+    assert tool(CONVERT)([str(tiny), str(target), '--denominator', 'count']) == 0
+    meta = load_checkpoint_safely(target)['meta']
+    config = Config.fromstring(meta['cfg'], '.py')
+    assert config.model.backbone.denominator == 'count'
+    assert meta['coc_mm']['backbone'] == dict(denominator='count')
+    # The record goes before the config, which has the newer denominator.
+    model = get_model('coc-tiny_8xb128_in1k', pretrained=str(target))
+    assert model.backbone.stages[0].blocks[0].mixer.denominator == 'count'
+    inferencer = mmpretrain.ImageClassificationInferencer(config, str(target), device='cpu')
+    result = inferencer(np.zeros((64, 64, 3), np.uint8))[0]
+    assert result['pred_class'] == inferencer.classes[result['pred_label']]
+
+
+def test_detector(tool, tmp_path, capsys):
+    weights = published_dense('mmdet', tmp_path / 'epoch_12.pth')
+    target = tmp_path / 'ours.pth'
+    assert tool(CONVERT)([str(tmp_path / 'epoch_12.pth'), str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert 'count (inferred: trained on 2023-03-06' in printed
+    assert 'centers per region: 49 (7 x 7)' in printed
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+    checkpoint = load_checkpoint_safely(target)
+    config = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    model = init_detector(config, str(target), device='cpu')
+    assert model.backbone.proposals == ((7, 7),) * 4
+    assert model.backbone.stages[0].blocks[0].mixer.denominator == 'count'
+    assert model.dataset_meta['classes'][:2] == ('person', 'bicycle')
+    assert len(model.dataset_meta['palette']) == 80
+    name = 'roi_head.mask_head.conv_logits.weight'
+    assert torch.equal(model.state_dict()[name], weights[name])
+    model.cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    sample = inference_detector(model, np.zeros((64, 64, 3), np.uint8))
+    assert sample.pred_instances.masks.shape[1:] == (64, 64)
+    # By file alone, and by name with the file: the name's config has the newer denominator.
+    inferencer = DetInferencer(weights=str(target), device='cpu', show_progress=False)
+    assert inferencer.model.backbone.proposals == ((7, 7),) * 4
+    with pytest.warns(UserWarning, match="trained with denominator='count'"):
+        DetInferencer(DENSE['mmdet'], str(target), device='cpu', show_progress=False)
+
+
+def test_segmentor(tool, tmp_path):
+    published_dense('mmseg', tmp_path / 'iter_80000.pth')
+    target = tmp_path / 'ours.pth'
+    flags = ['--proposals', '2', '--denominator', 'similarity']
+    assert tool(CONVERT)([str(tmp_path / 'iter_80000.pth'), str(target), *flags]) == 0
+    from mmseg.apis import inference_model, init_model
+
+    config = Config.fromstring(load_checkpoint_safely(target)['meta']['cfg'], '.py')
+    model = init_model(config, str(target), device='cpu')
+    assert model.backbone.proposals == ((2, 2),) * 4
+    assert len(model.dataset_meta['classes']) == len(model.dataset_meta['palette']) == 150
+    model.cfg.test_pipeline[1].scale = (64, 64)
+    sample = inference_model(model, np.zeros((64, 64, 3), np.uint8))
+    assert sample.pred_sem_seg.data.shape == (1, 64, 64)
+
+
+def convs(*names):
+    return {f'{name}.{leaf}' for name in names for leaf in ('weight', 'bias')}
+
+
+# The names of mmdet 2.x and mmseg 0.x, written down; the models of today are to have the same.
+NECK = convs(*(f'neck.{kind}_convs.{i}.conv' for kind in ('lateral', 'fpn') for i in range(4)))
+LEAVES = ('conv.weight', *(f'bn.{x}' for x in ('weight', 'bias', 'running_mean', 'running_var')))
+HEADS = {
+    'mmdet': convs(
+        *(f'rpn_head.rpn_{x}' for x in ('conv', 'cls', 'reg')),
+        *(f'roi_head.bbox_head.{x}' for x in ('fc_cls', 'fc_reg', 'shared_fcs.0', 'shared_fcs.1')),
+        *(f'roi_head.mask_head.convs.{i}.conv' for i in range(4)),
+        *(f'roi_head.mask_head.{x}' for x in ('upsample', 'conv_logits')),
+    ),
+    'mmseg': convs('decode_head.conv_seg')
+    | {
+        f'decode_head.scale_heads.{level}.{leaf}'
+        for level in ('0.0', '1.0', '2.0', '2.2', '3.0', '3.2', '3.4')
+        for leaf in (*LEAVES, 'bn.num_batches_tracked')
+    },
+}
+
+
+@pytest.mark.parametrize('scope', HEADS)
+def test_heads_have_the_names_of_the_older_libraries(scope, tmp_path):
+    weights = published_dense(scope, tmp_path / 'published.pth', 'medium')
+    heads = {name for name in weights if not name.startswith('backbone.')}
+    assert heads == NECK | HEADS[scope]
+    # The medium model, which mmseg 0.x may have saved before it counted batches.
+    content = torch.load(tmp_path / 'published.pth', weights_only=False)
+    for name in [name for name in weights if name.endswith('num_batches_tracked')]:
+        del content['state_dict'][name]
+    torch.save(content, tmp_path / 'published.pth')
+    converted = convert_checkpoint(str(tmp_path / 'published.pth'))
+    record = converted['meta']['coc_mm']
+    assert (record['arch'], record['backbone']) == (
+        'medium',
+        dict(denominator='count', proposals=7),
+    )
+    assert len(converted['state_dict']) > 200
+
+
+def test_colors_survive_safetensors(tool, tmp_path):
+    """JSON has no tuples, and mmdet draws with nothing else."""
+    pytest.importorskip('safetensors')
+    published_dense('mmdet', tmp_path / 'epoch_12.pth')
+    target = tmp_path / 'ours.safetensors'
+    assert tool(CONVERT)([str(tmp_path / 'epoch_12.pth'), str(target)]) == 0
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(weights=str(target), device='cpu', show_progress=False)
+    inferencer.model.test_cfg.rcnn.score_thr = 0.0
+    for step in inferencer.pipeline.transforms:
+        if type(step).__name__ == 'Resize':
+            step.scale = (64, 64)
+    image = np.zeros((64, 64, 3), np.uint8)
+    (drawn,) = inferencer(image, return_vis=True, pred_score_thr=0.0)['visualization']
+    assert drawn.shape == image.shape
+    assert drawn.any(), 'nothing was drawn'
+
+
+def test_every_key_that_does_not_fit_is_named(tiny, tmp_path, capsys, tool):
+    pytest.importorskip('mmpretrain')
+    content = load_checkpoint_safely(tiny)
+    weights = dict(content['state_dict'])
+    del weights['norm.weight'], weights['network.0.0.mlp.fc1.bias']
+    weights['head.weight'] = weights['head.weight'][:10]
+    torch.save(dict(content, state_dict=weights), tiny)
+    assert tool(CONVERT)([str(tiny), str(tmp_path / 'ours.pth')]) == 2
+    message = capsys.readouterr().err
+    assert '2 missing: ' in message
+    assert 'backbone.stages.0.blocks.0.mlp.fc1.bias' in message
+    assert 'backbone.norm3.weight' in message
+    assert '1 mis-shaped: head.fc.weight is 10x320, the model has 1000x320' in message
+    torch.save(dict(content, state_dict={**weights, 'intruder': torch.zeros(1)}), tiny)
+    assert tool(CONVERT)([str(tiny), str(tmp_path / 'ours.pth')]) == 2
+    assert '1 unknown keys: intruder' in capsys.readouterr().err
+    assert not (tmp_path / 'ours.pth').exists()
+
+
+def test_refusals(refused, tiny, tmp_path):
+    target = tmp_path / 'there.pth'
+    target.write_bytes(b'kept')
+    refused(CONVERT, tiny, target, says=['there.pth exists', '--force'])
+    assert target.read_bytes() == b'kept'
+    refused(CONVERT, tmp_path / 'none.pth', tmp_path / 'a.pth', says=['does not exist'])
+
+
+def test_publishing(tool, tmp_path, capsys):
+    from mmengine.logging import MessageHub
+
+    hub = MessageHub('publish')
+    hub.update_scalar('train/loss', 1.0)
+    average = {'module.w': torch.ones(2), 'steps': torch.tensor(5)}
+    meta = dict(cfg='a = 1', dataset_meta=dict(classes=['x']), seed=1, epoch=3)
+    content = dict(
+        meta=meta,
+        state_dict={'w': torch.zeros(2)},
+        ema_state_dict=average,
+        optimizer=dict(state={}),
+        message_hub=hub.state_dict(),
+    )
+    source = tmp_path / 'epoch_3.pth'
+    torch.save(content, source)
+    assert tool(PUBLISH)([str(source), str(tmp_path / 'model.pth')]) == 0
+    (path,) = tmp_path.glob('model-????????.pth')
+    assert str(path) in capsys.readouterr().out
+    assert source.exists()
+    loaded = load_checkpoint_safely(path)
+    assert loaded.keys() == {'meta', 'state_dict'}
+    assert loaded['meta'] == dict(cfg='a = 1', dataset_meta=dict(classes=['x']), epoch=3)
+    assert torch.equal(loaded['state_dict']['w'], torch.zeros(2))
+    # The same weights have the same name; other weights, here those of training, another.
+    assert tool(PUBLISH)([str(path), str(path), '--force']) == 0
+    assert tool(PUBLISH)([str(source), str(tmp_path / 'model.pth'), '--no-ema']) == 0
+    both = sorted(tmp_path.glob('model-*.pth'))
+    assert len(both) == 2
+    (other,) = set(both) - {path}
+    assert list(load_checkpoint_safely(other)['state_dict']) == ['w']
+    assert torch.equal(load_checkpoint_safely(other)['state_dict']['w'], torch.ones(2))
+
+
+def test_publishing_refuses(refused, tmp_path):
+    source = tmp_path / 'epoch_3.pth'
+    torch.save(dict(optimizer=dict(state={}), state_dict={}), source)
+    refused(PUBLISH, source, tmp_path / 'a.pth', says=['holds no weights to publish'])
+    torch.save(dict(state_dict={'w': torch.zeros(2)}), source)
+    refused(PUBLISH, source, tmp_path / 'a.pth', '--no-ema', says=['without EMA'])

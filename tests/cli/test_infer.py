@@ -1,0 +1,204 @@
+"""Prediction on a real photograph, by the libraries' own functions and by the tool."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from tiny_projects import SCOPES
+
+from coc_mm.apis.infer import load_model
+from coc_mm.apis.tasks import TASKS
+from coc_mm.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def photo(tmp_path_factory):
+    """A temple, 320 x 213 pixels."""
+    path = tmp_path_factory.mktemp('photo') / 'china.jpg'
+    Image.fromarray(load_sample_image('china.jpg')).resize((320, 213)).save(path)
+    return path
+
+
+# The libraries' own functions
+
+
+def test_image_classification_inferencer(projects, photo):
+    from mmpretrain import ImageClassificationInferencer
+
+    project = projects['mmpretrain']
+    inferencer = ImageClassificationInferencer(
+        str(project.config), pretrained=str(project.checkpoint), device='cpu', classes=['a', 'b']
+    )
+    (result,) = inferencer(str(photo))
+    assert result['pred_scores'].shape == (2,)
+    assert result['pred_scores'].sum() == pytest.approx(1, abs=1e-5)
+    assert result['pred_class'] == ['a', 'b'][result['pred_scores'].argmax()]
+
+
+def test_inference_detector(projects, photo):
+    from mmdet.apis import inference_detector, init_detector
+
+    project = projects['mmdet']
+    model = init_detector(str(project.config), str(project.checkpoint), device='cpu')
+    found = inference_detector(model, str(photo)).pred_instances
+    assert len(found) == 5  # all that max_per_img lets through, untrained as it is
+    assert found.masks.shape == (5, 213, 320)
+    assert (found.bboxes >= 0).all()
+    assert (found.bboxes <= torch.tensor([320, 213, 320, 213])).all()
+
+
+def test_inference_model(projects, photo):
+    from mmseg.apis import inference_model, init_model
+
+    project = projects['mmseg']
+    model = init_model(str(project.config), str(project.checkpoint), device='cpu')
+    result = inference_model(model, str(photo))
+    assert result.pred_sem_seg.data.shape == (1, 213, 320)
+    assert result.seg_logits.data.shape == (3, 213, 320)
+    assert torch.isfinite(result.seg_logits.data).all()
+
+
+# The tool
+
+
+def _infer(tool, project, *argv):
+    image, *flags = map(str, argv)
+    return tool('infer')([image, str(project.config), str(project.checkpoint), *flags])
+
+
+@pytest.mark.parametrize('scope', SCOPES)
+def test_tool_prints_and_draws(tool, projects, photo, tmp_path, capsys, scope):
+    project = projects[scope]
+    assert _infer(tool, project, photo, '--score-thr', '0', '--topk', '9') == 0
+    printed = capsys.readouterr().out
+    names = {'mmpretrain': ['probability'], 'mmdet': ['mask pixels'], 'mmseg': ['pixels', '%']}
+    assert all(name in printed for name in names[scope]), printed
+    picture = tmp_path / 'work_dirs' / project.config.stem / 'infer' / 'china.jpg'
+    assert picture.is_file()
+    assert str(picture.relative_to(tmp_path)) in printed
+    drawn = np.asarray(Image.open(picture).convert('RGB').resize((320, 213)), float)
+    original = np.asarray(Image.open(photo), float)
+    assert np.abs(drawn - original).mean() > 0.5  # something is painted
+    assert np.corrcoef(drawn.ravel(), original.ravel())[0, 1] > 0.3  # on this photograph
+
+
+def test_the_scope_of_an_earlier_run_does_not_matter(tool, projects, photo):
+    for scope in SCOPES:
+        DefaultScope.get_instance(f'before {scope}', scope_name='mmengine')
+        assert _infer(tool, projects[scope], photo) == 0
+        assert DefaultScope.get_current_instance().scope_name == 'mmengine'
+
+
+def test_class_names_come_from_the_dataset_or_are_numbers(projects, photo):
+    project = projects['mmdet']
+    config = Config.fromfile(project.config)
+    model = load_model(config, str(project.checkpoint))
+    assert model.dataset_meta['classes'] == ('disc', 'box')
+    config.test_dataloader.dataset.pop('metainfo')
+    config.test_dataloader.dataset.type = 'BaseDetDataset'
+    task = TASKS['mmdet'](load_model(config, str(project.checkpoint)), score_thr=0.0)
+    table = task.report(task.predict(str(photo)), title='numbered')
+    assert set(table.columns[0].cells) <= {'0', '1'}
+    assert table.row_count == 5
+
+
+def test_names_and_colors_of_a_checkpoint_come_first(projects, tmp_path):
+    project = projects['mmseg']
+    content = torch.load(project.checkpoint)
+    names = dict(classes=('x', 'y', 'z'), palette=[[1, 2, 3]] * 3)
+    content['meta'] = dict(dataset_meta=names)
+    torch.save(content, tmp_path / 'named.pth')
+    model = load_model(Config.fromfile(project.config), str(tmp_path / 'named.pth'))
+    assert model.dataset_meta['classes'] == ['x', 'y', 'z']
+    assert model.dataset_meta['palette'] == names['palette']
+    content['meta'] = dict(CLASSES=('p', 'q', 'r'), PALETTE=[[9, 9, 9]] * 3)  # mmseg 0.x
+    torch.save(content, tmp_path / 'old.pth')
+    model = load_model(Config.fromfile(project.config), str(tmp_path / 'old.pth'))
+    assert model.dataset_meta['classes'] == ['p', 'q', 'r']
+
+
+def test_boxes_below_the_threshold_are_said_to_be_there(tool, projects, photo, capsys):
+    assert _infer(tool, projects['mmdet'], photo, '--score-thr', '1') == 0
+    printed = ' '.join(capsys.readouterr().out.split())
+    assert 'no object with a score of 1.0 or more; the best has 0.' in printed
+
+
+def test_folder_with_bad_images(tool, projects, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '400')  # long paths stay on their line
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    shutil.copy(photo, folder / 'good.jpg')
+    Image.new('RGB', (50, 40), 'red').save(folder / 'moving.gif')
+    (folder / 'text.jpg').write_text('not an image')
+    (folder / 'zero.png').write_bytes(b'')
+    (folder / 'cut.jpg').write_bytes(photo.read_bytes()[:5000])
+    (folder / 'README.md').write_text('is not looked at')
+    Image.new('RGB', (20, 40)).save(folder / 'small.png')
+    status = _infer(tool, projects['mmpretrain'], folder, '--out-dir', tmp_path / 'out')
+    captured = capsys.readouterr()
+    printed = ' '.join(captured.out.split())
+    assert status == 2
+    assert '4 of 6 images could not be used: cut.jpg, small.png, text.jpg, zero.png' in captured.err
+    for name, reason in [
+        ('text.jpg', 'is not an image'),
+        ('zero.png', 'is empty'),
+        ('cut.jpg', 'is a damaged image'),
+        ('small.png', '32 x 32'),
+    ]:
+        start = printed.index(f'{name}: ')
+        assert reason in printed[start : start + 120]
+    written = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert written == ['good.jpg', 'moving.gif.png']
+
+
+@pytest.mark.parametrize('kind', ['absent', 'text', 'cut', 'small', 'empty folder'])
+def test_one_bad_image_is_refused(refused, projects, photo, tmp_path, kind):
+    path = tmp_path / 'image.jpg'
+    says = [str(path)]
+    if kind == 'absent':
+        says.append('does not exist')
+    elif kind == 'text':
+        path.write_text('not an image')
+        says.append('is not an image')
+    elif kind == 'cut':
+        path.write_bytes(photo.read_bytes()[:5000])
+        says.append('is a damaged image')
+    elif kind == 'small':
+        Image.new('RGB', (20, 40)).save(path)
+        says.append('32 x 32')
+    else:
+        path.mkdir()
+        says.append('holds no images')
+    project = projects['mmpretrain']
+    refused('infer', path, project.config, project.checkpoint, says=says, leaves=['work_dirs'])
+
+
+def test_flags_that_cannot_be(refused, tool, projects, photo, capsys):
+    project = projects['mmpretrain']
+    arguments = [photo, project.config, project.checkpoint]
+    refused('infer', *arguments, '--device', 'cuda:99', says=['--device cuda:99', 'try cpu'])
+    refused('infer', *arguments, '--device', 'gpu', says=['--device gpu'])
+    says = ['is the folder of the images']
+    refused('infer', *arguments, '--out-dir', photo.parent, says=says)
+    for flag in (['--topk', '0'], ['--score-thr', '2']):
+        with pytest.raises(SystemExit, match='2'):
+            tool('infer')([*map(str, arguments), *flag])
+        assert f'argument {flag[0]}' in capsys.readouterr().err
+
+
+def test_options_reach_the_model(refused, projects, photo):
+    project = projects['mmpretrain']
+    option = ('--cfg-options', 'model.backbone.arch=tiny')
+    says = ['of another model']
+    refused('infer', photo, project.config, project.checkpoint, *option, says=says)
+
+
+def test_library_without_prediction(projects):
+    config = Config(dict(model=dict(), default_scope='coc_mm'))
+    with pytest.raises(UserError, match="not for default_scope 'coc_mm'"):
+        load_model(config, str(projects['mmdet'].checkpoint))

@@ -1,0 +1,149 @@
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from coc_mm.engine.fault_tolerance.resume import (
+    find_latest_checkpoint,
+    latest_named,
+    verify_checkpoint,
+)
+from coc_mm.engine.fault_tolerance.setup import adopt_seed, use_atomic_checkpoints
+from coc_mm.errors import CheckpointError
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write checkpoints one after the other."""
+    moment = [1_000_000_000]
+
+    def call(name, iteration, record=True, folder=tmp_path, **more):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        state = dict(meta=dict(iter=iteration), message_hub={}, optimizer={})
+        torch.save(dict(state, state_dict=dict(a=torch.rand(5000)), **more), path)
+        moment[0] += 10
+        os.utime(path, (moment[0], moment[0]))
+        if record:
+            (tmp_path / 'last_checkpoint').write_text(str(path))
+            os.utime(tmp_path / 'last_checkpoint', (moment[0] + 1, moment[0] + 1))
+        return path
+
+    return call
+
+
+def _cut(path):
+    stat = path.stat()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _flip(path):
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in the weights
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_nothing_there(tmp_path):
+    assert find_latest_checkpoint(str(tmp_path / 'none')) == (None, [])
+    assert latest_named(tmp_path) is None
+    (tmp_path / 'last_checkpoint').write_text('\0\0')  # a crash of the machine
+    assert find_latest_checkpoint(str(tmp_path)) == (None, [])
+
+
+@pytest.mark.parametrize('damage', [_cut, _flip], ids=['cut', 'a flipped bit'])
+def test_damaged_ones_are_passed_over_and_named(tmp_path, write, damage):
+    first, second, third = (write(f'epoch_{n}.pth', n) for n in (1, 2, 3))
+    assert find_latest_checkpoint(str(tmp_path)) == (str(third), [])
+    damage(third)
+    found, passed = find_latest_checkpoint(str(tmp_path))
+    assert found == str(second)
+    assert len(passed) == 1
+    assert str(third) in passed[0]
+    damage(second)
+    assert find_latest_checkpoint(str(tmp_path))[0] == str(first)
+    damage(first)
+    with pytest.raises(CheckpointError, match=r'No checkpoint in .* is whole'):
+        find_latest_checkpoint(str(tmp_path))
+
+
+def test_a_flipped_bit_is_found_in_a_named_file(write):
+    path = write('epoch_1.pth', 1)
+    assert verify_checkpoint(path)['meta']['iter'] == 1
+    _flip(path)
+    with pytest.raises(CheckpointError, match='is damaged'):
+        verify_checkpoint(path)
+
+
+def test_one_written_after_the_record_is_taken(tmp_path, write):
+    write('epoch_1.pth', 5)
+    later = write('epoch_2.pth', 10, record=False)
+    assert find_latest_checkpoint(str(tmp_path)) == (str(later), [])
+
+
+def test_a_run_taken_up_from_an_older_one_is_not_overtaken_by_its_former_self(tmp_path, write):
+    for n in (1, 2, 3):
+        write(f'epoch_{n}.pth', n)
+    again = write('epoch_2.pth', 2)
+    assert find_latest_checkpoint(str(tmp_path)) == (str(again), [])
+
+
+def test_a_record_of_a_lost_file(tmp_path, write):
+    first, second = write('epoch_1.pth', 1), write('epoch_2.pth', 2)
+    second.unlink()
+    found, passed = find_latest_checkpoint(str(tmp_path))
+    assert found == str(first)
+    assert 'does not exist' in passed[0]
+    assert str(second) in passed[0]
+
+
+def test_other_files_are_not_taken(tmp_path, write):
+    write('best_acc_epoch_3.pth', 3, record=False)
+    write('weights.pth', 9, record=False)
+    assert find_latest_checkpoint(str(tmp_path)) == (None, [])
+    stopped = write('stopped_iter_7.pth', 7)
+    assert find_latest_checkpoint(str(tmp_path)) == (str(stopped), [])
+
+
+def test_another_folder_another_name_and_a_moved_folder(tmp_path, write):
+    out = tmp_path / 'out'
+    own = write('my_3.pth', 3, folder=out)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert find_latest_checkpoint(str(tmp_path), str(out), 'my_{}.pth') == (str(own), [])
+    here = write('epoch_1.pth', 1)
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    assert latest_named(tmp_path) == here
+
+
+def test_the_seed_of_a_run_is_kept():
+    config = Config(dict(randomness=dict(seed=None, diff_rank_seed=True)))
+    assert adopt_seed(config, dict(seed=7)) is None
+    assert config.randomness == dict(seed=7, diff_rank_seed=True)
+    assert adopt_seed(config, dict(seed=8)) == (7, 8)
+    assert config.randomness.seed == 8
+    assert adopt_seed(config, {}) is None
+    config = Config({})
+    adopt_seed(config, dict(seed=3))
+    assert config.randomness == dict(seed=3)
+
+
+def test_the_checkpoint_hook_of_every_run_is_ours(monkeypatch):
+    from mmengine.hooks import CheckpointHook
+
+    monkeypatch.setattr('coc_mm.engine.fault_tolerance.setup.use_whole_files', lambda: None)
+    ours = 'coc_mm.AtomicCheckpointHook'
+    for hook in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+        config = Config(dict(default_hooks=dict(checkpoint=dict(type=hook, interval=3))))
+        use_atomic_checkpoints(config)
+        assert config.default_hooks.checkpoint == dict(type=ours, interval=3)
+    for given in (dict(), dict(default_hooks={})):
+        config = Config(given)
+        use_atomic_checkpoints(config)
+        assert config.default_hooks.checkpoint == dict(type=ours)
+    for hook in (None, dict(type='Own')):
+        config = Config(dict(default_hooks=dict(checkpoint=hook)))
+        use_atomic_checkpoints(config)
+        assert config.default_hooks.checkpoint == hook

@@ -1,0 +1,249 @@
+"""Run trainings that are killed on purpose, importing the libraries only once.
+
+``python survival_runs.py CHAINS.json``, a list of chains that run side by side; a chain is a list
+of runs one after the other, each ``dict(log, argv, world, tool, kill, signal, slow)``:
+
+- ``kill``: ``dict(at, n, share)``: the process ends itself by SIGKILL at the n-th event of a
+  kind: ``iteration``, ``validation`` (an iteration of one), ``write`` (a share of the bytes of a
+  checkpoint has been written), ``moved`` (the checkpoint is in place, not yet recorded),
+  ``record`` (that is half written), ``removal`` (of an outdated checkpoint).
+- ``signal``: ``dict(after, n, delay, number, ranks, again)``: the parent sends a signal some
+  seconds after the n-th event of a kind, and with ``again`` a second one that much later.
+- ``slow``: seconds that every iteration takes longer.
+- ``largest``: bytes that a file may have, as if the disk were full.
+
+Beside ``log`` lie what each rank said, events, losses by iteration, and how all ended.
+"""
+
+import gc
+import importlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import coc_mm  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Events:
+    """Counts events of a process, tells the parent of them and ends the process at one."""
+
+    def __init__(self, run, rank):
+        self.kill = (run.get('kill') or {}) if rank == run.get('victim', 0) else {}
+        self.counts = {}
+        self.file = open(f'{run["log"]}.{rank}.events', 'a', buffering=1)  # noqa: SIM115
+
+    def happen(self, kind):
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.file.write(f'{kind}\n')
+
+    def is_last(self, kind):
+        return self.kill.get('at') == kind and self.counts[kind] == self.kill['n']
+
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def reach(self, kind):
+        self.happen(kind)
+        if self.is_last(kind):
+            self.end()
+
+
+def instrument(run, rank):
+    """Make events happen where a training passes by, and losses be recorded."""
+    from mmengine.hooks import LoggerHook
+
+    from coc_mm.engine.fault_tolerance import atomic_checkpoint_hook as checkpoint_hook
+    from coc_mm.engine.fault_tolerance import preemption as stop_signals
+    from coc_mm.utils import atomic_io as whole_files
+
+    events = Events(run, rank)
+    losses = open(f'{run["log"]}.{rank}.losses', 'a', buffering=1)  # noqa: SIM115
+    after_train_iter, after_val_iter = LoggerHook.after_train_iter, LoggerHook.after_val_iter
+
+    def trained(self, runner, batch_idx, data_batch=None, outputs=None):
+        losses.write(f'{runner.iter} {float(outputs["loss"])!r}\n')
+        events.reach('iteration')
+        time.sleep(run.get('slow', 0))
+        return after_train_iter(self, runner, batch_idx, data_batch, outputs)
+
+    def validated(self, runner, batch_idx, *args, **kwargs):
+        events.reach('validation')
+        time.sleep(run.get('slow', 0))
+        return after_val_iter(self, runner, batch_idx, *args, **kwargs)
+
+    LoggerHook.after_train_iter, LoggerHook.after_val_iter = trained, validated
+
+    class Writer:
+        def __init__(self, path, mode):
+            self.file = open(path, mode)  # noqa: SIM115
+            self.kind = 'write' if '.pth' in str(path) else 'record'
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            events.happen(self.kind)
+            if events.is_last(self.kind):
+                self.file.write(content[: int(len(content) * events.kill.get('share', 0.5))])
+                self.file.flush()
+                time.sleep(0.01)
+                events.end()
+            self.file.write(content)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    whole_files.open = Writer
+    record_latest = checkpoint_hook.record_latest
+
+    def recorded(runner, path):
+        events.reach('moved')
+        record_latest(runner, path)
+
+    checkpoint_hook.record_latest = stop_signals.record_latest = recorded
+    remove = whole_files.WholeFileBackend.remove
+
+    def removed(self, path):
+        events.reach('removal')
+        remove(self, path)
+
+    whole_files.WholeFileBackend.remove = removed
+
+
+def one_rank(run, rank, port):
+    with open(f'{run["log"]}.{rank}', 'w') as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if run['world'] > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(run['world']))
+        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    # What a shell starts in the background ignores interrupts, and what that starts does, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    # A run formats its config four times and asks compilers for their versions, which takes
+    # longer than the training here.
+    import mmengine.runner.runner
+    import yapf.yapflib.yapf_api
+
+    yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
+    mmengine.runner.runner.collect_env = lambda: dict(GCC='')
+    instrument(run, rank)
+    if 'largest' in run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run['largest'], run['largest']))
+    path = ROOT / 'tools' / f'{run.get("tool", "train")}.py'
+    spec = importlib.util.spec_from_file_location('tool', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    status = module.main(run['argv'])
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def wait_for(run, kind, n, alive):
+    path = Path(f'{run["log"]}.0.events')
+    while alive():
+        if path.exists() and path.read_text().split('\n').count(kind) >= n:
+            return True
+        time.sleep(0.003)
+    return False
+
+
+def send(asked, run, processes):
+    if wait_for(run, asked['after'], asked['n'], lambda: any(p.is_alive() for p in processes)):
+        for wait in [asked['delay'], *([asked['again']] if 'again' in asked else [])]:
+            time.sleep(wait)
+            for rank in asked.get('ranks', range(run['world'])):
+                if processes[rank].is_alive():
+                    os.kill(processes[rank].pid, asked['number'])
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
+
+
+def one_chain(chain):
+    fork = multiprocessing.get_context('fork')
+    parent = os.getppid()
+    for run in chain:
+        if os.getppid() != parent:  # the test has given up
+            return
+        run.setdefault('world', 1)
+        port = free_port()
+        for kind in ('events', 'losses'):
+            for rank in range(run['world']):
+                Path(f'{run["log"]}.{rank}.{kind}').unlink(missing_ok=True)
+        ranks = range(run['world'])
+        processes = [fork.Process(target=one_rank, args=(run, rank, port)) for rank in ranks]
+        for process in processes:
+            process.start()
+        if 'signal' in run:
+            send(run['signal'], run, processes)
+        for process in processes:
+            process.join(run.get('limit', 400))
+        stuck = [process.is_alive() for process in processes]
+        for process in processes:
+            process.kill()
+            process.join()
+        ended = dict(status=[process.exitcode for process in processes], stuck=stuck)
+        folder = Path(run['argv'][run['argv'].index('--work-dir') + 1])
+        ended['files'] = {
+            path.name: is_whole(path) for path in folder.rglob('*') if path.suffix == '.pth'
+        }
+        ended['partial'] = [path.name for path in folder.rglob('*.part')]
+        Path(f'{run["log"]}.ended').write_text(json.dumps(ended))
+
+
+def is_whole(path):
+    """Read a checkpoint; give the iterations that it has trained, -1 if it cannot be read."""
+    try:
+        return torch.load(path, weights_only=False)['meta']['iter']
+    except Exception:
+        return -1
+
+
+def import_all(library):
+    """Import what a training would import, which takes longer than the training."""
+    from mmengine.registry import Registry
+
+    for package in (library, 'coc_mm'):
+        for found in vars(importlib.import_module(f'{package}.registry')).values():
+            if isinstance(found, Registry):
+                found.import_from_location()
+    for name in (f'{library}.apis', 'coc_mm.cli.train', 'matplotlib.pyplot'):
+        importlib.import_module(name)
+
+
+def main(path):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        os.environ.pop(name, None)
+    chains = json.loads(Path(path).read_text())
+    for library in sys.argv[2:]:
+        import_all(library)
+    gc.freeze()  # mmengine collects garbage for every data set; not that of all libraries
+    fork = multiprocessing.get_context('fork')
+    managers = [fork.Process(target=one_chain, args=(chain,)) for chain in chains]
+    for manager in managers:
+        manager.start()
+    for manager in managers:
+        manager.join()
+    sys.exit(max(abs(manager.exitcode) for manager in managers))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

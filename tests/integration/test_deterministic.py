@@ -1,0 +1,192 @@
+"""``--deterministic``: two runs of the same command are equal bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from tiny_projects import SCOPES, write_project
+
+from coc_mm.apis.deterministic import make_deterministic, restoring_determinism
+from coc_mm.apis.failures import explaining_failures
+from coc_mm.cli.options import parse_train
+from coc_mm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Draws in the process (drop path, mixup), and in the workers (flips, crops, erasing).
+CHANGES = {
+    'mmpretrain': """
+model = dict(
+    backbone=dict(drop_path_rate=0.3),
+    head=dict(cal_acc=False),
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=32),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomErasing', erase_prob=0.9, mode='rand'),
+    dict(type='PackInputs')]))
+""",
+    'mmdet': """
+model = dict(backbone=dict(drop_path_rate=0.3))
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs')]))
+""",
+    'mmseg': """
+model = dict(backbone=dict(drop_path_rate=0.3), decode_head=dict(dropout_ratio=0.5))
+train_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=(48, 48)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')]))
+""",
+}
+COMMON = """
+train_dataloader['num_workers'] = 2
+train_dataloader['batch_size'] = 1
+train_cfg = dict(max_epochs=2)
+randomness = dict(_delete_=True, seed=None)
+"""
+
+
+def _plan(folder, name, projects):
+    """One training for each library; the run of another name finds the same data."""
+    plan = []
+    for scope, config in projects.items():
+        argv = [str(config), '--work-dir', str(folder / f'{name}_{scope}'), '--no-validate']
+        argv.append('--deterministic')
+        log = str(folder / f'{name}_{scope}.log')
+        plan.append(dict(tool='train', library=scope, argv=argv, world=1, threads=2, log=log))
+    return plan
+
+
+def _twice(folder, scopes):
+    """Train in two processes that share nothing; return losses and weights by library."""
+    projects = {}
+    for scope in scopes:
+        base = write_project(folder / scope, scope)
+        projects[scope] = base.with_name('changed.py')
+        projects[scope].write_text(f"_base_ = '{base.name}'\n" + CHANGES[scope] + COMMON)
+    running = []
+    for name in ('first', 'second'):
+        runs = folder / f'{name}.json'
+        runs.write_text(json.dumps(_plan(folder, name, projects)))
+        # Hashes order sets: they differ from run to run unless somebody fixes them.
+        environment = dict(os.environ, OMP_NUM_THREADS='2', MPLBACKEND='Agg', PYTHONPATH=str(ROOT))
+        environment['PYTHONHASHSEED'] = str(len(running))
+        script = ROOT / 'tests' / 'tools' / 'fork_ranks.py'
+        running.append(subprocess.Popen(
+            [sys.executable, script, runs],
+            env=environment, cwd=folder, stderr=subprocess.PIPE, text=True,
+        ))  # fmt: skip
+    for process in running:
+        said = process.communicate(timeout=800)[1]
+        assert process.returncode == 0, said
+    found = {}
+    for scope in scopes:
+        found[scope] = []
+        for name in ('first', 'second'):
+            log = folder / f'{name}_{scope}.log'
+            said = Path(f'{log}.0').read_text()
+            assert json.loads(Path(f'{log}.status').read_text()) == [0], said
+            losses = Path(f'{log}.0.losses').read_text().split()
+            state = torch.load(folder / f'{name}_{scope}' / 'epoch_2.pth', weights_only=False)
+            found[scope].append((losses, state))
+    return found
+
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+    return _twice(tmp_path_factory.mktemp('deterministic'), SCOPES)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about the CPU')
+@pytest.mark.parametrize('scope', SCOPES)
+def test_two_runs_are_equal_bit_for_bit(ran, scope):
+    (losses, state), (again, other) = ran[scope]
+    assert len(losses) == (8 if scope == 'mmpretrain' else 4)
+    assert len(set(losses)) == len(losses)
+    assert losses == again, 'written with every digit'
+    weights = state['state_dict']
+    assert len(weights) > 50
+    assert weights.keys() == other['state_dict'].keys()
+    assert all(torch.equal(weights[key], other['state_dict'][key]) for key in weights)
+    moments, others = (s['optimizer']['state'] for s in (state, other))
+    assert all(torch.equal(moments[k]['exp_avg'], others[k]['exp_avg']) for k in moments)
+    assert state['meta']['seed'] == 0
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_two_runs_are_equal_on_a_gpu(tmp_path):
+    ((losses, state), (again, other)) = _twice(tmp_path, ['mmpretrain'])['mmpretrain']
+    assert losses == again
+    assert len(losses) == 8
+    weights = state['state_dict']
+    assert all(torch.equal(weights[key], other['state_dict'][key]) for key in weights)
+
+
+def test_what_the_flag_sets(monkeypatch):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    config = Config(dict(env_cfg=dict(cudnn_benchmark=True)))
+    make_deterministic(config)
+    assert config.randomness == dict(seed=0, deterministic=True)
+    assert config.env_cfg.cudnn_benchmark is False
+    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+    config = Config(dict(randomness=dict(seed=7, diff_rank_seed=True)))
+    make_deterministic(config)
+    assert config.randomness == dict(seed=7, diff_rank_seed=True, deterministic=True)
+    assert parse_train(['c.py', '--deterministic']).deterministic
+    assert not parse_train(['c.py']).deterministic
+
+
+def test_the_process_is_given_back_as_it_was():
+    with restoring_determinism():
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.deterministic = True
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_an_operator_without_a_deterministic_version_is_named():
+    with restoring_determinism():
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(UserError) as caught, explaining_failures():
+            torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+    text = str(caught.value)
+    assert text.startswith('--deterministic: the operator put_ has no deterministic version')
+    assert 'randomness.deterministic=False' in text
+    assert len(text.split('\n')) <= 3
+
+
+@pytest.mark.parametrize(
+    ('text', 'says'),
+    [
+        ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'pid 12) was killed (Killed)'),
+        ('DataLoader worker (pid(s) 3, 4) exited unexpectedly', 'pid 3, 4) was killed, or ended'),
+        ('[pair.cc] Timed out waiting 1800000ms for recv operation', 'waited 1800 s for another'),
+        ('Read error [127.0.0.1]:1: Connection reset by peer', 'another process of this run'),
+    ],
+)
+def test_what_torch_says_is_explained(text, says):
+    with pytest.raises(UserError, match=r'--resume') as caught, explaining_failures():
+        raise RuntimeError(text)
+    assert says in str(caught.value)
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match='mat1') as caught, explaining_failures():
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert not isinstance(caught.value, UserError)

@@ -1,0 +1,70 @@
+"""The quickstart for real, shrunk: training, test, summary, pictures, reuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHRUNK = [
+    f'{name}.{option}'
+    for name, sizes in [
+        ('classification', dict(train=64, val=20, test=20)),
+        ('detection', dict(train=8, val=4, test=6)),
+        ('segmentation', dict(train=8, val=4, test=6)),
+    ]
+    for option in [
+        'train_cfg.max_epochs=1',
+        *(f'{part}_dataloader.dataset.indices={size}' for part, size in sizes.items()),
+    ]
+]
+METRICS = dict(
+    classification={'top1'},
+    detection={'bbox_mAP_50', 'segm_mAP_50'},
+    segmentation={'mIoU'},
+)
+
+
+def run(folder, *arguments):
+    """Run the tool in a folder; fail with its output unless it succeeds."""
+    command = [sys.executable, str(ROOT / 'tools' / 'quickstart.py'), *arguments]
+    done = subprocess.run(
+        [*command, '--work-dir', 'runs', '--cfg-options', *SHRUNK],
+        cwd=folder,
+        env={**os.environ, 'COLUMNS': '200', 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(1200)
+def test_from_data_to_pictures(tmp_path):
+    for library in ('mmpretrain', 'mmdet', 'mmseg'):
+        pytest.importorskip(library)
+    out = run(tmp_path)
+    assert 'after epoch 1: top1' in out
+    summary = json.loads((tmp_path / 'runs' / 'summary.json').read_text())
+    assert set(summary) == set(METRICS)
+    for name, metrics in METRICS.items():
+        assert metrics <= set(summary[name])
+        assert all(0 <= summary[name][metric] <= 100 for metric in metrics)
+        assert summary[name]['seconds'] > 0
+    assert f'{summary["classification"]["top1"]:.2f} %' in out
+    pictures = sorted((tmp_path / 'runs' / 'pictures').iterdir())
+    assert {path.stem for path in pictures} == {*METRICS, 'training', 'clusters'}
+    for path in pictures:
+        pixels = cv2.imread(str(path))
+        assert min(pixels.shape[:2]) > 200
+        assert pixels.std() > 20  # something is drawn
+    drawn = [path.stat().st_mtime_ns for path in pictures]
+
+    out = run(tmp_path)
+    assert out.count('reusing the finished run') == 3
+    assert json.loads((tmp_path / 'runs' / 'summary.json').read_text()) == summary
+    assert [path.stat().st_mtime_ns for path in pictures] == drawn

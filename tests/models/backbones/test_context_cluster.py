@@ -1,0 +1,387 @@
+"""The backbone: arguments, inputs, outputs."""
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+
+from coc_mm.checkpoints import convert_official
+from coc_mm.models import ContextCluster
+from coc_mm.models.layers import ContextClusterMixer, GroupNorm1, append_positions
+from coc_mm.models.layers import point_reducer as reducer
+from coc_mm.registry import MODELS
+
+MINI = dict(
+    depths=(1, 2, 1, 1),
+    dims=(8, 16, 24, 32),
+    mlp_ratios=(2, 2, 2, 2),
+    heads=(2, 2, 2, 2),
+    head_dim=4,
+)
+STRIDES = (4, 8, 16, 32)
+
+
+def build(arch=MINI, **kwargs):
+    """Build a backbone whose mixers show: every parameter random, in evaluation mode."""
+    model = ContextCluster(arch, **kwargs)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model.eval()
+
+
+def with_backend(model, backend):
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, ContextClusterMixer):
+            module.backend = backend
+    return model
+
+
+@pytest.mark.parametrize('arch', list(ContextCluster.arch_zoo))
+def test_every_arch(arch):
+    model = ContextCluster(arch, out_indices=(0, 1, 2, 3)).eval()
+    assert len(ContextCluster.arch_zoo) == 7
+    with torch.inference_mode():
+        outs = model(torch.rand(1, 3, 32, 64))
+    dims = ContextCluster.arch_zoo[arch]['dims']
+    assert [tuple(out.shape) for out in outs] == [
+        (1, dim, 32 // s, 64 // s) for dim, s in zip(dims, STRIDES, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ('arch', 'count'),
+    [
+        ('tiny', 5_570_584),
+        ('small', 14_657_024),
+        ('medium', 29_290_520),
+        ('base_dim64', 54_231_100),
+        ('base_dim96', 53_054_904),
+    ],
+)
+def test_parameter_counts(arch, count):
+    model = ContextCluster(arch)
+    head = 1000 * (model.arch['dims'][-1] + 1)
+    assert sum(p.numel() for p in model.parameters()) + head == count
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (40, 100), (224, 35), (75, 64)])
+@pytest.mark.parametrize('plan', [{}, dict(folds=1), dict(folds=(7, 3)), dict(proposals=5)])
+def test_any_input_size(size, plan):
+    model = build(out_indices=(0, 1, 2, 3), **plan)
+    image = torch.randn(2, 3, *size, dtype=torch.float64)
+    outs = {
+        backend: with_backend(model, backend).double()(image) for backend in ('reference', 'fused')
+    }
+    for i, (expected, actual) in enumerate(zip(outs['reference'], outs['fused'], strict=True)):
+        height, width = size[0] // 4, size[1] // 4
+        for _ in range(i):
+            height, width = -(-height // 2), -(-width // 2)
+        assert actual.shape[2:] == (height, width)
+        assert actual.isfinite().all()
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_layouts_and_batches():
+    model = build(out_indices=(0, 3)).double()
+    image = torch.randn(3, 3, 40, 48, dtype=torch.float64)
+    expected = model(image)
+    strided = torch.randn(3, 3, 40, 96, dtype=torch.float64)[..., ::2]
+    strided.copy_(image)
+    variants = [image.to(memory_format=torch.channels_last), strided]
+    for variant in variants:
+        for out, exp in zip(model(variant), expected, strict=True):
+            torch.testing.assert_close(out, exp)
+    # An image does not depend on its neighbours in the batch.
+    for out, exp in zip(model(image[1:2]), expected, strict=True):
+        torch.testing.assert_close(out, exp[1:2])
+    model.train()
+    empty = model(image[:0])
+    assert [tuple(out.shape) for out in empty] == [(0, 8, 10, 12), (0, 32, 2, 2)]
+    sum(out.sum() for out in empty).backward()
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_in_channels(channels):
+    (out,) = build(in_channels=channels)(torch.randn(1, channels, 32, 32))
+    assert out.shape == (1, 32, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('out_indices', 'expected'),
+    [(-1, (3,)), (0, (0,)), ((0, -1), (0, 3)), ([-4, -3, -2, -1], (0, 1, 2, 3))],
+)
+def test_out_indices(out_indices, expected):
+    model = build(out_indices=out_indices)
+    assert model.out_indices == expected
+    assert len(model(torch.randn(1, 3, 32, 32))) == len(expected)
+    norms = {name for name, m in model.named_children() if isinstance(m, GroupNorm1)}
+    assert norms == {f'norm{i}' for i in expected}
+
+
+def test_outputs_go_through_their_norm():
+    model = build(out_indices=(0, 1, 2, 3))
+    for i in range(4):
+        norm = getattr(model, f'norm{i}')
+        torch.nn.init.ones_(norm.weight)
+        torch.nn.init.zeros_(norm.bias)
+    for out in model(torch.randn(2, 3, 64, 64)):
+        torch.testing.assert_close(out.mean((1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            out.var((1, 2, 3), correction=0), torch.ones(2), atol=1e-2, rtol=0
+        )
+
+
+def test_proposals_and_folds_forms():
+    assert build(proposals=3).proposals == ((3, 3),) * 4
+    assert build(proposals=(2, 3)).proposals == ((2, 3),) * 4
+    assert build(proposals=[5, 4, (3, 2), [1, 2]]).proposals == ((5, 5), (4, 4), (3, 2), (1, 2))
+    assert build(folds=[8, 4, 2, 1]).folds == ((8, 8), (4, 4), (2, 2), (1, 1))
+    assert ContextCluster('tiny2').proposals == ((4, 4), (2, 2), (7, 7), (4, 4))
+    assert [b.mixer.folds for b in chain(*build(folds=[8, 4, 2, 1]).blocks)] == [
+        (8, 8), (4, 4), (4, 4), (2, 2), (1, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(arch='huge'), r"unknown arch 'huge': choose one of tiny, .*medium"),
+        (dict(arch=3), 'arch must be a name or a dict'),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), r"missing keys \['dims'"),
+        (dict(arch=dict(MINI, color='red')), r"unknown keys \['color'\]"),
+        (dict(arch=dict(MINI, dims=(8, 8))), r"arch\['dims'\] must hold 4 positive"),
+        (dict(arch=dict(MINI, heads=(0, 1, 1, 1))), r"arch\['heads'\] must hold 4 positive"),
+        (dict(arch=dict(MINI, head_dim=0)), r"arch\['head_dim'\] must be positive"),
+        (dict(proposals=0), 'proposals: 0 is not a positive number'),
+        (dict(proposals=(2, -1)), r'proposals: \(2, -1\) is not a positive'),
+        (dict(folds=(8, 4, 2)), r'folds has the wrong length.*4 stages'),
+        (dict(folds=(8, 4, 2, 0)), 'folds: 0 is not a positive number'),
+        (dict(folds=(8, 4, 2, (1, 2, 3))), r'folds: \(1, 2, 3\) is not'),
+        (dict(folds='8'), 'folds must be a number or a sequence'),
+        (dict(proposals=2.5), 'proposals must be a number or a sequence'),
+        (dict(out_indices=4), 'out_indices must be stage numbers from 0 to 3'),
+        (dict(out_indices=()), 'out_indices must be stage numbers from 0 to 3'),
+        (dict(out_indices=(1, 0)), 'must rise and not repeat'),
+        (dict(out_indices=(3, -1)), 'must rise and not repeat'),
+        (dict(denominator='mean'), "unknown denominator 'mean'"),
+        (dict(frozen_stages=5), 'frozen_stages must be -1'),
+        (dict(in_channels=0), 'in_channels must be a positive number'),
+        (dict(drop_rate=1.0), 'drop_rate must be at least 0 and below 1'),
+        (dict(drop_path_rate=-0.1), 'drop_path_rate must be at least 0 and below 1'),
+        (dict(layer_scale_init_value=-1), 'layer_scale_init_value must not be negative'),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ContextCluster(**{'arch': MINI, **kwargs})
+
+
+@pytest.mark.parametrize(
+    ('shape', 'message'),
+    [
+        ((1, 3, 31, 64), 'at least 32 x 32 pixels, got 31 x 64'),
+        ((1, 3, 64, 16), 'at least 32 x 32 pixels, got 64 x 16'),
+        ((1, 5, 64, 64), r'expects \(B, 3, H, W\), got \(1, 5, 64, 64\)'),
+        ((3, 64, 64), r'expects \(B, 3, H, W\), got \(3, 64, 64\)'),
+    ],
+)
+def test_bad_inputs(shape, message):
+    with pytest.raises(ValueError, match=message):
+        build()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('backend', ['reference', 'fused'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(dtype, backend):
+    model = build(out_indices=(0, 3), backend=backend).train()
+    image = torch.randn(2, 3, 48, 80)
+    with torch.autocast('cpu', dtype=dtype):
+        outs = model(image)
+    sum(out.float().square().mean() for out in outs).backward()
+    exact = model(image)
+    for out, exp in zip(outs, exact, strict=True):
+        assert out.isfinite().all()
+        # Few points change cluster, the rest carries the rounding of half precision.
+        assert ((out.float() - exp).abs() > 0.25).float().mean() < 0.02
+    for name, p in model.named_parameters():
+        assert p.grad.isfinite().all(), name
+
+
+def test_half_precision_positions_stay_apart():
+    image = torch.zeros(1, 3, 4, 1000, dtype=torch.bfloat16)
+    cols = append_positions(image)[0, 0, :, 4]
+    exact = torch.arange(1000) / 999 - 0.5
+    torch.testing.assert_close(cols, exact.to(torch.bfloat16))
+
+
+def test_positions_are_the_papers_and_cached():
+    reducer._cached_positions.cache_clear()
+    with torch.inference_mode():
+        append_positions(torch.zeros(1, 3, 3, 5))
+    points = append_positions(torch.zeros(2, 3, 3, 5))
+    assert points.shape == (2, 3, 5, 5)
+    torch.testing.assert_close(points[1, :, 2, 3], torch.tensor([-0.5, 0.0, 0.5]))
+    torch.testing.assert_close(points[0, 1, :, 4], torch.tensor([-0.5, -0.25, 0.0, 0.25, 0.5]))
+    info = reducer._cached_positions.cache_info()
+    assert (info.misses, info.hits) == (2, 2)
+    # Not an inference tensor: it may take part in training.
+    assert not reducer._cached_positions(3, torch.device('cpu'), torch.float32).is_inference()
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages(frozen_stages):
+    model = ContextCluster(
+        MINI, out_indices=(0, 1, 2, 3), frozen_stages=frozen_stages, drop_rate=0.5
+    ).train()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    expected = set()
+    if frozen_stages >= 0:
+        prefixes = ['patch_embed.']
+        for i in range(frozen_stages):
+            prefixes += [f'stages.{i}.', f'norm{i}.']
+        expected = {n for n, _ in model.named_parameters() if n.startswith(tuple(prefixes))}
+        assert expected
+        assert not model.patch_embed.training
+    assert frozen == expected
+    assert [stage.training for stage in model.stages] == [i >= frozen_stages for i in range(4)]
+    assert len(frozen) < sum(1 for _ in model.parameters()) or frozen_stages == 4
+
+
+def test_train_and_norm_eval():
+    model = ContextCluster(MINI, norm_eval=True)
+    assert model.train() is model
+    norms = [m for m in model.modules() if isinstance(m, GroupNorm1)]
+    assert len(norms) == 2 * 5 + 1
+    assert not any(norm.training for norm in norms)
+    assert model.stages[0].blocks[0].training
+    assert ContextCluster(MINI).train().norm3.training
+    assert not model.eval().training
+
+
+@pytest.mark.parametrize('drop', [0.0, 0.3])
+def test_checkpointing_changes_nothing(drop):
+    image = torch.randn(2, 3, 32, 48)
+    grads = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = ContextCluster(
+            MINI, with_cp=with_cp, drop_rate=drop, drop_path_rate=drop, layer_scale_init_value=1
+        ).train()
+        torch.manual_seed(1)
+        model(image)[0].square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_drop_path_rises_linearly():
+    model = ContextCluster('small', drop_path_rate=0.22)
+    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in chain(*model.blocks)]
+    assert rates == pytest.approx([0.02 * k for k in range(12)])
+
+
+def test_layer_depth():
+    model = ContextCluster(MINI, out_indices=(1, 3))
+    depth = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.')
+             for name, _ in model.named_parameters()}  # fmt: skip
+    assert {n for _, n in depth.values()} == {7}
+    assert depth['patch_embed.proj.weight'][0] == 0
+    assert depth['stages.0.blocks.0.mixer.in_proj.weight'][0] == 1
+    assert depth['stages.1.reducer.proj.weight'][0] == 2
+    assert depth['stages.1.blocks.1.layer_scale1'][0] == 3
+    assert depth['stages.3.blocks.0.mlp.fc1.bias'][0] == 5
+    assert depth['norm1.weight'][0] == 3
+    assert depth['norm3.weight'][0] == 5
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (6, 7)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
+def test_builds_under_every_default_scope(scope):
+    pytest.importorskip(scope)
+    registry = __import__(f'{scope}.registry', fromlist=['MODELS']).MODELS
+    with DefaultScope.overwrite_default_scope(scope):
+        for models in (registry, ROOT_MODELS):
+            model = models.build(dict(type='coc_mm.ContextCluster', arch='tiny'))
+            assert type(model) is ContextCluster
+    assert type(MODELS.build(dict(type='ContextCluster', arch=MINI))) is ContextCluster
+
+
+def test_init_weights():
+    model = ContextCluster('tiny')
+    model.init_weights()
+    fc1 = model.stages[2].blocks[0].mlp.fc1
+    assert fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not fc1.bias.any()
+    block = model.stages[0].blocks[0]
+    assert block.layer_scale1.eq(1e-5).all()
+    assert (block.mixer.sim_alpha.item(), block.mixer.sim_beta.item()) == (1, 0)
+    assert ContextCluster(MINI, layer_scale_init_value=0).stages[0].blocks[0].layer_scale1 is None
+
+
+def test_pretrained_with_prefix(tmp_path):
+    source = build(MINI)
+    state_dict = {f'backbone.{k}': v for k, v in source.state_dict().items()}
+    path = tmp_path / 'classifier.pth'
+    torch.save(dict(state_dict={**state_dict, 'head.fc.weight': torch.zeros(2, 32)}), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    model = ContextCluster(MINI, init_cfg=init_cfg)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+@pytest.mark.parametrize('plan', ['even', 'uneven'])
+def test_compiles_as_one_graph(plan):
+    model = build(out_indices=(0, 3))
+    image = torch.randn(1, 3, 64 if plan == 'even' else 72, 64)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    for out, exp in zip(compiled(image), model(image), strict=True):
+        torch.testing.assert_close(out, exp, rtol=1e-3, atol=1e-4)
+
+
+def test_state_dict_holds_no_caches():
+    model = build()
+    before = set(model.state_dict())
+    model(torch.randn(1, 3, 36, 52))
+    assert set(model.state_dict()) == before == {name for name, _ in model.named_parameters()}
+    copy.deepcopy(model)
+
+
+class TestConvertOfficial:
+    """The mapping's refusals; what it maps is held by the golden figures."""
+
+    official = {
+        'network.0.0.token_mixer.f.weight': torch.zeros(4, 2, 1, 1),
+        'network.0.0.token_mixer.v.weight': torch.zeros(4, 2, 1, 1),
+    }
+
+    def test_neck_and_heads_are_handed_through(self):
+        weights = {f'module.backbone.{k}': v for k, v in self.official.items()}
+        weights['module.neck.lateral_convs.0.conv.weight'] = torch.ones(1)
+        converted = convert_official(weights, task='detection')
+        assert set(converted) == {
+            'backbone.stages.0.blocks.0.mixer.in_proj.weight', 'neck.lateral_convs.0.conv.weight'
+        }  # fmt: skip
+        assert converted['backbone.stages.0.blocks.0.mixer.in_proj.weight'].shape == (8, 2)
+
+    @pytest.mark.parametrize(
+        ('change', 'task', 'message'),
+        [
+            ({}, 'posing', "unknown task 'posing'"),
+            ({'layer4.conv.weight': 1}, 'classification', r'1 unknown keys: layer4\.conv\.weight'),
+            ({'head.weight': 1}, 'segmentation', r'unknown keys: head\.weight'),
+            ({'network.2.0.token_mixer.f.bias': 1}, 'detection', 'only one of the two projections'),
+        ],
+    )
+    def test_refusals(self, change, task, message):
+        with pytest.raises(ValueError, match=message):
+            convert_official({**self.official, **change}, task)
+
+    def test_another_model(self):
+        with pytest.raises(ValueError, match='no token mixer among the keys'):
+            convert_official({'conv1.weight': torch.zeros(1)})

@@ -1,0 +1,188 @@
+"""When the Triton kernels run, and that they do what they should through the interpreter."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from coc_mm.ops import can_run_triton, context_cluster, context_cluster_packed
+from coc_mm.ops.backends import triton_op as backend
+
+needs_triton = pytest.mark.skipif(
+    not backend.INSTALLED or backend._is_too_old(backend.VERSION),
+    reason='triton is not installed, or too old',
+)
+
+
+def on_cuda(channels=32, dtype=torch.bfloat16, batch=2):
+    """Stand for points on a GPU, which need not be there."""
+    shape = torch.Size((batch, 56, 56, 4, channels))
+    return SimpleNamespace(device=torch.device('cuda', 0), dtype=dtype, shape=shape)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Stand for a GPU of compute capability 9.0."""
+    monkeypatch.setattr(backend, 'INSTALLED', True)
+    monkeypatch.setattr(backend, 'VERSION', '3.8.0')
+    monkeypatch.setattr(backend, '_capability', lambda index: (9, 0))
+
+
+def test_old_triton_is_refused_by_name(gpu, monkeypatch):
+    found = [backend._is_too_old(v) for v in (None, '3.0.0', '3.2.0+git1', '3.3.0', '10.0')]
+    assert found == [False, True, True, False, False]
+    monkeypatch.setattr(backend, 'VERSION', '3.2.0')
+    assert not can_run_triton(on_cuda())
+    with pytest.raises(RuntimeError, match=r'Triton 3\.2\.0 is older than 3\.3'):
+        can_run_triton(on_cuda(), raise_error=True)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason='runs on the GPU itself')
+def test_through_the_interpreter():
+    """Run the tests of the kernels in a process in which Triton interprets them."""
+    root = Path(__file__).parents[3]
+    result = subprocess.run(
+        [
+            *(sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'),
+            str(Path(__file__).with_name('test_triton_kernels.py')),
+        ],
+        env={**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
+    passed = re.search(r'(\d+) passed', result.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 30
+
+
+def test_runs_on_a_gpu(gpu):
+    visited = 0
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for channels, proposals in [(5, (1, 1)), (64, (8, 8)), (128, (8, 8)), (32, (16, 16))]:
+            assert can_run_triton(on_cuda(channels, dtype), proposals, raise_error=True)
+            visited += 1
+    assert visited == 12
+
+
+@pytest.mark.parametrize(
+    ('points', 'setting', 'reason'),
+    [
+        (on_cuda(dtype=torch.float64), {}, 'torch.float64, not one of torch.float32'),
+        (on_cuda(129), {}, '129 channels per head are more than 128'),
+        (on_cuda(), dict(proposals=(17, 17)), '289 centers per region are more than 256'),
+        (on_cuda(128), dict(proposals=(9, 9)), '81 centers of 128 channels .* 8192'),
+        (on_cuda(batch=2**24), dict(folds=(8, 8)), 'heads are 4294967296, more than 2147483647'),
+    ],
+)
+def test_refusals(gpu, points, setting, reason):
+    assert not can_run_triton(points, **setting)
+    with pytest.raises(RuntimeError, match=f"'triton' backend cannot run: .*{reason}"):
+        can_run_triton(points, raise_error=True, **setting)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'reason'),
+    [
+        ('INSTALLED', False, 'triton is not installed'),
+        ('_capability', lambda index: (7, 5), 'compute capability 7.5 is below 8.0'),
+        ('_capability', lambda index: None, 'built for ROCm'),
+    ],
+)
+def test_refusals_of_the_machine(gpu, monkeypatch, name, value, reason):
+    monkeypatch.setattr(backend, name, value)
+    with pytest.raises(RuntimeError, match=reason):
+        can_run_triton(on_cuda(), raise_error=True)
+
+
+@needs_triton
+@pytest.mark.skipif(backend.INTERPRETED, reason='the interpreter takes the CPU')
+@pytest.mark.parametrize('packed', [True, False])
+def test_never_falls_back_silently(packed, monkeypatch):
+    projected = torch.randn(1, 4, 4, 2, 1, 3)
+    scalars = torch.ones(1), torch.zeros(1)
+    spaces = (projected,) if packed else projected.unbind(-3)
+    function = context_cluster_packed if packed else context_cluster
+    with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
+        function(*spaces, *scalars, backend='triton')
+    expected = function(*spaces, *scalars, backend='fused')
+    assert torch.equal(function(*spaces, *scalars), expected)
+    monkeypatch.setenv('COC_MM_BACKEND', 'triton')
+    with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
+        function(*spaces, *scalars)
+
+
+@pytest.mark.parametrize('name', ['fused', 'reference'])
+def test_packed(name):
+    """The other backends take both spaces as one tensor too."""
+    projected = torch.randn(2, 5, 4, 2, 3, 4, dtype=torch.float64)
+    scalars = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    setting = ((2, 1), (2, 2), 'count', name)
+    out = context_cluster_packed(projected, *scalars, *setting)
+    assert torch.equal(out, context_cluster(*projected.unbind(-3), *scalars, *setting))
+
+
+def test_packed_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r'must be \(B, H, W, 2, heads, channels\), got \(1, 4'):
+        context_cluster_packed(torch.zeros(1, 4, 4, 1, 3), torch.ones(1), torch.zeros(1))
+
+
+def test_benchmark_needs_a_gpu(monkeypatch):
+    root = Path(__file__).parents[3] / 'benchmarks'
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(sys, 'argv', ['gpu.py'])
+    with pytest.raises(SystemExit, match='needs a CUDA device, and PyTorch finds none'):
+        runpy.run_path(str(root / 'gpu.py'), run_name='__main__')
+
+
+@needs_triton
+@pytest.mark.skipif(
+    backend.INTERPRETED or torch.cuda.is_available(), reason='interpreted, or compiled anyhow'
+)
+def test_every_kernel_compiles(monkeypatch, tmp_path):
+    """To machine code of compute capability 9.0, without a GPU, as the launches would have it."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from coc_mm.ops.backends.triton_kernels import launch
+
+    gpu = SimpleNamespace(
+        get_current_target=lambda: GPUTarget('cuda', 90, 32),
+        get_current_device=lambda: 0,
+        get_current_stream=lambda device: 0,
+    )
+    compiled = {}
+    compile_and_run = JITFunction.run
+
+    def compile_only(self, *args, warmup, **kwargs):
+        compiled[self.__name__] = compile_and_run(self, *args, warmup=True, **kwargs)
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(JITFunction, 'run', compile_only)
+    driver.set_active(gpu)
+    try:
+        # Regions for one program each, then regions shared out: what autograd may hand in, too.
+        for shape, dtype in [((2, 7, 7, 2, 4, 24), torch.bfloat16), ((1, 40, 40, 2, 3, 5), None)]:
+            x, v = torch.zeros(shape, dtype=dtype or torch.float16).unbind(-3)
+            alpha, beta = torch.ones(1), torch.zeros(1)
+            out, *saved = launch.forward(x, v, alpha, beta, (2, 2), (1, 1), False)
+            grads = torch.empty_like(out), torch.empty_like(out)
+            grad = out.new_ones(()).expand_as(out)
+            launch.backward(grad, x, v, alpha, tuple(saved), *grads, (2, 2), (1, 1), False)
+    finally:
+        driver.set_active(None)  # whatever the machine has
+    assert len(compiled) == 8
+    for name, kernel in compiled.items():
+        assert kernel.metadata.shared <= 99 * 1024, name
+    # 24 channels, no multiple of the 16 that Triton looks for, are still loaded 16 bytes at a time.
+    assert compiled['forward_kernel'].asm['ptx'].count('cp.async.cg.shared.global') >= 8
