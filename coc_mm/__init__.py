@@ -37,9 +37,26 @@ def _read_safetensors(module):
     )
 
 
+def _read_official_weights(module):
+    # Imported when weights are loaded: coc_mm.checkpoints needs the backbone.
+    def rename(state_dict, prefix, metadata):
+        from coc_mm.checkpoints.official_names import rename_before_loading
+
+        rename_before_loading(state_dict, prefix, metadata)
+
+    def read_safely(init_cfg):
+        from coc_mm.checkpoints.official_names import read_pretrained_safely
+
+        return read_pretrained_safely(init_cfg)
+
+    module.ContextCluster.state_dict_converters.append(rename)
+    module.ContextCluster.init_cfg_converters.append(read_safely)
+
+
 compat.install()
 on_import('mmengine.runner.checkpoint', _read_safetensors)
 on_import('mmengine.infer.infer', _know_names_in_mmengine)
 on_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
+on_import('coc_mm.models.backbones.context_cluster', _read_official_weights)
 
 __all__ = ['__version__']

@@ -1,7 +1,6 @@
-"""The names of the official Context-Cluster weights, and the backbone's ear for them."""
+"""The names of the official Context-Cluster weights."""
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -87,25 +86,14 @@ def _rename(name: str) -> str | None:
     return None
 
 
-def before_loading(
-    state_dict: dict[str, torch.Tensor], prefix: str, metadata: dict, denominator: str
-) -> None:
-    """Rename official weights on their way into a backbone; warn of another formula.
+def rename_before_loading(state_dict: dict[str, torch.Tensor], prefix: str, metadata: dict) -> None:
+    """Rename official weights on their way into a backbone.
 
     Args:
         state_dict (dict[str, Tensor]): What is loaded, changed in place.
         prefix (str): Of the backbone's names in it.
         metadata (dict): What the state dict records of the backbone.
-        denominator (str): Of the backbone that loads.
     """
-    trained = metadata.get('denominator', denominator)
-    if trained != denominator:
-        warnings.warn(
-            f'these weights were trained with denominator={trained!r}, the backbone that loads '
-            f'them has {denominator!r}: to predict with them as they are, build it with '
-            f'denominator={trained!r}',
-            stacklevel=2,
-        )
     own = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
     if not is_official(own):
         return

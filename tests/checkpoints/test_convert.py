@@ -7,9 +7,9 @@ import torch
 
 from coc_mm.checkpoints import convert_official
 from coc_mm.checkpoints.official_names import (
-    before_loading,
     is_official,
     read_pretrained_safely,
+    rename_before_loading,
     rename_official,
 )
 
@@ -158,22 +158,15 @@ def test_renamed_in_place_below_the_prefix():
     state_dict = {**mixer, **rest, 'a.norm.bias': torch.zeros(2)}
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # nothing is recorded: nothing to warn of
-        before_loading(state_dict, 'a.', {}, 'similarity')
+        rename_before_loading(state_dict, 'a.', {})
     assert set(state_dict) == {
         *rest,
         'a.stages.0.blocks.0.mixer.in_proj.bias',
         'a.norm3.bias',
     }
     ours = {'a.norm3.bias': torch.zeros(2), 'a.norm.bias': torch.zeros(2)}
-    before_loading(given := dict(ours), 'a.', dict(denominator='count'), 'count')
+    rename_before_loading(given := dict(ours), 'a.', {})
     assert list(given) == list(ours)
-    with pytest.warns(UserWarning, match='trained with denominator') as caught:
-        before_loading(given, 'a.', dict(denominator='count'), 'similarity')
-    assert str(caught[0].message) == (
-        "these weights were trained with denominator='count', the backbone that loads them has "
-        "'similarity': to predict with them as they are, build it with denominator='count'"
-    )
-    assert not caught[0].filename.endswith('official_names.py')  # but who loads
 
 
 def test_pretrained_entries_come_last_and_safe():

@@ -223,8 +223,13 @@ def test_another_denominator_is_told():
     state_dict._metadata['']['denominator'] = 'count'
     torch.save(dict(state_dict=state_dict), 'old.pth')
     loaded = load_checkpoint_safely('old.pth')['state_dict']
-    with pytest.warns(UserWarning, match="trained with denominator='count'"):
+    with pytest.warns(UserWarning, match='trained with denominator') as caught:
         ContextCluster(MINI).load_state_dict(loaded)
+    assert str(caught[0].message) == (
+        "these weights were trained with denominator='count', the backbone that loads them has "
+        "'similarity': to predict with them as they are, build it with denominator='count'"
+    )
+    ContextCluster(MINI, denominator='count').load_state_dict(loaded)
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])

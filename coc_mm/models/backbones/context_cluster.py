@@ -1,8 +1,9 @@
 """The Context Cluster backbone."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from coc_mm.checkpoints.official_names import before_loading, read_pretrained_safely
 from coc_mm.models.layers import (
     ContextClusterBlock,
     GroupNorm1,
@@ -151,6 +151,10 @@ class ContextCluster(BaseModule):
         ),
     }
     num_stages = 4
+    # Filled by coc_mm.checkpoints: f(state_dict, prefix, metadata) renames other layouts in place,
+    # g(init_cfg) says how pretrained weights are read.
+    state_dict_converters: ClassVar[list[Callable[[dict, str, dict], None]]] = []
+    init_cfg_converters: ClassVar[list[Callable[[Any], Any]]] = []
 
     def __init__(
         self,
@@ -234,7 +238,9 @@ class ContextCluster(BaseModule):
                 for layer in (block.mlp.fc1, block.mlp.fc2):
                     trunc_normal_init(layer, std=0.02)
         given = self.init_cfg
-        self.init_cfg: Any = read_pretrained_safely(given)
+        self.init_cfg: Any = given
+        for convert in self.init_cfg_converters:
+            self.init_cfg = convert(self.init_cfg)
         try:
             super().init_weights()
         finally:
@@ -242,7 +248,16 @@ class ContextCluster(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         denominator = self.blocks[0][0].mixer.denominator
-        before_loading(state_dict, prefix, local_metadata, denominator)
+        trained = local_metadata.get('denominator', denominator)
+        if trained != denominator:
+            warnings.warn(
+                f'these weights were trained with denominator={trained!r}, the backbone that loads '
+                f'them has {denominator!r}: to predict with them as they are, build it with '
+                f'denominator={trained!r}',
+                stacklevel=2,
+            )
+        for convert in self.state_dict_converters:
+            convert(state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
