@@ -14,14 +14,14 @@ from typing import Any
 
 __all__ = ['on_import']
 
-_ACTIONS: dict[str, Callable[[ModuleType], None]] = {}
+_ACTIONS: dict[str, list[Callable[[ModuleType], None]]] = {}
 
 
 class _ActingLoader(Loader):
     """Loads as the module's own loader does, then acts."""
 
-    def __init__(self, loader: Loader, action: Callable[[ModuleType], None]) -> None:
-        self._loader, self._action = loader, action
+    def __init__(self, loader: Loader, actions: list[Callable[[ModuleType], None]]) -> None:
+        self._loader, self._actions = loader, actions
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Leave it to the module's own loader."""
@@ -30,7 +30,8 @@ class _ActingLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, then act on it."""
         self._loader.exec_module(module)
-        self._action(module)
+        for action in self._actions:
+            action(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)  # get_source, get_filename, ...
@@ -43,14 +44,14 @@ class _Finder(MetaPathFinder):
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Wrap the loader of a module that has an action; know no other module."""
-        action = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
-        if action is None:
+        actions = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
+        if actions is None:
             return None
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
-            _ACTIONS[name] = action
+            _ACTIONS[name] = actions
             return spec
-        spec.loader = _ActingLoader(spec.loader, action)
+        spec.loader = _ActingLoader(spec.loader, actions)
         return spec
 
 
@@ -67,6 +68,6 @@ def on_import(name: str, action: Callable[[ModuleType], None]) -> None:
     if name in sys.modules:
         action(sys.modules[name])
         return
-    _ACTIONS[name] = action
+    _ACTIONS.setdefault(name, []).append(action)
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
