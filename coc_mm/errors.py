@@ -167,7 +167,7 @@ def _explain_build(error: BaseException, text: str) -> str | None:
 
 
 def run_command(
-    command: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
+    command: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None
 ) -> int:
     """Run a command, turning a user's mistake into a message on stderr.
 

@@ -2,33 +2,10 @@
 """Train a model of mmpretrain, mmdet or mmseg from a config."""
 
 import sys
-from pathlib import Path
 
-try:
-    import coc_mm
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import coc_mm  # noqa: F401
-
-from coc_mm.errors import run_command
-
-
-def main(argv=None) -> int:
-    """Train; return the exit status.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        int: 0, or 2 after a message about what the user gave.
-    """
-    from coc_mm.cli.train import run_train
-
-    return run_command(run_train, argv)
-
+from coc_mm.cli.train import main
+from coc_mm.compat.malloc import keep_freed_memory
 
 if __name__ == '__main__':
-    from coc_mm.compat.malloc import keep_freed_memory
-
     keep_freed_memory()
     sys.exit(main())

@@ -16,7 +16,7 @@ from rich.table import Table
 from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.infer import _usable_device, load_model
 from coc_mm.apis.start import build_model
-from coc_mm.cli.options import _Options
+from coc_mm.cli.options import add_cfg_options
 from coc_mm.errors import UserError
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
 from coc_mm.models.layers import ContextClusterMixer
@@ -58,9 +58,7 @@ def _parse(argv):
     )
     parser.add_argument('--rounds', type=int, default=20, help='times it runs; default: 20')
     parser.add_argument('--json', metavar='FILE', help='also write the figures to FILE')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE', help='as for test.py'
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f'argument --batch-size: at least 1, got {args.batch_size}')

@@ -19,7 +19,7 @@ from torch import nn
 
 from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.infer import load_model
-from coc_mm.cli.options import _Options
+from coc_mm.cli.options import add_cfg_options
 from coc_mm.errors import UserError
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
@@ -249,9 +249,7 @@ def _parse(argv):
     parser.add_argument(
         '--rounds', type=int, default=5, help='times that each side is timed; default: 5'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE', help='as for test.py'
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error(f'argument --rounds: at least 1, got {args.rounds}')

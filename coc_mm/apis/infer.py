@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from argparse import Namespace
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +21,7 @@ from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.start import check_weights, is_local
 from coc_mm.apis.tasks import TASKS
 from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of, use_safe_loading
-from coc_mm.cli.options import parse_infer
+from coc_mm.cli.options import add_cfg_options, add_device, at_least, between, make_parser
 from coc_mm.errors import UserError, explain
 from coc_mm.utils.image_checks import validate_image
 
@@ -131,6 +132,33 @@ def _target(out_dir: Path, image: Path) -> Path:
     """Name the picture of an image; other formats than the usual ones become PNG."""
     name = image.name if image.suffix.lower() in _WRITABLE else f'{image.name}.png'
     return out_dir / name
+
+
+def parse_infer(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse ``image config checkpoint out_dir device topk score_thr cfg_options``."""
+    parser = make_parser(
+        'infer.py',
+        'Predict on an image, or on the images of a folder.',
+        *('image', 'config', 'checkpoint'),
+    )
+    parser.add_argument(
+        '--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer'
+    )
+    parser.add_argument(
+        '--topk',
+        type=at_least(1),
+        default=5,
+        help='classification: classes to print; default: 5',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=between(0, 1, float),
+        default=0.3,
+        help='detection: least score shown; default: 0.3',
+    )
+    add_device(parser)
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
 
 
 def run_infer(argv: Sequence[str] | None = None) -> None:

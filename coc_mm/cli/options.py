@@ -1,188 +1,124 @@
-"""The flags of ``tools/train.py``, ``tools/test.py`` and ``tools/infer.py``, and their remarks."""
+"""Flags that several commands share, and types for those of one."""
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
-from mmengine.config import DictAction
+from coc_mm.utils.cfg_options import parse_options
 
 __all__ = [
-    'parse_infer',
-    'parse_test',
-    'parse_train',
+    'add_cfg_options',
+    'add_device',
+    'add_launcher',
+    'add_shape',
+    'at_least',
+    'between',
+    'make_parser',
 ]
 
+_POSITIONALS = {
+    'config': 'the config file',
+    'checkpoint': 'the checkpoint file',
+    'checkpoint?': 'the checkpoint file; default: no weights',
+    'image': 'an image file, or a folder of them',
+}
 
-class _Options(DictAction):
-    """``DictAction`` that refuses a pair without ``=`` as a usage error."""
 
+def make_parser(prog: str, description: str, *positionals: str) -> argparse.ArgumentParser:
+    """Make a parser, with the positional arguments that several commands have.
+
+    Args:
+        prog: File name of the tool.
+        description: One or two sentences.
+        *positionals: Of ``config``, ``checkpoint``, ``checkpoint?`` (may be left out) and
+            ``image`` (or a folder of them).
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    for name in positionals:
+        optional = '?' if name.endswith('?') else None
+        parser.add_argument(name.rstrip('?'), nargs=optional, help=_POSITIONALS[name])
+    return parser
+
+
+def at_least(minimum: float, kind: Callable = int) -> Callable[[str], Any]:
+    """Make an argument's ``type``: a number that is not smaller."""
+    return between(minimum, float('inf'), kind)
+
+
+def between(minimum: float, maximum: float, kind: Callable = int) -> Callable[[str], Any]:
+    """Make an argument's ``type``: a number that is not smaller and not larger."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not minimum <= value <= maximum:
+            bounds = f'between {minimum} and {maximum}'
+            bounds = f'at least {minimum}' if maximum == float('inf') else bounds
+            raise argparse.ArgumentTypeError(f'{bounds}, got {text}')
+        return value
+
+    parse.__name__ = kind.__name__  # argparse: "invalid int value: 'x'"
+    return parse
+
+
+class _CfgOptions(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        for pair in values:
-            if '=' not in pair or pair.startswith('='):
-                raise argparse.ArgumentError(self, f'expected KEY=VALUE, got {pair!r}')
         try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:  # unbalanced brackets in a value
+            options = parse_options(values)
+        except ValueError as error:
             raise argparse.ArgumentError(self, str(error)) from None
-        except RecursionError:  # mmengine's answer to a call such as dict(a=1) in a value
-            raise argparse.ArgumentError(
-                self, f'lists, tuples, numbers and text alone can be given here, not {values}'
-            ) from None
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **options})
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, a dict of dotted keys, or None."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=_Options,
+        action=_CfgOptions,
         metavar='KEY=VALUE',
         help='override entries of the config, after every other flag: '
-        'model.backbone.arch=small, key="[a,b]", key.0.x=1 for the first of a list',
+        'model.backbone.arch=small, key="[a,b]", key.0.x=1 for the first of a list; a text with '
+        'a comma in quotes of its own: key="\'a, b\'"',
     )
 
 
-def _add_launcher(parser: argparse.ArgumentParser) -> None:
+class _Shape(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2 or min(values) < self.const:
+            raise argparse.ArgumentError(self, f'one or two numbers, at least {self.const}')
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def add_shape(parser: argparse.ArgumentParser, help: str, minimum: int = 1) -> None:
+    """Add ``--shape N [N]``: height and width, or both; a tuple of two, or None."""
+    parser.add_argument(
+        '--shape', nargs='+', type=int, action=_Shape, const=minimum, metavar='N', help=help
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``, a name, or None for what there is."""
+    parser.add_argument('--device', help='cpu, cuda, cuda:1; default: cuda if there is one')
+
+
+def _local_rank(text: str) -> int:
+    os.environ.setdefault('LOCAL_RANK', str(int(text)))  # where mmengine looks
+    return int(text)
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher``, and the rank that ``torch.distributed.launch`` passes."""
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='how processes are started; default: none (one process)',
     )
-    # torch.distributed.launch passes --local-rank, its forerunner --local_rank.
     parser.add_argument(
-        '--local-rank', '--local_rank', type=int, default=0, help='set by the launcher'
+        '--local-rank',
+        '--local_rank',
+        type=_local_rank,
+        default='0',  # a text, so that argparse passes it through the type
+        help='set by the launcher',
     )
-
-
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    args = parser.parse_args(argv)
-    if 'local_rank' in args:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
-def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of ``tools/train.py``.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        argparse.Namespace: ``config work_dir resume amp auto_scale_lr no_validate
-        deterministic cfg_options launcher local_rank``.
-
-    Raises:
-        SystemExit: With status 2 and the usage on stderr.
-    """
-    parser = argparse.ArgumentParser(
-        prog='train.py', description='Train a model of mmpretrain, mmdet or mmseg.'
-    )
-    parser.add_argument('config', help='the config file')
-    parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME'
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='PATH',
-        help='continue from PATH, or without PATH (or with "auto") from the newest whole '
-        'checkpoint of the work dir; starts anew where there is none',
-    )
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the actual batch over auto_scale_lr.base_batch_size',
-    )
-    parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate during training'
-    )
-    parser.add_argument(
-        '--deterministic',
-        action='store_true',
-        help='results that repeat bit for bit on the same machine, with the seed of the config, '
-        'or 0; slower on GPUs',
-    )
-    _add_common(parser)
-    _add_launcher(parser)
-    return _parse(parser, argv)
-
-
-def parse_test(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of ``tools/test.py``.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        argparse.Namespace: ``config checkpoint work_dir out show show_dir wait_time
-        tta cfg_options launcher local_rank``.
-
-    Raises:
-        SystemExit: With status 2 and the usage on stderr.
-    """
-    parser = argparse.ArgumentParser(
-        prog='test.py', description='Test a model of mmpretrain, mmdet or mmseg.'
-    )
-    parser.add_argument('config', help='the config file')
-    parser.add_argument('checkpoint', help='the checkpoint file')
-    parser.add_argument(
-        '--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME'
-    )
-    parser.add_argument(
-        '--out',
-        help='mmpretrain and mmdet: the .pkl file for the predictions; '
-        'mmseg: the folder for the predicted maps (PNG)',
-    )
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument(
-        '--show-dir', help='where to write pictures; relative to the log folder for mmdet'
-    )
-    parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a window stays; default: 2'
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    _add_common(parser)
-    _add_launcher(parser)
-    return _parse(parser, argv)
-
-
-def parse_infer(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments of ``tools/infer.py``.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        argparse.Namespace: ``image config checkpoint out_dir device topk score_thr
-        cfg_options``.
-
-    Raises:
-        SystemExit: With status 2 and the usage on stderr.
-    """
-    parser = argparse.ArgumentParser(
-        prog='infer.py', description='Predict on an image, or on the images of a folder.'
-    )
-    parser.add_argument('image', help='an image file, or a folder of them')
-    parser.add_argument('config', help='the config file')
-    parser.add_argument('checkpoint', help='the checkpoint file')
-    parser.add_argument(
-        '--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer'
-    )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1; default: cuda if there is one')
-    parser.add_argument(
-        '--topk', type=int, default=5, help='classification: classes to print; default: 5'
-    )
-    parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='detection: least score shown; default: 0.3'
-    )
-    _add_common(parser)
-    args = _parse(parser, argv)
-    if args.topk < 1:
-        parser.error(f'argument --topk: at least 1, got {args.topk}')
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'argument --score-thr: between 0 and 1, got {args.score_thr}')
-    return args

@@ -1,27 +1,20 @@
-"""Strip a training checkpoint: what ``tools/model_converters/publish.py`` runs."""
+"""``tools/model_converters/publish.py``: strip a training checkpoint, name it by its hash."""
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 
-from coc_mm.checkpoints.publish import publish
-from coc_mm.errors import print_rank0
+from coc_mm.cli.options import make_parser
+from coc_mm.errors import run_command
 
-__all__ = ['run_publish']
+__all__ = ['main', 'parse', 'run']
 
 
-def run_publish(argv: Sequence[str] | None = None) -> None:
-    """Publish a checkpoint.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Raises:
-        CheckpointError: The source cannot be read or the target not be written.
-    """
-    parser = argparse.ArgumentParser(
-        prog='publish.py',
-        description='Keep the weights of a training checkpoint and what prediction needs of its '
-        'metadata; name the file by a hash of the weights.',
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse ``src dst no_ema force``."""
+    parser = make_parser(
+        'publish.py',
+        'Keep the weights of a training checkpoint and what prediction needs of its metadata; '
+        'name the file by a hash of the weights.',
     )
     parser.add_argument('src', help='a checkpoint of a training')
     parser.add_argument('dst', help='DIR/NAME.pth or .safetensors; writes DIR/NAME-HASH.pth')
@@ -31,5 +24,17 @@ def run_publish(argv: Sequence[str] | None = None) -> None:
         help='of a run with EMA, take the weights of training instead of their average',
     )
     parser.add_argument('--force', action='store_true', help='replace a file of that name')
-    args = parser.parse_args(argv)
-    print_rank0(f'wrote {publish(args.src, args.dst, not args.no_ema, args.force)}')
+    return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Publish a checkpoint; raises a ``CheckpointError`` where a file cannot be used."""
+    args = parse(argv)
+    from coc_mm.checkpoints.publish import publish
+
+    print(f'wrote {publish(args.src, args.dst, not args.no_ema, args.force)}')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

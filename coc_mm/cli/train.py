@@ -1,8 +1,8 @@
-"""Train and test from a config: what ``tools/train.py`` and ``tools/test.py`` run."""
+"""``tools/train.py``: train a model of mmpretrain, mmdet or mmseg."""
 
-import argparse
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from coc_mm.apis.amp import cpu_amp_config
-from coc_mm.apis.config import load_config, merge_test_args, merge_train_args
+from coc_mm.apis.config import load_config, merge_train_args
 from coc_mm.apis.deterministic import make_deterministic, restoring_determinism
 from coc_mm.apis.failures import explaining_failures
 from coc_mm.apis.start import (
@@ -25,7 +25,7 @@ from coc_mm.apis.start import (
     pretrained_files,
 )
 from coc_mm.checkpoints.load import load_checkpoint_safely, use_safe_loading
-from coc_mm.cli.options import parse_test, parse_train
+from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.compat.cpu_distributed import name_rank, process_group_on_cpu, use_cpu_wrappers
 from coc_mm.compat.lost_processes import watching_processes
 from coc_mm.compat.results_folder import gather_in_log_dir
@@ -36,7 +36,7 @@ from coc_mm.engine.fault_tolerance.setup import (
     register_fault_tolerance_hooks,
     use_atomic_checkpoints,
 )
-from coc_mm.errors import UserError, explain, print_rank0
+from coc_mm.errors import UserError, explain, print_rank0, run_command
 from coc_mm.utils.atomic_io import (
     check_writable,
     explaining_full_disks,
@@ -44,7 +44,43 @@ from coc_mm.utils.atomic_io import (
 )
 from coc_mm.utils.image_checks import naming_bad_files
 
-__all__ = ['build_runner', 'leaving_nothing_behind', 'run_test', 'run_train']
+__all__ = ['build_runner', 'leaving_nothing_behind', 'main', 'parse', 'run']
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the flags, see ``--help``."""
+    parser = make_parser('train.py', 'Train a model of mmpretrain, mmdet or mmseg.', 'config')
+    parser.add_argument(
+        '--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='continue from PATH, or without PATH (or with "auto") from the latest complete '
+        'checkpoint of the work dir; starts anew where there is none',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the actual batch over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate during training'
+    )
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='results that repeat bit for bit on the same machine, with the seed of the config, '
+        'or 0; slower on GPUs',
+    )
+    add_cfg_options(parser)
+    add_launcher(parser)
+    return parser.parse_args(argv)
 
 
 @contextmanager
@@ -154,7 +190,7 @@ def _out_dir(config: Config) -> str:
     return os.path.join(hook['out_dir'], os.path.basename(config.work_dir.rstrip(os.sep)))
 
 
-def _resolve_resume(config: Config, args: argparse.Namespace) -> None:
+def _resolve_resume(config: Config, args: Namespace) -> None:
     """Decide what is resumed, now that the work dir is final."""
     if not config.get('resume'):
         return
@@ -244,7 +280,7 @@ def _prepare_libraries(config: Config) -> None:
         setup_cache_size_limit_of_dynamo()
 
 
-def run_train(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Train what a config describes, as ``tools/train.py`` does.
 
     Args:
@@ -254,7 +290,7 @@ def run_train(argv: Sequence[str] | None = None) -> None:
         UserError: The arguments, the config or the data cannot be used.
         SystemExit: With status 75 where SIGTERM or SIGUSR1 stopped the training; it is saved.
     """
-    args = parse_train(argv)
+    args = parse(argv)
     config = merge_train_args(load_config(args.config, args.cfg_options), args)
     _watch_numbers(config)
     _check_launcher(config.launcher)
@@ -283,58 +319,6 @@ def run_train(argv: Sequence[str] | None = None) -> None:
                 runner.train()
 
 
-def run_test(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Test a checkpoint on what a config describes, as ``tools/test.py`` does.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        dict[str, float]: The metrics.
-
-    Raises:
-        UserError: The arguments, the config, the checkpoint or the data cannot be used.
-    """
-    args = parse_test(argv)
-    config = merge_test_args(load_config(args.config, args.cfg_options), args)
-    _check_launcher(config.launcher)
-    _resolve_timeout(config)
-    _prepare_libraries(config)
-    with (
-        leaving_nothing_behind(config.work_dir, args.config),
-        naming_bad_files(),
-        explaining_failures(),
-    ):
-        start = config.load_from
-        if is_local(start):
-            checkpoint = load_checkpoint_safely(start)
-            check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
-            del checkpoint
-        with _processes(config):
-            runner = build_runner(config)
-            if args.out and config.default_scope != 'mmseg':
-                runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
-            gather_in_log_dir(runner)
-            with watching_processes():
-                return runner.test()
-
-
-def _without_tta(config: Config) -> Config:
-    """Give the config of the model itself, the one that checkpoints are of."""
-    module = config.model.get('module')
-    if module is None:
-        return config
-    inner = Config(dict(model=module, default_scope=config.default_scope))
-    if config.get('data_preprocessor') is not None:
-        inner.data_preprocessor = config.data_preprocessor
-    return inner
-
-
-def _dump_metric(scope: str, out: str):
-    if scope == 'mmdet':
-        from mmdet.evaluation import DumpDetResults
-
-        return DumpDetResults(out_file_path=out)
-    from mmengine.evaluator import DumpResults
-
-    return DumpResults(out_file_path=out)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

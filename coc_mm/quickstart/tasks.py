@@ -11,9 +11,9 @@ from mmengine.config import Config
 
 import coc_mm
 from coc_mm.apis.config import load_config, merge_options
-from coc_mm.cli.options import parse_train
 from coc_mm.datasets.digits.scenes import generator_fingerprint
 from coc_mm.errors import UserError
+from coc_mm.utils.cfg_options import parse_options
 
 __all__ = [
     'STAGES',
@@ -173,7 +173,7 @@ def stage_config(stage: Stage, options: Sequence[str]) -> Config:
     """
     path = str(find_shipped(f'configs/{stage.config}'))
     chosen = stage_options(stage.name, options)
-    merged = parse_train([path, *(['--cfg-options', *chosen] if chosen else [])]).cfg_options
+    merged = parse_options(chosen)
     config = load_config(path, merged)
     merge_options(config, merged)
     return config

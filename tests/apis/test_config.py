@@ -6,7 +6,8 @@ from mmengine.config import Config
 from tiny_projects import SCOPES, write_project
 
 from coc_mm.apis.config import load_config, merge_test_args, merge_train_args
-from coc_mm.cli.options import parse_test, parse_train
+from coc_mm.cli.test import parse as parse_test
+from coc_mm.cli.train import parse as parse_train
 from coc_mm.errors import UserError
 
 

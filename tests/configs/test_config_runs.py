@@ -9,7 +9,6 @@ from shrunk_configs import CONFIGS, FAMILIES, FILES, NUM_FILES, PATHS, load, nam
 
 from coc_mm.apis.amp import cpu_amp_config
 from coc_mm.datasets import resolve_custom
-from coc_mm.errors import run_command
 
 METRICS = dict(
     classification={'accuracy/top1'},
@@ -115,10 +114,10 @@ def test_dense_models_start_from_the_classifier(name, tiny_data, tmp_path):
 
 @pytest.mark.parametrize('name', PRIMITIVES)
 def test_missing_starting_weights_give_one_message(name, tmp_path, monkeypatch, capsys):
-    from coc_mm.cli.train import run_train
+    from coc_mm.cli.train import main as train
 
     monkeypatch.chdir(tmp_path)
-    assert run_command(run_train, [str(CONFIGS / name)]) == 2
+    assert train([str(CONFIGS / name)]) == 2
     message = capsys.readouterr().err
     assert message.count('error:') == 1
     assert 'checkpoints/coc-small_8xb128_in1k.pth' in message

@@ -18,7 +18,7 @@ from tiny_projects import ARCH, forget_singletons
 
 from coc_mm.apis.infer import run_infer
 from coc_mm.checkpoints.load import load_checkpoint_safely
-from coc_mm.cli.train import run_train
+from coc_mm.cli.train import main as train
 from coc_mm.datasets import resolve_custom
 from coc_mm.errors import run_command
 
@@ -75,7 +75,7 @@ def trained(request, tmp_path_factory):
     place(root / 'data')
     shrunk(kind).dump(root / name)
     argv = ['--work-dir', root / 'work', '--cfg-options', f'data_root={root / "data"}']
-    assert run_command(run_train, [str(arg) for arg in (root / name, *argv)]) == 0
+    assert train([str(arg) for arg in (root / name, *argv)]) == 0
     image = root / 'image.jpg'
     shutil.copy(sorted((root / 'data').rglob('*.jpg'))[0], image)
     shutil.move(root / 'data', root / 'moved')

@@ -13,7 +13,7 @@ from tiny_projects import SCOPES, write_project
 
 from coc_mm.apis.deterministic import make_deterministic, restoring_determinism
 from coc_mm.apis.failures import explaining_failures
-from coc_mm.cli.options import parse_train
+from coc_mm.cli.train import parse as parse_train
 from coc_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ import torch
 from mmengine.config import Config
 from tiny_projects import SCOPES, write_project
 
-from coc_mm.cli.options import parse_test, parse_train
+from coc_mm.cli.test import parse as parse_test
+from coc_mm.cli.train import parse as parse_train
 from coc_mm.compat.cpu_distributed import name_rank, use_cpu_wrappers
 
 ROOT = Path(__file__).resolve().parents[2]

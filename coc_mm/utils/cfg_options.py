@@ -1,0 +1,83 @@
+"""Values of ``--cfg-options KEY=VALUE``, read as mmengine's ``DictAction`` does, less its traps."""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ['parse_options', 'parse_value']
+
+_CLOSES = {')': '(', ']': '['}
+_WORDS = {'true': True, 'false': False}
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs into a dict.
+
+    Raises:
+        ValueError: A pair without ``=``, or a value that :func:`parse_value` refuses.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        if not (key and equals):
+            raise ValueError(f'expected KEY=VALUE, got {pair!r}')
+        options[key] = parse_value(value)
+    return options
+
+
+def parse_value(text: str) -> Any:
+    """Read a number, True, False, None, a text, or a list or tuple of them.
+
+    ``1,2`` and ``[1,2]`` are lists, ``(1,2)`` is a tuple, and both nest. A quoted value is a
+    text as it stands, and so are a path that exists and digits after a zero (``007``).
+
+    Raises:
+        ValueError: Brackets or quotes do not match, or the value is a dict.
+    """
+    text = text.strip()
+    if text[:1] in ('"', "'") and text.find(text[0], 1) == len(text) - 1:
+        return text[1:-1]
+    if re.match(r'\{|dict\(', text):
+        raise ValueError(f'lists, tuples, numbers and text can be given here, not {text}')
+    bracketed = text[:1] + text[-1:] in ('()', '[]')
+    if not bracketed and ',' not in text:
+        return _parse_scalar(text)
+    if os.path.exists(os.path.expanduser(text)):
+        return text
+    elements = _split(text)
+    if len(elements) == 1 and bracketed:
+        elements = _split(text[1:-1])
+        values = [parse_value(element) for element in elements if element]
+        return tuple(values) if text[0] == '(' else values
+    return [parse_value(element) for element in elements if element] if elements[1:] else text
+
+
+def _parse_scalar(text: str) -> Any:
+    if not re.match(r'[+-]?0\d', text):
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                pass
+    return None if text == 'None' else _WORDS.get(text.lower(), text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas outside of brackets and quotes."""
+    elements, opened, quote, start = [], [], '', 0
+    for i, char in enumerate(text):
+        if quote:
+            quote = '' if char == quote else quote
+        elif char in '"\'' and text[:i].rstrip()[-1:] in ('', ',', '(', '['):
+            quote = char
+        elif char in _CLOSES.values():
+            opened.append(char)
+        elif char in _CLOSES and (not opened or opened.pop() != _CLOSES[char]):
+            raise ValueError(f'brackets do not match in {text}')
+        elif char == ',' and not opened:
+            elements.append(text[start:i].strip())
+            start = i + 1
+    if opened or quote:
+        raise ValueError(f'{"quotes" if quote else "brackets"} do not match in {text}')
+    return [*elements, text[start:].strip()]
