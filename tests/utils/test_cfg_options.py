@@ -29,7 +29,8 @@ from coc_mm.utils.cfg_options import parse_options, parse_value
         ('dog(big, brown)', 'dog(big, brown)'),
         ("it's", "it's"),
         ("'1,2'", '1,2'),
-        ('"[a, b]"', '[a, b]'),
+        ('"[2,2]"', [2, 2]),
+        ("'(old) photos, 2'", '(old) photos, 2'),
         ("['my photos, 2024', x y]", ['my photos, 2024', 'x y']),
         ('["dog, (big", cat]', ['dog, (big', 'cat']),
     ],
@@ -54,6 +55,7 @@ def test_a_path_that_exists_stays_a_path(tmp_path, monkeypatch):
     ('text', 'reason'),
     [
         ('[1,2', 'brackets do not match'),
+        ('"[1,2"', 'brackets do not match'),
         ('[1,2)', 'brackets do not match'),
         ('1,2]', 'brackets do not match'),
         ('(a)(b)', 'brackets do not match'),
