@@ -1,4 +1,4 @@
-"""See the clusters: from a model and images to assignment maps and pictures."""
+"""Clusters of images: assignment maps of a model, and pictures of them."""
 
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.inspector import ClusterInspector, Inspection

@@ -1,4 +1,4 @@
-"""From cluster maps to one picture."""
+"""Cluster maps painted over a picture."""
 
 from collections.abc import Sequence
 
@@ -38,17 +38,10 @@ def spread(
     size: tuple[int, int],
     extent: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay a map over a picture: every pixel takes the value of the point above it.
+    """Lay a map (H, W) over a picture: every pixel takes the value of the point above it.
 
-    Args:
-        values (ndarray): (H, W), one value per point.
-        size (tuple[int, int]): Height and width of the picture.
-        extent (tuple[float, float, float, float]): Top, left, bottom and right of the
-            map, relative to the picture. Defaults to all of it.
-
-    Returns:
-        tuple[ndarray, ndarray]: (height, width), the values, unmixed; and bool,
-        where the map lies over the picture.
+    ``extent`` is the map's place, as for :func:`draw_clusters`. Returned are the values, (height,
+    width), and where the map lies over the picture, bool.
     """
     top, left, bottom, right = extent
     rows = _points_of_pixels(size[0], values.shape[0], top, bottom)
@@ -73,29 +66,26 @@ def draw_clusters(
 ) -> np.ndarray:
     """Paint the clusters of one head over a picture.
 
-    Every pixel is ``(1 - alpha) * image + alpha * color`` of its cluster, rounded.
-    Where clusters meet, the edge runs along the pixels; no color is ever mixed with
-    that of another cluster.
+    Every pixel is ``(1 - alpha) * image + alpha * color`` of its cluster, rounded; where clusters
+    meet, colors are not mixed.
 
     Args:
         image (array_like): (height, width, 3) uint8, any size; not changed.
         maps (ClusterMaps): Of a batch in which the image is ``index``.
         channel_order (str): 'rgb' or 'bgr', of the image and of the result.
-        index (int): Image of the batch. Defaults to 0.
+        index (int): Image of the batch.
         head (int | None): Number of the head; None where the maps hold one alone.
-            Defaults to None.
-        alpha (float): 0 is the image, 1 flat colors. Defaults to 0.5.
-        borders (bool): Draw the borders of regions, in white. Defaults to False.
-        outlines (bool): Draw a thin dark line where clusters meet. Defaults to False.
+        alpha (float): 0 is the image, 1 flat colors.
+        borders (bool): Draw the borders of regions, in white.
+        outlines (bool): Draw a thin dark line where clusters meet.
         centers (bool): Mark the centers, as dots of their clusters' colors.
-            Defaults to False.
-        highlight (int | Sequence[int] | None): Clusters to show alone; elsewhere the
-            picture is darkened and grey. Defaults to None.
+        highlight (int | Sequence[int] | None): Clusters to show alone; elsewhere the picture is
+            darkened and gray.
         colors (array_like | None): (clusters, 3) RGB, 0 to 255; None for
-            :func:`coc_mm.visualization.cluster_colors`. Defaults to None.
-        extent (tuple[float, float, float, float]): Top, left, bottom and right of the
-            network's input relative to the picture, where the two differ by
-            cropping or padding; the rest stays unpainted. Defaults to all of it.
+            :func:`coc_mm.visualization.cluster_colors`.
+        extent (tuple[float, float, float, float]): Top, left, bottom and right of the network's
+            input relative to the picture, where the two differ by cropping or padding; the rest
+            stays unpainted.
 
     Returns:
         ndarray: (height, width, 3) uint8, in the order of the image.

@@ -1,4 +1,4 @@
-"""Where the network's input lies in the picture that a pipeline made it from."""
+"""Where the network's input lies in the picture that a test pipeline made it from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,10 @@ _GOLDEN = 0.618034  # its multiples spread evenly between whole numbers
 
 @dataclass(frozen=True)
 class Placement:
-    """A picture's place in the image that a pipeline made of it, in its pixels.
+    """A picture's place in the image that a pipeline made of it, in that image's pixels.
 
-    Attributes:
-        top (int): First row of the picture; negative where it was cropped.
-        left (int): First column.
-        bottom (int): Row after its last.
-        right (int): Column after its last.
+    ``top`` and ``left`` are negative where the picture was cropped; ``bottom`` and ``right`` are
+    one past its last row and column.
     """
 
     top: int
@@ -30,15 +27,11 @@ class Placement:
     right: int
 
     def seen(self, size: tuple[int, int], made: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return the part of the picture that is left in the image.
+        """Return the part of the picture that is left in the image: top, left, bottom, right.
 
         Args:
             size (tuple[int, int]): Height and width of the picture.
             made (tuple[int, int]): Height and width of the image.
-
-        Returns:
-            tuple[int, int, int, int]: Top, left, bottom, right, in pixels of the
-            picture.
         """
         spans = ((self.top, self.bottom), (self.left, self.right))
         box = []
@@ -52,17 +45,13 @@ class Placement:
     def extent(
         self, size: tuple[int, int], part: tuple[int, int, int, int], input_size: tuple[int, int]
     ) -> tuple[float, float, float, float]:
-        """Return where a network's input lies over a part of the picture.
+        """Return where a network's input lies over a part of the picture (``extent``).
 
         Args:
             size (tuple[int, int]): Height and width of the picture.
             part (tuple[int, int, int, int]): Top, left, bottom and right of the part.
-            input_size (tuple[int, int]): Height and width of the input, padding at
-                its bottom and right included.
-
-        Returns:
-            tuple[float, float, float, float]: Top, left, bottom, right, relative to
-            the part, as ``draw_clusters`` takes it.
+            input_size (tuple[int, int]): Height and width of the input, padding at its bottom and
+                right included.
         """
         spans = ((self.top, self.bottom), (self.left, self.right))
         ends = []
@@ -106,19 +95,17 @@ def _fit(values, valid, axis: int, length: int, ends) -> tuple[int, int] | None:
 
 
 def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Placement | None:
-    """Find out what a pipeline does to places, by sending it an image of places.
+    """Find out what a pipeline does to positions, by sending it an image of positions.
 
-    Works for any mixture of scaling, cropping and padding, whatever the transforms
-    are called.
+    Works for any mixture of scaling, cropping and padding, whatever the transforms are called.
 
     Args:
-        pipeline (Callable): Takes (H, W, 3) uint8 and returns what it makes of it,
-            (H', W', C) uint8.
+        pipeline (Callable): Takes (H, W, 3) uint8 and returns (H', W', C) uint8.
         size (tuple[int, int]): Height and width of the picture in question.
 
     Returns:
-        Placement | None: None where the pipeline flips, turns, bends or discolors
-        images, so that no box tells where the picture is.
+        Placement | None: None where the pipeline flips, turns, bends or discolors images, so
+        that no box tells where the picture is.
     """
     rows, *row_ends = _ramp(*size)
     cols, *col_ends = _ramp(*size[::-1])

@@ -1,4 +1,4 @@
-"""Watch the clusters form while a model trains."""
+"""The training hook that draws clusters of validation images."""
 
 import random
 from collections.abc import Sequence
@@ -40,35 +40,28 @@ def _undisturbed(model: torch.nn.Module):
 class ClusterVisualizationHook(Hook):
     """Draw the clusters of fixed validation images at intervals of training.
 
-    Pictures go to the run's visualizer, so to every backend it has (local files
-    under ``vis_data/vis_image``, TensorBoard, ...), by the names ``clusters_0``,
-    ``clusters_1``, ... and the epoch or iteration as the step. Each shows an image
-    beside one head of a block in every stage. The hook works in mmpretrain, mmdet
-    and mmseg, runs the backbone alone, on one process, in evaluation mode, and leaves
-    modes, gradients and random numbers as they were. It draws the weights in
-    training, not an average of them that an ``EMAHook`` keeps.
+    Pictures go to the run's visualizer as ``clusters_0``, ``clusters_1``, ..., with the epoch or
+    iteration as the step. Each shows an image beside one head of a block in every stage. The
+    backbone alone runs, on one process, in evaluation mode; modes, gradients and random numbers
+    stay as they were. Drawn are the weights in training, not the average of an ``EMAHook``.
 
     Args:
-        interval (int): Epochs, or iterations, between drawings. Defaults to 1.
-        by_epoch (bool): Whether the interval counts epochs. Defaults to True.
-        indices (Sequence[int] | None): Images of the validation dataset; None takes
-            the first four. Defaults to None.
-        stage (int | None): Stage, 0-3; None draws all. Defaults to None.
-        block (int): Block of the stage, from 0, or negative from the end. Defaults
-            to -1.
-        head (int): Head of the block, from 0. Defaults to 0.
-        alpha (float): 0 is the image, 1 flat colors. Defaults to 0.55.
-        height (int): Of a picture, in pixels. Defaults to 256.
-        channel_order (str): 'bgr' or 'rgb', of the images that the validation
-            pipeline makes; the loaders of mmcv make BGR. Defaults to 'bgr'.
-        at_start (bool): Draw before the first step of training, too. Defaults to
-            True.
+        interval (int): Epochs, or iterations, between drawings.
+        by_epoch (bool): Whether the interval counts epochs.
+        indices (Sequence[int] | None): Images of the validation dataset; None: the first four.
+        stage (int | None): Stage, 0-3; None: all.
+        block (int): Block of the stage, from 0, or negative from the end.
+        head (int): Head of the block, from 0.
+        alpha (float): 0 is the image, 1 flat colors.
+        height (int): Of a picture, in pixels.
+        channel_order (str): 'bgr' or 'rgb', of the images that the validation pipeline makes;
+            the loaders of mmcv make BGR.
+        at_start (bool): Draw before the first step of training, too.
 
     Raises:
         ValueError: An argument out of range; before training, a model without a
-            ContextCluster, a stage, block or head that it does not have, no
-            validation dataset or no such image in it, or a loop that does not count
-            epochs.
+            ContextCluster, a stage, block or head that it does not have, no validation dataset
+            or no such image in it, or a loop that does not count epochs.
 
     Example:
         >>> custom_hooks = [dict(type='coc_mm.ClusterVisualizationHook', interval=10)]
@@ -105,11 +98,7 @@ class ClusterVisualizationHook(Hook):
         self._samples: list[dict] = []
 
     def before_train(self, runner: Any) -> None:
-        """Fetch the images, check that there is something to draw, and draw it.
-
-        Args:
-            runner (Runner): The runner of the training.
-        """
+        """Fetch the images, check that there is something to draw, and draw it."""
         if any(isinstance(m, FullyShardedDataParallel) for m in runner.model.modules()):
             # One process alone has not all the weights, and the others would not help.
             raise ValueError('ClusterVisualizationHook does not work with sharded models (FSDP)')
@@ -146,25 +135,14 @@ class ClusterVisualizationHook(Hook):
             self._draw(runner, 0)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Draw, if it is time.
-
-        Args:
-            runner (Runner): The runner of the training.
-        """
+        """Draw, if it is time."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._draw(runner, runner.epoch + 1)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Draw, if it is time.
-
-        Args:
-            runner (Runner): The runner of the training.
-            batch_idx (int): Not used.
-            data_batch (dict | None): Not used. Defaults to None.
-            outputs (dict | None): Not used. Defaults to None.
-        """
+        """Draw, if it is time."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self._draw(runner, runner.iter + 1)
 

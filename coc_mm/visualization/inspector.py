@@ -1,4 +1,4 @@
-"""A model, its own way to prepare an image, and what both make of a picture."""
+"""Clusters and predictions of a model for one picture, prepared by its test pipeline."""
 
 import re
 from collections.abc import Sequence
@@ -25,20 +25,19 @@ _MIN_SCORE = 0.3
 
 @dataclass(frozen=True)
 class Inspection:
-    """A picture, its clusters, and what the model says of it.
+    """A picture, its clusters, and the model's prediction.
 
     Attributes:
-        picture (ndarray): (height, width, 3) uint8, RGB: the part of the image that
-            the network saw, at the image's own resolution up to a limit.
-        box (tuple[int, int, int, int]): That part in the image: top, left, bottom,
-            right, in its pixels.
-        extent (tuple[float, float, float, float]): The network's input over the
-            picture, for ``draw_clusters``.
+        picture (ndarray): (height, width, 3) uint8, RGB: the part of the image that the network
+            saw, at the image's own resolution up to a limit.
+        box (tuple[int, int, int, int]): That part in the image: top, left, bottom, right, in its
+            pixels.
+        extent (tuple[float, float, float, float]): The network's input over the picture, for
+            ``draw_clusters``.
         maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), on the CPU.
-        findings (list[tuple[str, float]]): Names with their probability
-            (classification, all classes, likeliest first), score (detection, best
-            first) or share of the image (segmentation, largest first).
-        sample: What the model predicted, in its library's own form.
+        findings (list[tuple[str, float]]): Names with their probability (classification, all
+            classes), score (detection) or share of the image (segmentation), highest first.
+        sample: The prediction in the library's own form.
     """
 
     picture: np.ndarray
@@ -50,7 +49,7 @@ class Inspection:
 
 
 def _test_pipeline(config: Config) -> list:
-    """The transforms that prepare an image for testing, from the config."""
+    """The transforms that prepare an image for testing."""
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
@@ -69,19 +68,15 @@ def _scaled_to(steps: list, size: int) -> list:
 
 
 class ClusterInspector:
-    """Look at what a model makes of images, prepared by its own test pipeline.
-
-    May be used by several threads at once.
+    """Inspect images with a model, prepared by its own test pipeline; threads may share one.
 
     Args:
-        model (nn.Module): Of mmpretrain, mmdet or mmseg with a ContextCluster inside,
-            in evaluation mode.
+        model (nn.Module): Of mmpretrain, mmdet or mmseg with a ContextCluster inside, in
+            evaluation mode.
         config (Config): Of the model, with ``default_scope`` and a test pipeline.
         longest (int): Greatest height or width of pictures; larger ones are shrunk.
-            Defaults to 1600.
-        size (int | None): Longer side of the network's input, in pixels: images are
-            scaled to it as a whole, instead of what the pipeline does to their size.
-            More pixels are more points to cluster. Defaults to None, the pipeline's.
+        size (int | None): Longer side of the network's input, in pixels: images are scaled to it
+            as a whole. More pixels are more points. None: what the pipeline does.
 
     Raises:
         ValueError: No ContextCluster in the model, or no test pipeline in the config.
@@ -131,16 +126,11 @@ class ClusterInspector:
 
         Args:
             image (ndarray): (height, width, 3) uint8, RGB.
-            stage (int | None): As for ``cluster_maps``. Defaults to None, all.
-            block (int | None): As for ``cluster_maps``. Defaults to None, all.
-            head (int | None): As for ``cluster_maps``. Defaults to None, all.
-
-        Returns:
-            Inspection: What the model saw and found.
+            stage (int | None): As for ``record_clusters``, like ``block`` and ``head``.
 
         Raises:
-            ValueError: A number out of range, with the valid ones, or an image too
-                small for the model.
+            ValueError: A number out of range, with the valid ones, or an image too small for the
+                model.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -218,14 +208,7 @@ class ClusterInspector:
         return [(self._name(label), value) for label, value in pairs]
 
     def caption(self, inspection: Inspection) -> str:
-        """Say in a few words what the model found.
-
-        Args:
-            inspection (Inspection): From calling this inspector.
-
-        Returns:
-            str: The class with its probability, the objects or the largest areas.
-        """
+        """The class with its probability, the objects or the largest areas, in a few words."""
         found, sample = inspection.findings, inspection.sample
         if 'pred_score' in sample:
             return f'{found[0][0]} ({100 * found[0][1]:.1f} %)'

@@ -1,8 +1,7 @@
-"""From a model and images to the clusters its points form.
+"""Assignment maps: which cluster every point of a feature map belongs to.
 
-The clusters are read while the model runs, by hooks that only look: what the
-model computes stays the same to the last bit. A hook serves the thread that set
-it and no other, so several threads may look into one model at once.
+Maps are read by hooks while the model runs; what it computes stays the same to the last bit.
+A hook serves the thread that set it alone, so several threads may use one model at once.
 """
 
 import threading
@@ -26,23 +25,21 @@ __all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'rec
 class ClusterMaps:
     """The clusters of one block, for B images and E heads.
 
-    Positions are relative to what the network was given: 0 is the top or left edge
-    of its input, 1 the bottom or right edge, padding included. As feature maps
-    usually are, the map is taken to be stretched over that input.
+    Positions are relative to the network's input: 0 is its top or left edge, 1 its bottom or
+    right edge, padding included.
 
     Attributes:
         stage (int): Stage of the block, 0-3.
         block (int): Number of the block within the stage, not negative.
-        heads (tuple[int, ...]): Numbers of the E heads that were asked for.
+        heads (tuple[int, ...]): Numbers of the E heads.
         assignment (Tensor): (B, E, H, W) int64, the cluster of every point;
             ``region * centers_per_region + center_index``, regions row-major.
-        center_index (Tensor): (B, E, H, W) int64, the point's center within its
-            region, row-major over the proposals.
+        center_index (Tensor): (B, E, H, W) int64, the point's center within its region,
+            row-major over the proposals.
         similarity (Tensor): (B, E, H, W), of the point to that center,
-            ``sigmoid(beta + alpha * cos)``, in (0, 1); float32, or float64 for a
-            float64 model.
-        center_positions (Tensor): (clusters, 2), row and column of every center:
-            the middle of the points that it averages. Indexed by cluster.
+            ``sigmoid(beta + alpha * cos)``, in (0, 1); float32, or float64 for a float64 model.
+        center_positions (Tensor): (clusters, 2), row and column of every center: the middle of
+            the points that it averages.
         proposals (tuple[int, int]): Centers per region, (rows, columns).
         folds (tuple[int, int]): Regions, (rows, columns); at most one per point.
         input_size (tuple[int, int]): Height and width of the network's input.
@@ -87,33 +84,14 @@ class ClusterMaps:
         return self.assignment // self.centers_per_region
 
     def index_of_head(self, head: int) -> int:
-        """Return the place of a head on the axis E.
-
-        Args:
-            head (int): Number of the head in the model.
-
-        Returns:
-            int: Its place in :attr:`heads`.
-
-        Raises:
-            ValueError: The maps do not hold that head.
-        """
+        """Index on the axis E of the head with this number in the model."""
         if head not in self.heads:
             held = ', '.join(map(str, self.heads))
             raise ValueError(f'these maps hold no head {head}; they hold {held}')
         return self.heads.index(head)
 
     def point_at(self, row: float, column: float) -> tuple[int, int]:
-        """Return the point that covers a position.
-
-        Args:
-            row (float): From 0 at the top to 1 at the bottom of the input.
-            column (float): From 0 at the left to 1 at the right.
-
-        Returns:
-            tuple[int, int]: Row and column of the point; the nearest one for a
-            position outside.
-        """
+        """Row and column of the point that covers a position, or of the nearest one."""
         height, width = self.size
         return (
             min(max(int(row * height), 0), height - 1),
@@ -121,31 +99,14 @@ class ClusterMaps:
         )
 
     def with_heads(self, heads: Sequence[int]) -> 'ClusterMaps':
-        """Return the maps of some of the heads.
-
-        Args:
-            heads (Sequence[int]): Their numbers in the model.
-
-        Returns:
-            ClusterMaps: New maps.
-
-        Raises:
-            ValueError: The maps do not hold one of them.
-        """
+        """The maps of some of the heads, by their numbers in the model."""
         places = [self.index_of_head(head) for head in heads]
         names = ('assignment', 'center_index', 'similarity')
         chosen = {name: getattr(self, name)[:, places] for name in names}
         return replace(self, heads=tuple(heads), **chosen)
 
     def to(self, device: str | torch.device) -> 'ClusterMaps':
-        """Return the maps with their tensors on another device.
-
-        Args:
-            device (str | torch.device): Where to.
-
-        Returns:
-            ClusterMaps: New maps.
-        """
+        """The maps with their tensors on another device."""
         names = ('assignment', 'center_index', 'similarity', 'center_positions')
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
@@ -175,8 +136,8 @@ class ClusterRecord:
 
     Attributes:
         maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), in order.
-        passes (int): How often the backbone ran while recording; several times for
-            sliding windows or test-time augmentation.
+        passes (int): How often the backbone ran; several times for sliding windows or test-time
+            augmentation.
     """
 
     maps: dict[tuple[int, int], ClusterMaps]
@@ -184,14 +145,7 @@ class ClusterRecord:
 
 
 def find_backbone(model: nn.Module) -> ContextCluster:
-    """Find the ContextCluster backbone of a model.
-
-    Args:
-        model (nn.Module): A classifier, detector, segmentor, any wrapper of one, or
-            the backbone itself.
-
-    Returns:
-        ContextCluster: The backbone.
+    """Find the one ContextCluster of a classifier, detector, segmentor or any wrapper of one.
 
     Raises:
         ValueError: The model holds none, or several.
@@ -226,8 +180,7 @@ def _select(
 ) -> dict[tuple[int, int], tuple[int, ...]]:
     """Return the heads to record of each (stage, block), checked.
 
-    Of all stages, those are taken that have the block and the head; where none has
-    them, the message tells what there is.
+    Of all stages, those are taken that have the block and the head.
     """
     depths = [len(blocks) for blocks in backbone.blocks]
     widths = [blocks[0].mixer.num_heads for blocks in backbone.blocks]
@@ -293,23 +246,19 @@ def record_clusters(
 ) -> Iterator[ClusterRecord]:
     """Record the clusters of whatever the model computes in this thread.
 
-    For the passes that a library makes itself, such as ``model.test_step`` or an
-    inferencer; for images at hand there is :func:`cluster_maps`. Outputs, weights
-    and random numbers stay as they are without it. Passes made by other threads
-    are not recorded, and do not disturb. A model that was compiled must be run
-    uncompiled: compiled code may pass by the hooks.
+    For the passes that a library makes itself, such as ``model.test_step`` or an inferencer; for
+    images at hand there is :func:`cluster_maps`. A compiled model must be run uncompiled:
+    compiled code may pass by the hooks.
 
     Args:
         model (nn.Module): As for :func:`find_backbone`.
-        stage (int | None): 0-3; None records all. Defaults to None.
-        block (int | None): Block of the stage, from 0, or negative from the end;
-            None records all. Defaults to None.
-        head (int | None): Head of the block, from 0; None records all. Defaults to
-            None.
+        stage (int | None): 0-3; None: all that have the block and the head.
+        block (int | None): Block of the stage, from 0, or negative from the end; None: all.
+        head (int | None): Head of the block, from 0; None: all.
 
     Yields:
-        ClusterRecord: Filled by each pass through the backbone; a later pass
-        replaces the maps of an earlier one.
+        ClusterRecord: Filled by each pass through the backbone; a later pass replaces the maps
+        of an earlier one.
 
     Raises:
         ValueError: A number out of range, with the valid ones, or no backbone.
@@ -362,30 +311,22 @@ def cluster_maps(
 ) -> ClusterMaps | dict[tuple[int, int], ClusterMaps]:
     """Compute which cluster every point of images belongs to.
 
-    Only the backbone runs, once, without gradients, in the mode that it is in (a
-    model in training mode draws its dropout), on its own device.
+    The backbone alone runs, once, without gradients, in the mode that it is in, on its own
+    device.
 
     Args:
-        model (nn.Module): A ContextCluster backbone, or a model with one inside:
-            classifier, detector, segmentor, or a wrapper of these.
-        images (Tensor): (B, C, H, W) or (C, H, W), floating, as the backbone takes
-            them: normalised, its channels in the order of its training (what
-            ``model.data_preprocessor`` returns as ``inputs``). Any size of at least
-            32 x 32.
-        stage (int | None): Stage, 0-3. None: all that have the block and the head,
-            in the same pass. Defaults to None.
-        block (int | None): Block of the stage, from 0, or negative from the end.
-            None: all. Defaults to None.
-        head (int | None): Head of the block, from 0. None: all. Defaults to None.
+        model (nn.Module): As for :func:`find_backbone`.
+        images (Tensor): (B, C, H, W) or (C, H, W), floating, normalized as the backbone takes
+            them (what ``model.data_preprocessor`` returns as ``inputs``), 32 x 32 or more.
+        stage (int | None): As for :func:`record_clusters`, like ``block`` and ``head``.
 
     Returns:
-        ClusterMaps | dict[tuple[int, int], ClusterMaps]: The maps of the block if
-        both stage and block are numbers; otherwise all asked for by (stage, block).
+        ClusterMaps | dict[tuple[int, int], ClusterMaps]: The maps of the block if both stage and
+        block are numbers; otherwise all asked for by (stage, block).
 
     Raises:
         TypeError: Images that are not a floating tensor.
-        ValueError: A number out of range, with the valid ones; a model without a
-            ContextCluster or with several; images of another shape.
+        ValueError: A number out of range, no backbone or several, images of another shape.
 
     Example:
         >>> maps = cluster_maps(model, images, stage=2, block=-1)

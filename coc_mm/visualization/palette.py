@@ -68,13 +68,9 @@ _VISION = np.array(
 
 
 def perceived(colors: ArrayLike) -> np.ndarray:
-    """Return colors as four kinds of vision see them.
+    """Colors (N, 3), sRGB 0 to 255, as four kinds of vision see them: (4, N, 3) OKLab.
 
-    Args:
-        colors (array_like): (N, 3) sRGB, 0 to 255.
-
-    Returns:
-        ndarray: (4, N, 3) OKLab: full vision, protanopia, deuteranopia, tritanopia.
+    The kinds are full vision, protanopia, deuteranopia and tritanopia.
     """
     srgb = np.asarray(colors, dtype=np.float64).reshape(-1, 3) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
@@ -83,14 +79,9 @@ def perceived(colors: ArrayLike) -> np.ndarray:
 
 
 def perceptual_distance(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Return how far colors are apart for the kind of vision that tells them least.
+    """How far colors (N, 3) are apart for the kind of vision that tells them least.
 
-    Args:
-        first (array_like): (N, 3) sRGB, 0 to 255.
-        second (array_like): (N, 3) or (1, 3) sRGB, 0 to 255.
-
-    Returns:
-        ndarray: (N,) OKLab distances; 0.02 is just noticeable, black to white is 1.
+    OKLab distances (N,): 0.02 is just noticeable, black to white is 1.
     """
     difference = perceived(first) - perceived(second)
     return np.sqrt((difference**2).sum(-1)).min(0)
@@ -124,35 +115,21 @@ def _palette(count: int) -> np.ndarray:
 
 
 def palette(count: int) -> np.ndarray:
-    """Return colors that are far apart for every kind of color vision.
+    """Return ``count`` colors that are far apart for every kind of color vision.
 
-    Okabe and Ito's seven, then each time the color farthest from all before it. The
-    first colors of a longer palette are those of a shorter one, always.
-
-    Args:
-        count (int): How many; beyond 1024 they repeat.
-
-    Returns:
-        ndarray: (count, 3) uint8, RGB.
+    Okabe and Ito's seven, then each time the color farthest from all before it; beyond 1024 they
+    repeat. The first colors of a longer palette are those of a shorter one.
     """
     distinct = _palette(min(int(count), _MAX_COLORS))
     return distinct[np.arange(count) % len(distinct)]
 
 
 def cluster_colors(folds: tuple[int, int], centers_per_region: int) -> np.ndarray:
-    """Give every cluster of a map its color, by its place alone.
+    """Give every cluster of a map its color (RGB), by its place alone.
 
-    A cluster has the same color in every head, block, image and checkpoint with the
-    same cut. The clusters of one region differ, and no region that touches another,
-    be it at a corner, shares a color with it, so neighbouring clusters differ
-    however the points fall.
-
-    Args:
-        folds (tuple[int, int]): Regions, (rows, columns).
-        centers_per_region (int): Centers of each.
-
-    Returns:
-        ndarray: (regions * centers, 3) uint8, RGB, indexed by cluster.
+    A cluster has the same color in every head, block, image and checkpoint with the same folds
+    and proposals. The clusters of one region differ, and no region that touches another, be it at
+    a corner, shares a color with it.
     """
     rows, cols = folds
     group = (np.arange(rows) % 2)[:, None] * min(cols, 2) + np.arange(cols) % 2

@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, with captions; and pictures that move."""
+"""Sheets of pictures with captions, and animations."""
 
 import os
 from collections.abc import Sequence
@@ -22,16 +22,12 @@ _MIN_CELL = 6
 
 
 def fit(picture: np.ndarray, height: int | None = None, longest: int | None = None) -> np.ndarray:
-    """Scale a picture, keeping its proportions.
+    """Scale a picture (height, width, 3) uint8, keeping its proportions.
 
     Args:
-        picture (ndarray): (height, width, 3) uint8.
-        height (int | None): Height wanted. Defaults to None.
-        longest (int | None): Greatest height or width; larger pictures shrink. Defaults
-            to None.
-
-    Returns:
-        ndarray: The picture, scaled; itself if it fits.
+        picture (ndarray): The picture; returned itself if it fits.
+        height (int | None): Height wanted.
+        longest (int | None): Greatest height or width; larger pictures shrink.
     """
     scale = 1.0 if height is None else height / picture.shape[0]
     if longest is not None:
@@ -73,10 +69,10 @@ def contact_sheet(
     """Lay pictures with captions out in rows on white paper.
 
     Args:
-        rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture,
-            caption); RGB, uint8; pictures of a column are centerd in it, None leaves
-            the place empty. Captions go under the pictures, cut off after two lines.
-        title (str): Goes above all. Defaults to ''.
+        rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture, caption); RGB,
+            uint8; pictures of a column are centered in it, None leaves the place empty. Captions
+            are cut off after two lines.
+        title (str): Goes above all.
 
     Returns:
         ndarray: (height, width, 3) uint8, RGB.
@@ -154,11 +150,9 @@ def head_grid(
     Args:
         picture (ndarray): (height, width, 3) uint8, RGB.
         maps (ClusterMaps): Of this image alone.
-        alpha (float): As for ``draw_clusters``. Defaults to 0.5.
-        extent (tuple[float, float, float, float]): As for ``draw_clusters``.
-        height (int): Of every picture, in pixels. Defaults to 256.
-        centers (bool): Mark the centers. Defaults to False.
-        title (str): Above all. Defaults to ''.
+        alpha (float): As for ``draw_clusters``, like ``extent`` and ``centers``.
+        height (int): Of every picture, in pixels.
+        title (str): Above all.
 
     Returns:
         ndarray: The sheet, RGB.
@@ -192,11 +186,9 @@ def stage_row(
     Args:
         picture (ndarray): (height, width, 3) uint8, RGB.
         maps (Sequence[ClusterMaps]): One per block, of this image and one head each.
-        alpha (float): As for ``draw_clusters``. Defaults to 0.5.
-        extent (tuple[float, float, float, float]): As for ``draw_clusters``.
-        height (int): Of every picture, in pixels. Defaults to 256.
-        centers (bool): Mark the centers. Defaults to False.
-        caption (str): Under the image. Defaults to ''.
+        alpha (float): As for ``draw_clusters``, like ``extent`` and ``centers``.
+        height (int): Of every picture, in pixels.
+        caption (str): Under the image.
 
     Returns:
         list[tuple[ndarray, str]]: A row for :func:`contact_sheet`.
@@ -222,15 +214,7 @@ def _save_whole(path: Path, write) -> None:
 
 
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
-    """Write a picture as PNG, all of it or nothing.
-
-    Args:
-        path (str | os.PathLike): The file; missing folders are made.
-        picture (ndarray): (height, width, 3) uint8, RGB.
-
-    Returns:
-        Path: The file.
-    """
+    """Write a picture as PNG, all of it or nothing; missing folders are made."""
     path = Path(path)
     _save_whole(path, lambda part: Image.fromarray(picture).save(part, 'PNG'))
     return path
@@ -239,16 +223,13 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
 def save_gif(
     path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.6, hold: float = 2.0
 ) -> Path:
-    """Write pictures that follow each other as an endless GIF.
+    """Write pictures of one size that follow each other as an endless GIF.
 
     Args:
         path (str | os.PathLike): The file; missing folders are made.
-        frames (Sequence[ndarray]): (height, width, 3) uint8, RGB, all of one size.
-        seconds (float): Each is shown for. Defaults to 0.6.
-        hold (float): The last is shown for, in seconds. Defaults to 2.
-
-    Returns:
-        Path: The file.
+        frames (Sequence[ndarray]): (height, width, 3) uint8, RGB.
+        seconds (float): Each is shown for.
+        hold (float): The last is shown for, in seconds.
     """
     path = Path(path)
     # One table of colors for all frames, lest flat areas flicker.

@@ -25,17 +25,7 @@ THREADS = 8  # for files and drawing; models run in threads of their own
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """Parse the arguments of the demo.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        argparse.Namespace: See ``--help``.
-
-    Raises:
-        SystemExit: With status 2 and the usage on stderr.
-    """
+    """Parse the arguments of the demo."""
     parser = argparse.ArgumentParser(prog='app.py', description=__doc__)
     add = parser.add_argument
     add(
@@ -64,16 +54,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     add('--max-models', type=int, default=3, help='models in memory at a time; default: 3')
     args = parser.parse_args(argv)
     for name in (
-        'max_mb',
-        'max_megapixels',
-        'time_limit',
+        'max-mb',
+        'max-megapixels',
+        'time-limit',
         'workers',
         'queue',
-        'max_models',
+        'max-models',
         'keep',
     ):
-        if getattr(args, name) <= 0:
-            parser.error(f'argument --{name.replace("_", "-")}: must be above 0')
+        if getattr(args, name.replace('-', '_')) <= 0:
+            parser.error(f'argument --{name}: must be above 0')
     if not 64 <= args.max_side <= 8192:
         parser.error(f'argument --max-side: between 64 and 8192, got {args.max_side}')
     return args
@@ -83,29 +73,13 @@ def make_temporary_folder() -> Path:
     """Make the folder for all that is uploaded or drawn; it goes when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix='coc_mm_demo_')).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # gradio reads these when it is imported. Its record of requests, which nobody sees here,
-    # would be summed up anew after each of them.
-    os.environ.update(
-        GRADIO_TEMP_DIR=str(folder),
-        GRADIO_ANALYTICS_ENABLED='False',
-        GRADIO_ANALYTICS_MAX_EVENTS='100',
-        GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
-    )
+    # gradio reads these when it is imported
+    os.environ.update(GRADIO_TEMP_DIR=str(folder), GRADIO_ANALYTICS_ENABLED='False')
     return folder
 
 
 def find_sources(args: argparse.Namespace) -> list:
-    """List the models that are offered.
-
-    Args:
-        args (Namespace): From :func:`parse_args`.
-
-    Returns:
-        list[ModelSource]: At least one.
-
-    Raises:
-        UserError: There are none.
-    """
+    """List the models that are offered, or raise a :class:`UserError` if there are none."""
     from cluster_demo.catalog import find_models
 
     folder = Path(args.checkpoints or DEFAULT_FOLDER)
@@ -121,14 +95,7 @@ def find_sources(args: argparse.Namespace) -> list:
 
 
 def serve(args: argparse.Namespace, wait: bool = True):
-    """Start the server.
-
-    Args:
-        args (Namespace): From :func:`parse_args`.
-        wait (bool): Until it is stopped. Defaults to True.
-
-    Returns:
-        tuple[gr.Blocks, str]: The page and its address.
+    """Start the server; wait until it is stopped, or return the page and its address.
 
     Raises:
         UserError: Models, device or port cannot be used.
@@ -136,34 +103,31 @@ def serve(args: argparse.Namespace, wait: bool = True):
     sources = find_sources(args)
     folder = make_temporary_folder()
     import torch
-    from cluster_demo.desk import Desk
+    from cluster_demo.allowlist import AllowlistMiddleware
     from cluster_demo.engine import Engine
     from cluster_demo.examples import write_examples
-    from cluster_demo.gate import Gate
-    from cluster_demo.janitor import Janitor, bound_arenas
     from cluster_demo.page import CSS, THEME, build_page
     from cluster_demo.uploads import Limits
     from starlette.middleware import Middleware
 
-    bound_arenas()
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split('\n')[0]
         raise UserError(f'--device {args.device} cannot be used here ({reason}).') from None
-    limits = Limits(args.max_mb, args.max_megapixels, args.max_side, seconds=args.time_limit)
+    limits = Limits(args.max_megapixels, args.max_side, args.time_limit)
     engine = Engine(sources, limits, args.device, args.max_models, workers=args.workers)
-    desk = Desk(engine, folder / 'shown')
-    page = build_page(desk, write_examples(folder / 'examples'), args.workers, round(args.keep))
+    examples = write_examples(folder / 'examples')
+    page = build_page(engine, examples, folder / 'pictures', args.workers, round(args.keep))
     page.queue(max_size=args.queue, default_concurrency_limit=args.workers, api_open=False)
+    allowlist = Middleware(AllowlistMiddleware, page, folder, args.max_mb)
     try:
         _, address, _ = page.launch(
             server_name=args.host,
             server_port=args.port,
             share=args.share,
             max_file_size=round(args.max_mb * 1e6),
-            allowed_paths=None,
-            app_kwargs=dict(middleware=[Middleware(Gate, page, folder, args.max_mb, args.queue)]),
+            app_kwargs=dict(middleware=[allowlist]),
             state_session_capacity=SESSIONS,
             max_threads=max(THREADS, 4 * args.workers),
             footer_links=[],
@@ -180,7 +144,6 @@ def serve(args: argparse.Namespace, wait: bool = True):
         )
     except OSError as error:
         raise UserError(f'cannot listen on {args.host}: {error}') from None
-    Janitor(desk, page, args.keep).start()
     print(f'Models: {", ".join(engine.labels)}')
     print(f'Open {address} in a browser; Ctrl+C ends it.', flush=True)
     if wait:
@@ -193,14 +156,7 @@ def _stop(signum, frame) -> None:
 
 
 def main(argv=None) -> int:
-    """Run the demo until it is stopped; return the exit status.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        int: 0, or 2 after a message about what the user gave.
-    """
+    """Run the demo until it is stopped; return the exit status."""
     signal.signal(signal.SIGTERM, _stop)  # so that the temporary folder goes, too
     return run_command(lambda arguments: serve(parse_args(arguments)) and None, argv)
 

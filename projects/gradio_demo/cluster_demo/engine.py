@@ -6,8 +6,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,52 +21,58 @@ from coc_mm.visualization import ClusterInspector, ClusterMaps, Inspection
 from .catalog import TASK_NAMES, ModelSource, load_source
 from .uploads import Limits
 
-__all__ = ['Engine', 'LoadedModel', 'Look', 'Store']
+__all__ = ['GONE', 'Choice', 'Engine', 'LRUCache', 'LoadedModel', 'Result']
+
+GONE = 'The image is no longer in memory; give it again.'
 
 
-class Store:
-    """Things by key, the longest unused dropped when there are too many.
+class Choice(NamedTuple):
+    """Model, longer side of its input (None: its own), stage, block and head."""
 
-    Args:
-        most (float): Sum of the weights that is kept.
-        weigh (Callable): Weight of a thing. Defaults to 1 for each.
-    """
+    label: str
+    size: int | None
+    stage: int
+    block: int
+    head: int
 
-    def __init__(self, most: float, weigh: Callable = lambda thing: 1):
-        self.most, self._weigh = most, weigh
-        self._things: OrderedDict = OrderedDict()
+
+class LRUCache:
+    """Values by key; the longest unused go when their weights exceed ``capacity``."""
+
+    def __init__(self, capacity: float, weigh: Callable = lambda value: 1):
+        self.capacity, self._weigh = capacity, weigh
+        self._values: OrderedDict = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._values)
 
     def get(self, key):
-        """Return a thing and count it as used; None if it is not here."""
+        """Return a value and count it as used; None if it is not here."""
         with self._lock:
-            if key not in self._things:
+            if key not in self._values:
                 return None
-            self._things.move_to_end(key)
-            return self._things[key]
+            self._values.move_to_end(key)
+            return self._values[key]
 
-    def put(self, key, thing) -> None:
-        """Keep a thing; drop others, but never this one."""
+    def put(self, key, value) -> None:
+        """Keep a value; drop others, but never this one."""
         with self._lock:
-            self._things[key] = thing
-            self._things.move_to_end(key)
-            while len(self._things) > 1 and sum(map(self._weigh, self._things.values())) > (
-                self.most
-            ):
-                self._things.popitem(last=False)
+            self._values[key] = value
+            self._values.move_to_end(key)
+            weight = sum(map(self._weigh, self._values.values()))
+            while len(self._values) > 1 and weight > self.capacity:
+                weight -= self._weigh(self._values.popitem(last=False)[1])
 
     def drop(self, chosen: Callable) -> None:
-        """Drop the things whose keys are chosen."""
+        """Drop the values whose keys are chosen."""
         with self._lock:
-            for key in [key for key in self._things if chosen(key)]:
-                del self._things[key]
+            for key in [key for key in self._values if chosen(key)]:
+                del self._values[key]
 
 
 class _Deadline(threading.local):
-    """The moment at which the work of this thread stops."""
+    """The moment at which the model that this thread runs is stopped."""
 
     at = None
 
@@ -78,34 +84,51 @@ class TimeIsUpError(UserError):
     """A model took longer than it may."""
 
 
-def _watch(module, args) -> None:
+def _check_deadline(module, args) -> None:
     if _deadline.at is not None and time.monotonic() > _deadline.at:
         raise TimeIsUpError('time is up')
 
 
 @dataclass
 class LoadedModel:
-    """A model that is ready.
+    """A model in evaluation mode.
 
     Attributes:
-        source (ModelSource): What it was loaded from.
-        model (nn.Module): In evaluation mode.
-        config (Config): Of the model.
-        task (str): 'classification', 'detection' or 'segmentation'.
-        depths (list[int]): Blocks of each stage.
-        heads (list[int]): Heads of each stage.
-        inspectors (dict): By size of the input; None is the pipeline's own.
+        inspectors (dict): By size of the input; None is the test pipeline's own.
         lock (Lock): Held while the model runs.
     """
 
     source: ModelSource
     model: nn.Module
     config: Config
-    task: str
-    depths: list[int]
-    heads: list[int]
     inspectors: dict[int | None, ClusterInspector]
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def task(self) -> str:
+        """'classification', 'detection' or 'segmentation'."""
+        return TASK_NAMES[self.config.default_scope]
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """Names of the classes, if the model knows any."""
+        return self.inspectors[None].classes
+
+    @property
+    def depths(self) -> list[int]:
+        """Blocks of each stage."""
+        return self.inspectors[None].depths
+
+    @property
+    def heads(self) -> list[int]:
+        """Heads of each stage."""
+        return self.inspectors[None].heads
+
+    def nearest(self, stage: int, block: int, head: int) -> tuple[int, int, int]:
+        """Return the nearest stage, block and head that the model has."""
+        stage = min(max(int(stage), 0), len(self.depths) - 1)
+        block = min(max(int(block), 0), self.depths[stage] - 1)
+        return stage, block, min(max(int(head), 0), self.heads[stage] - 1)
 
     def summary(self) -> str:
         """Say in a sentence what it is, and plainly if it is untrained."""
@@ -118,13 +141,13 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class Look:
+class Result:
     """What a model made of an image.
 
     Attributes:
         inspection (Inspection): Picture, maps and findings.
         caption (str): The findings in a few words.
-        task (str): As of the model.
+        task (str): Of the model.
         seconds (float): That the model took.
     """
 
@@ -135,16 +158,16 @@ class Look:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes, nearly."""
+        """Memory of the picture and the maps."""
         count = self.inspection.picture.nbytes
         for maps in self.inspection.maps.values():
             for tensor in (maps.assignment, maps.center_index, maps.similarity):
-                count += tensor.numel() * tensor.element_size()
+                count += tensor.nbytes
         return count
 
 
 def _compact(maps: ClusterMaps) -> ClusterMaps:
-    """The same maps in half the memory; clusters count far below 2**31."""
+    """The same maps in half the memory; there are far fewer clusters than 2**31."""
     return replace(
         maps,
         assignment=maps.assignment.to(torch.int32),
@@ -153,17 +176,15 @@ def _compact(maps: ClusterMaps) -> ClusterMaps:
 
 
 class Engine:
-    """Runs models on images for many users at once.
+    """Runs models on images, for many users at once.
 
     Args:
-        sources (Sequence[ModelSource]): The models, by their labels.
+        sources (Sequence[ModelSource]): The models.
         limits (Limits, optional): Defaults to ``Limits()``.
-        device (str): Where models run. Defaults to ``'cpu'``.
-        most_models (int): Models in memory at a time. Defaults to 3.
+        device (str): Where models run.
+        max_models (int): Models in memory at a time.
         megabytes (float): Memory for results, and as much again for images.
-            Defaults to 512.
         workers (int): Threads in which models run, however many threads ask.
-            Defaults to 2.
     """
 
     def __init__(
@@ -171,16 +192,16 @@ class Engine:
         sources: Sequence[ModelSource],
         limits: Limits | None = None,
         device: str = 'cpu',
-        most_models: int = 3,
+        max_models: int = 3,
         megabytes: float = 512,
         workers: int = 2,
     ):
         self.sources = {source.label: source for source in sources}
         self.limits = limits or Limits()
         self.device = device
-        self._models = Store(most_models)
-        self._looks = Store(megabytes * 1e6, lambda look: look.nbytes)
-        self._images = Store(megabytes * 1e6, lambda image: image.nbytes)
+        self._models = LRUCache(max_models)
+        self._results = LRUCache(megabytes * 1e6, lambda result: result.nbytes)
+        self._images = LRUCache(megabytes * 1e6, lambda image: image.nbytes)
         self._loading = threading.Lock()
         # Each thread that computes gets a team of OpenMP threads and buffers of its own.
         self._pool = ThreadPoolExecutor(workers, 'model')
@@ -193,12 +214,6 @@ class Engine:
 
     def model(self, label: str) -> LoadedModel:
         """Return a model, loaded if it is not yet.
-
-        Args:
-            label (str): One of :attr:`labels`.
-
-        Returns:
-            LoadedModel: The model.
 
         Raises:
             UserError: There is no such model, or it cannot be loaded.
@@ -222,90 +237,61 @@ class Engine:
                 raise
             raise UserError(f'The model {source.label} cannot be used: {reason}') from error
         for module in model.modules():
-            module.register_forward_pre_hook(_watch)
-        task = TASK_NAMES[config.default_scope]
-        return LoadedModel(
-            source, model, config, task, inspector.depths, inspector.heads, {None: inspector}
-        )
+            module.register_forward_pre_hook(_check_deadline)
+        return LoadedModel(source, model, config, {None: inspector})
 
     def keep(self, image: np.ndarray) -> str:
-        """Take an image into memory.
-
-        Args:
-            image (ndarray): (height, width, 3) uint8, RGB.
-
-        Returns:
-            str: A word nobody can guess, by which it is found again.
-        """
+        """Take an RGB image (height, width, 3) of uint8; return a token that finds it again."""
         token = secrets.token_hex(16)
         self._images.put(token, image)
         return token
 
-    def has(self, token: str) -> bool:
-        """Whether an image is in memory."""
-        return self._images.get(token) is not None
-
     def forget(self, token: str | None) -> None:
-        """Drop an image and all that was found in it.
+        """Drop an image and all that was found in it."""
+        self._images.drop(lambda key: key == token)
+        self._results.drop(lambda key: key[0] == token)
 
-        Args:
-            token (str | None): From :meth:`keep`; None does nothing.
-        """
-        if token is not None:
-            self._images.drop(lambda key: key == token)
-            self._looks.drop(lambda key: key[0] == token)
-
-    def look(self, token: str, label: str, size: int | None = None) -> Look:
-        """Let a model look at an image, or recall what it saw.
+    def run(self, token: str, label: str, size: int | None = None) -> Result:
+        """Run a model on an image, or recall its result.
 
         Args:
             token (str): From :meth:`keep`.
             label (str): Of the model.
-            size (int | None): Longer side of the network's input. Defaults to None,
-                as the model's pipeline makes it.
-
-        Returns:
-            Look: What it saw, every block and head.
+            size (int | None): Longer side of the network's input in pixels; None: as the
+                model's test pipeline makes it.
 
         Raises:
             UserError: The image is gone, does not fit the model, or takes too long.
         """
         key = (token, label, size)
-        found = self._looks.get(key)
-        if found is not None:
-            return found
-        image = self._images.get(token)
+        image, loaded = self._images.get(token), self.model(label)
         if image is None:
-            raise UserError('The image is no longer in memory; give it again.')
-        loaded = self.model(label)
-        with self._turn(loaded):
-            found = self._looks.get(key)  # somebody ahead may have asked for the same
-            if found is None:
-                found = self._pool.submit(self._run, loaded, image, size).result()
-                if self._images.get(token) is not None:  # not forgotten meanwhile
-                    self._looks.put(key, found)
-        return found
-
-    @contextmanager
-    def _turn(self, loaded: LoadedModel):
+            raise UserError(GONE)
+        result = self._results.get(key)
+        if result is not None:
+            return result
         if not loaded.lock.acquire(timeout=self.limits.seconds):
             raise UserError('The model is busy with images of others; try again in a moment.')
         try:
-            yield
+            result = self._results.get(key)  # somebody ahead may have asked for the same
+            if result is None:
+                result = self._pool.submit(self._run, loaded, image, size).result()
+                if self._images.get(token) is not None:  # not forgotten meanwhile
+                    self._results.put(key, result)
         finally:
             loaded.lock.release()
+        return result
 
-    def _run(self, loaded: LoadedModel, image: np.ndarray, size: int | None) -> Look:
+    def _run(self, loaded: LoadedModel, image: np.ndarray, size: int | None) -> Result:
         started = time.monotonic()
         _deadline.at = started + self.limits.seconds
         try:
-            inspector = loaded.inspectors.get(size)
-            if inspector is None:
+            if size not in loaded.inspectors:
                 with self._loading:
-                    inspector = ClusterInspector(
+                    loaded.inspectors[size] = ClusterInspector(
                         loaded.model, loaded.config, self.limits.longest, size
                     )
-                loaded.inspectors[size] = inspector
+            inspector = loaded.inspectors[size]
             inspection = inspector(image)
             caption = inspector.caption(inspection)
         except TimeIsUpError:
@@ -323,4 +309,4 @@ class Engine:
             _deadline.at = None
         maps = {key: _compact(value) for key, value in inspection.maps.items()}
         inspection = replace(inspection, maps=maps)
-        return Look(inspection, caption, loaded.task, time.monotonic() - started)
+        return Result(inspection, caption, loaded.task, time.monotonic() - started)

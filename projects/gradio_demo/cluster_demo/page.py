@@ -1,15 +1,17 @@
-"""The page: what is where, and what happens when something is chosen."""
+"""Layout of the page, and the functions behind its controls."""
 
 import html
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
 from coc_mm.errors import UserError
 
-from .desk import SIZES, Choice, Desk
+from .engine import GONE, Choice, Engine
+from .session import Session
 from .view import MARKS
 
 __all__ = ['CSS', 'THEME', 'build_page']
@@ -55,7 +57,8 @@ CSS = """
 .overlay img { cursor: crosshair; }
 """
 
-_ORIGINAL = "the model's own"
+# Longer sides of the network's input in pixels; 0 is the model's own.
+SIZES = (0, 96, 160, 224, 320, 448, 640, 896)
 
 
 def _message(text: str) -> str:
@@ -146,7 +149,7 @@ def _panel(labels: Sequence[str], side: str, shown: bool) -> SimpleNamespace:
         )
         ui.facts = gr.Markdown(elem_id=f'facts-{side}', elem_classes='facts')
     ui.sliders = [ui.stage, ui.block, ui.head]
-    ui.pictures = [ui.overlay, ui.download, ui.sheet, ui.point, ui.message]
+    ui.clusters = [ui.overlay, ui.download, ui.sheet, ui.point, ui.message]
     ui.answers = [ui.classes, ui.answer, ui.found, ui.facts]
     return ui
 
@@ -176,9 +179,8 @@ def _inputs(labels: Sequence[str], examples: Sequence[Path]) -> SimpleNamespace:
         ui.marks = gr.CheckboxGroup(
             list(MARKS), value=list(MARKS[:1]), label='Draw', elem_id='marks'
         )
-        sizes = [(_ORIGINAL if size is None else f'{size} pixels', size or 0) for size in SIZES]
         ui.size = gr.Dropdown(
-            sizes,
+            [(f'{size} pixels' if size else "the model's own", size) for size in SIZES],
             value=0,
             label='Input size of the network',
             info='Longer side; more pixels, more points.',
@@ -193,233 +195,208 @@ def _inputs(labels: Sequence[str], examples: Sequence[Path]) -> SimpleNamespace:
     return ui
 
 
-class _Handlers:
+class _Page:
     """The functions behind the controls.
 
     Args:
-        desk (Desk): Answers.
-        examples (Sequence[Path]): Files of the examples.
+        engine (Engine): Runs the models.
+        examples (Sequence[Path]): Image files to choose from.
+        folder (Path): For pictures.
+        keep (float): Seconds after which a visitor of whom nothing was heard is forgotten.
     """
 
-    def __init__(self, desk: Desk, examples: Sequence[Path]):
-        self.desk, self.examples = desk, examples
+    def __init__(self, engine: Engine, examples: Sequence[Path], folder: Path, keep: float):
+        self.engine, self.examples, self.folder = engine, examples, folder
+        # Each function that works for a visitor returns the session: its time starts anew.
+        self.session = gr.State(None, time_to_live=keep, delete_callback=_close)
+        self.point = gr.State(None)
+        self._open: WeakValueDictionary[str, Session] = WeakValueDictionary()
 
-    def upload(self, file: dict | None, request: gr.Request):
-        """Take what a browser sent: token, point, image, message, remark."""
+    def upload(self, session: Session | None, file: dict | None, request: gr.Request) -> tuple:
+        """Take what a browser sent: session, point, image, message, remark."""
+        if file is None and session is not None:
+            session.drop()
         if file is None:
-            self.desk.leave(request.session_hash)
-            return None, None, gr.skip(), '', ''
-        return self._receive(file.get('path') or '', request, gr.skip())
+            return session, None, gr.skip(), '', ''
+        return self._receive(session, file['path'], request, gr.skip())
 
-    def _receive(self, path: str, request: gr.Request, shown):
+    def example(self, session: Session | None, index: int, request: gr.Request) -> tuple:
+        """Take an example: as :meth:`upload`, with the image to show."""
+        path = str(self.examples[index])
+        return self._receive(session, path, request, path)
+
+    def start(self, request: gr.Request) -> tuple:
+        """Begin with the first example."""
+        return self.example(None, 0, request)
+
+    def _receive(self, session, path: str, request: gr.Request, image) -> tuple:
+        if session is None:
+            session = self._open[request.session_hash] = Session(self.engine, self.folder)
         try:
-            token, remark = self.desk.receive(request.session_hash, path)
+            remark = session.receive(path)
         except UserError as error:
-            return None, None, None, _message(str(error)), ''
-        return token, None, shown, '', f'<p>{html.escape(remark)}</p>'
+            return session, None, None, _message(str(error)), ''
+        return session, None, image, '', f'<p>{html.escape(remark)}</p>'
 
     def leave(self, request: gr.Request) -> None:
         """Forget a visitor whose page is closed."""
-        self.desk.leave(request.session_hash)
+        _close(self._open.pop(request.session_hash, None))
 
-    def example(self, index: int, request: gr.Request):
-        """Take an example: as :meth:`upload`, with the image to show."""
-        path = str(self.examples[int(index)])
-        return self._receive(path, request, path)
+    def update(self, ui: SimpleNamespace, sliders: bool = False, answers: bool = False):
+        """Make the function that draws a panel anew, and what else is asked for."""
 
-    def start(self, request: gr.Request):
-        """Begin with the first example."""
-        return self.example(0, request)
-
-    def refresh(self, side: str):
-        """Make the function that renews a whole panel."""
-
-        def run(token, label, size, stage, block, head, alpha, marks, point, compare):
-            if side == 'b' and not compare:
-                return [gr.skip()] * 12
-            wanted = Choice(label, size or None, int(stage), int(block), int(head))
-            sliders = [gr.skip()] * 3
+        def run(session, label, size, stage, block, head, alpha, marks, point, compare) -> dict:
+            shown = {self.session: session}
+            if ui.side == 'b' and not compare:
+                return shown
+            shown |= dict.fromkeys(ui.clusters) | {ui.point: '', ui.message: ''}
+            if answers:
+                shown |= {ui.answer: None, ui.found: '', ui.facts: ''}
             try:
-                found = self.desk.ranges(wanted)
-                sliders = self._sliders(found)
-                if token is None:
-                    return [*sliders, *self._empty(), None, gr.skip(), '', '']
-                answer = self.desk.predict(token, side, found.choice)
+                choice, moved = self._nearest(ui, label, size, stage, block, head)
+                if sliders:
+                    shown |= (
+                        moved if answers else {ui.block: moved[ui.block], ui.head: moved[ui.head]}
+                    )
+                if session is None:
+                    raise UserError(GONE)
+                if session.token is None:
+                    return shown
+                if answers:
+                    shown |= self._answers(ui, session, choice)
+                drawn = session.show(ui.side, choice, alpha, marks, point)
+                overlay = str(drawn.overlay)
+                shown |= {ui.overlay: overlay, ui.download: overlay, ui.sheet: str(drawn.sheet)}
+                shown[ui.point] = drawn.point
             except UserError as error:
-                return [*sliders, *self._empty(str(error)), None, gr.skip(), '', '']
-            pictures = self._show(token, side, found.choice, alpha, marks, point)
-            names = dict(answer.classes) if answer.classes else None
-            classifies = answer.classes is not None
-            answers = [
-                gr.Label(value=names, visible=classifies),
-                gr.Image(value=answer.picture and str(answer.picture), visible=not classifies),
-                answer.found,
-                answer.facts,
-            ]
-            return [*sliders, *pictures, *answers]
+                shown[ui.message] = _message(str(error))
+            return shown
 
         return run
 
-    def restage(self, side: str):
-        """Make the function that follows the slider of stages."""
+    def _nearest(self, ui, label, size, stage, block, head) -> tuple[Choice, dict]:
+        """The nearest choice that the model has, and sliders that end where it ends."""
+        loaded = self.engine.model(label)
+        stage, block, head = loaded.nearest(stage, block, head)
+        moved = {
+            ui.stage: gr.Slider(**_range('Stage', len(loaded.depths), stage)),
+            ui.block: gr.Slider(**_range('Block', loaded.depths[stage], block)),
+            ui.head: gr.Slider(**_range('Head', loaded.heads[stage], head)),
+        }
+        return Choice(label, size or None, stage, block, head), moved
 
-        def run(token, label, size, stage, block, head, alpha, marks, point, compare):
-            wanted = Choice(label, size or None, int(stage), int(block), int(head))
-            try:
-                found = self.desk.ranges(wanted)
-            except UserError as error:
-                return [gr.skip(), gr.skip(), *self._empty(str(error))]
-            sliders = self._sliders(found)[1:]
-            if token is None:
-                return [*sliders, *self._empty()]
-            return [*sliders, *self._show(token, side, found.choice, alpha, marks, point)]
+    @staticmethod
+    def _answers(ui, session: Session, choice: Choice) -> dict:
+        answer = session.predict(choice)
+        classifies = answer.classes is not None
+        return {
+            ui.classes: gr.Label(value=answer.classes, visible=classifies),
+            ui.answer: gr.Image(
+                value=answer.picture and str(answer.picture), visible=not classifies
+            ),
+            ui.found: answer.found,
+            ui.facts: answer.facts,
+        }
 
-        return run
-
-    def redraw(self, side: str):
-        """Make the function that draws a panel's pictures anew."""
-
-        def run(token, label, size, stage, block, head, alpha, marks, point, compare):
-            if token is None or (side == 'b' and not compare):
-                return [gr.skip()] * 5
-            wanted = Choice(label, size or None, int(stage), int(block), int(head))
-            try:
-                choice = self.desk.ranges(wanted).choice
-            except UserError as error:
-                return self._empty(str(error))
-            return self._show(token, side, choice, alpha, marks, point)
-
-        return run
-
-    def pick(self, side: str):
-        """Make the function that follows a click: position across and down, 0 to 1."""
-
-        def run(token, label, size, stage, block, head, event: gr.SelectData):
-            if token is None:
-                return gr.skip()
-            try:
-                width, height = self.desk.overlay_size(token, label, size or None)
-            except UserError:
-                return gr.skip()
-            across, down = event.index
-            return min((across + 0.5) / width, 1), min((down + 0.5) / height, 1)
-
-        return run
-
-    def _show(self, token, side, choice, alpha, marks, point) -> list:
+    def pick(self, session, label, size, event: gr.SelectData):
+        """Follow a click: position across and down, 0 to 1."""
+        if session is None or session.token is None:
+            return gr.skip()
         try:
-            shown = self.desk.show(token, side, choice, alpha, marks, point)
-        except UserError as error:
-            return self._empty(str(error))
-        overlay = str(shown.overlay)
-        return [overlay, overlay, str(shown.sheet), shown.point, '']
-
-    @staticmethod
-    def _empty(message: str = '') -> list:
-        return [None, None, None, '', _message(message)]
-
-    @staticmethod
-    def _sliders(found) -> list:
-        choice = found.choice
-        return [
-            gr.Slider(**_range('Stage', found.stages, choice.stage)),
-            gr.Slider(**_range('Block', found.blocks, choice.block)),
-            gr.Slider(**_range('Head', found.heads, choice.head)),
-        ]
+            width, height = session.overlay_size(label, size or None)
+        except UserError:
+            return gr.skip()
+        across, down = event.index
+        return min((across + 0.5) / width, 1), min((down + 0.5) / height, 1)
 
 
-def build_page(desk: Desk, examples: Sequence[Path], workers: int = 2, keep: int = 1800):
+def _close(session: Session | None) -> None:
+    if session is not None:
+        session.close()
+
+
+def build_page(
+    engine: Engine, examples: Sequence[Path], folder: Path, workers: int = 2, keep: int = 1800
+) -> gr.Blocks:
     """Lay the page out and connect it.
 
     Args:
-        desk (Desk): Answers.
+        engine (Engine): Runs the models.
         examples (Sequence[Path]): Image files to choose from, the first shown at once.
-        workers (int): Requests that are worked on at a time. Defaults to 2.
-        keep (int): Seconds after which files are deleted even while a page is open.
-            Defaults to 1800.
-
-    Returns:
-        gr.Blocks: Not launched yet.
+        folder (Path): For pictures, inside gradio's own temporary folder.
+        workers (int): Requests that are worked on at a time.
+        keep (int): Seconds until an idle visitor is forgotten, and until files are deleted.
     """
-    labels = desk.engine.labels
-    do = _Handlers(desk, examples)
     with gr.Blocks(
         title='Context clusters', analytics_enabled=False, delete_cache=(60, keep), fill_width=True
     ) as page:
-        token, point = gr.State(None), gr.State(None)
+        do = _Page(engine, examples, folder, keep)
         gr.Markdown(
             '# Context clusters\nWhat a Context Cluster network groups together. Points of one '
             'color belong to one cluster; click one to see it alone.',
             elem_id='title',
         )
         with gr.Row():
-            shared = _inputs(labels, examples)
+            shared = _inputs(engine.labels, examples)
             with gr.Column(scale=7, min_width=320), gr.Row():
-                a, b = _panel(labels, 'a', True), _panel(labels, 'b', False)
-        _connect(do, shared, a, b, token, point, workers)
+                panels = [_panel(engine.labels, side, side == 'a') for side in 'ab']
+        _connect(do, shared, panels, workers)
         page.unload(do.leave)
     return page
 
 
-def _connect(do: _Handlers, shared, a, b, token, point, workers: int) -> None:
+def _connect(do: _Page, shared: SimpleNamespace, panels: list, workers: int) -> None:
     """Say what follows what."""
-    # Values come checked (checks.py); gradio would decode files itself, of any size, and say of
-    # what is broken only that there was an error.
+    # AllowlistMiddleware has checked the values; gradio would decode files itself, of any size,
+    # and say of what is broken only that there was an error.
     private = dict(api_visibility='private', preprocess=False)
     working = dict(private, concurrency_limit=workers, concurrency_id='models')
     quiet = dict(working, show_progress='hidden', trigger_mode='always_last')
 
-    def state(panel):
-        choice = [token, panel.model, shared.size, *panel.sliders]
-        return [*choice, shared.alpha, shared.marks, point, shared.compare]
+    def state(ui):
+        choice = [do.session, ui.model, shared.size, *ui.sliders]
+        return [*choice, shared.alpha, shared.marks, do.point, shared.compare]
 
-    def everything(panel):
-        return [*panel.sliders, *panel.pictures, *panel.answers]
-
-    def renew(event, panels=(a, b)):
-        for panel in panels:
+    def renew(event, chosen=panels):
+        for ui in chosen:
             event = event.then(
-                do.refresh(panel.side),
-                state(panel),
-                everything(panel),
+                do.update(ui, sliders=True, answers=True),
+                state(ui),
+                [*ui.sliders, *ui.clusters, *ui.answers, do.session],
                 show_progress='minimal',
-                show_progress_on=panel.overlay,
+                show_progress_on=ui.overlay,
                 **working,
             )
-        return event
 
-    def paint(event):
-        for panel in (a, b):
-            event = event.then(do.redraw(panel.side), state(panel), panel.pictures, **quiet)
+    def redraw(event):
+        for ui in panels:
+            event = event.then(do.update(ui), state(ui), [*ui.clusters, do.session], **quiet)
 
-    taken = [token, point, shared.image, shared.message, shared.remark]
+    taken = [do.session, do.point, shared.image, shared.message, shared.remark]
     receiving = dict(working, show_progress='hidden')
-    renew(shared.image.upload(do.upload, shared.image, taken, **receiving))
-    renew(shared.image.clear(do.upload, shared.image, taken, **receiving))
-    renew(shared.examples.click(do.example, shared.examples, taken, **receiving))
+    renew(shared.image.upload(do.upload, [do.session, shared.image], taken, **receiving))
+    renew(shared.image.clear(do.upload, [do.session, shared.image], taken, **receiving))
+    renew(shared.examples.click(do.example, [do.session, shared.examples], taken, **receiving))
     renew(gr.on(None, do.start, None, taken, **receiving))
     renew(shared.size.input(lambda: None, None, None, **private))
-    for panel in (a, b):
-        renew(panel.model.input(lambda: None, None, None, **private), [panel])
-        panel.stage.input(
-            do.restage(panel.side), state(panel), [*panel.sliders[1:], *panel.pictures], **quiet
-        )
-        for slider in panel.sliders[1:]:
-            slider.input(do.redraw(panel.side), state(panel), panel.pictures, **quiet)
-        picked = panel.overlay.select(
-            do.pick(panel.side), state(panel)[:6], point, show_progress='hidden', **private
-        )
-        paint(picked)
-        paint(panel.clear.click(lambda: None, None, point, **private))
+    for ui in panels:
+        renew(ui.model.input(lambda: None, None, None, **private), [ui])
+        moved = [*ui.sliders[1:], *ui.clusters, do.session]
+        ui.stage.input(do.update(ui, sliders=True), state(ui), moved, **quiet)
+        for slider in ui.sliders[1:]:
+            slider.input(do.update(ui), state(ui), [*ui.clusters, do.session], **quiet)
+        clicked = [do.session, ui.model, shared.size]
+        redraw(ui.overlay.select(do.pick, clicked, do.point, show_progress='hidden', **private))
+        redraw(ui.clear.click(lambda: None, None, do.point, **private))
     for control in (shared.alpha, shared.marks):
-        paint(control.input(lambda: None, None, None, **private))
-    chosen = shared.choose.click(
-        lambda x, y: (x / 100, y / 100), [shared.across, shared.down], point, **private
-    )
-    paint(chosen)
+        redraw(control.input(lambda: None, None, None, **private))
+    sliders = [shared.across, shared.down]
+    position = shared.choose.click(lambda x, y: (x / 100, y / 100), sliders, do.point, **private)
+    redraw(position)
+    a, b = panels
     compared = shared.compare.input(
         lambda on, *values: (gr.Column(visible=on), *values[:3], values[3] + 1),
-        [shared.compare, a.model, a.stage, a.block, a.head],
+        [shared.compare, a.model, *a.sliders],
         [b.column, b.model, *b.sliders],
         **private,
     )

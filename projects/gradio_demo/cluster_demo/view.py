@@ -1,6 +1,5 @@
-"""From what a model saw to the pictures, numbers and names on the page."""
+"""Pictures, numbers and names of a result."""
 
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -8,23 +7,20 @@ import cv2
 import numpy as np
 import torch
 
-from coc_mm.errors import UserError
 from coc_mm.visualization import ClusterMaps, contact_sheet, draw_clusters, fit
 from coc_mm.visualization.palette import palette
 
-from .engine import Look
+from .engine import Result
 
 __all__ = [
     'MARKS',
     'PointRow',
-    'clamp',
     'color_of',
     'draw_overlay',
     'draw_prediction',
     'enlarged',
     'findings',
     'heads_sheet',
-    'maps_of',
     'name_of',
     'point_in',
     'point_rows',
@@ -36,72 +32,16 @@ MARKS = ('region borders', 'outlines', 'centers')
 _MIN_SIDE = 480  # of an overlay; smaller images are enlarged to it
 _TILE = 180  # height of a picture on the sheet of heads
 _MIN_SCORE = 0.3
-_drawing = threading.Lock()  # the libraries draw with matplotlib's global state
 
 
-def clamp(depths, heads, stage: int, block: int, head: int) -> tuple[int, int, int]:
-    """Keep a choice, as far as a model has it.
+def point_in(result: Result, maps: ClusterMaps, point) -> tuple[int, int] | None:
+    """Return row and column of the point of a map that lies under a position of the picture.
 
-    Args:
-        depths (Sequence[int]): Blocks of each stage.
-        heads (Sequence[int]): Heads of each stage.
-        stage (int): Stage wanted.
-        block (int): Block wanted.
-        head (int): Head wanted.
-
-    Returns:
-        tuple[int, int, int]: The nearest stage, block and head that exist.
-    """
-    stage = min(max(int(stage), 0), len(depths) - 1)
-    return (
-        stage,
-        min(max(int(block), 0), depths[stage] - 1),
-        min(max(int(head), 0), heads[stage] - 1),
-    )
-
-
-def maps_of(look: Look, stage: int, block: int, head: int) -> ClusterMaps:
-    """Return the maps of a block.
-
-    Args:
-        look (Look): What the model saw.
-        stage (int): From 0.
-        block (int): From 0.
-        head (int): From 0; only checked.
-
-    Returns:
-        ClusterMaps: Of all heads.
-
-    Raises:
-        UserError: The model has no such stage, block or head; told is what it has.
-    """
-    known = look.inspection.maps
-    stages = sorted({s for s, _ in known})
-    if stage not in stages:
-        raise UserError(f'There is no stage {stage}; the model has stages 0 to {stages[-1]}.')
-    blocks = [b for s, b in known if s == stage]
-    if block not in blocks:
-        raise UserError(f'Stage {stage} has no block {block}; it has blocks 0 to {max(blocks)}.')
-    maps = known[stage, block]
-    if head not in maps.heads:
-        raise UserError(f'Stage {stage} has no head {head}; it has heads 0 to {maps.heads[-1]}.')
-    return maps
-
-
-def point_in(look: Look, maps: ClusterMaps, point) -> tuple[int, int] | None:
-    """Return the point of a map under a position of the picture.
-
-    Args:
-        look (Look): What the model saw.
-        maps (ClusterMaps): Of a block.
-        point (tuple[float, float] | None): Across and down, 0 to 1 of the picture.
-
-    Returns:
-        tuple[int, int] | None: Row and column; None without a position.
+    The position is given across and down, 0 to 1; without one, None is returned.
     """
     if point is None:
         return None
-    top, left, bottom, right = look.inspection.extent
+    top, left, bottom, right = result.inspection.extent
     across, down = (min(max(float(x), 0.0), 1.0) for x in point)
     return maps.point_at((down - top) / (bottom - top), (across - left) / (right - left))
 
@@ -126,16 +66,7 @@ class PointRow:
 
 
 def point_rows(maps: ClusterMaps, head: int, at: tuple[int, int]) -> list[PointRow]:
-    """Say what every head makes of a point.
-
-    Args:
-        maps (ClusterMaps): Of all heads of a block, one image.
-        head (int): The chosen one.
-        at (tuple[int, int]): Row and column of the point.
-
-    Returns:
-        list[PointRow]: One per head.
-    """
+    """Say what every head makes of the point at a row and column."""
     row, column = at
     assignment = maps.assignment[0]
     chosen = assignment[maps.index_of_head(head)]
@@ -165,23 +96,24 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 def draw_overlay(
-    look: Look, maps: ClusterMaps, head: int, alpha: float, marks: Collection[str] = (), point=None
+    result: Result,
+    maps: ClusterMaps,
+    head: int,
+    alpha: float,
+    marks: Collection[str] = (),
+    point=None,
 ) -> np.ndarray:
-    """Draw the clusters of a head over the image at its own resolution.
+    """Draw the clusters of a head over the image at its own resolution, enlarged if it is small.
 
     Args:
-        look (Look): What the model saw.
-        maps (ClusterMaps): Of the block.
-        head (int): Its head.
-        alpha (float): 0 to 1.
-        marks (Collection[str]): Of :data:`MARKS`. Defaults to none.
+        alpha (float): 0 is the image, 1 flat colors.
+        marks (Collection[str]): Of :data:`MARKS`.
         point (tuple[float, float] | None): Position whose cluster is shown alone.
-            Defaults to None.
 
     Returns:
-        ndarray: (height, width, 3) uint8, RGB; enlarged if it is small.
+        ndarray: (height, width, 3) uint8, RGB.
     """
-    picture, at = enlarged(look.inspection.picture), point_in(look, maps, point)
+    picture, at = enlarged(result.inspection.picture), point_in(result, maps, point)
     highlight = None
     if at is not None:
         highlight = int(maps.assignment[0, maps.index_of_head(head), at[0], at[1]])
@@ -195,7 +127,7 @@ def draw_overlay(
         outlines='outlines' in marks,
         centers='centers' in marks,
         highlight=highlight,
-        extent=look.inspection.extent,
+        extent=result.inspection.extent,
     )
     if at is not None:
         height, width = drawn.shape[:2]
@@ -208,21 +140,10 @@ def draw_overlay(
     return drawn
 
 
-def heads_sheet(look: Look, maps: ClusterMaps, alpha: float, point=None) -> np.ndarray:
-    """Show all heads of a block beside each other.
-
-    Args:
-        look (Look): What the model saw.
-        maps (ClusterMaps): Of all heads.
-        alpha (float): 0 to 1.
-        point (tuple[float, float] | None): If given, each head shows the cluster of
-            that position alone. Defaults to None.
-
-    Returns:
-        ndarray: The sheet, RGB.
-    """
-    picture = fit(look.inspection.picture, height=_TILE)
-    at = point_in(look, maps, point)
+def heads_sheet(result: Result, maps: ClusterMaps, alpha: float, point=None) -> np.ndarray:
+    """Show all heads of a block beside each other; with ``point``, its cluster in each."""
+    picture = fit(result.inspection.picture, height=_TILE)
+    at = point_in(result, maps, point)
     tiles = []
     for place, head in enumerate(maps.heads):
         highlight, caption = None, f'head {head}'
@@ -236,41 +157,27 @@ def heads_sheet(look: Look, maps: ClusterMaps, alpha: float, point=None) -> np.n
             head=head,
             alpha=min(max(float(alpha), 0.0), 1.0),
             highlight=highlight,
-            extent=look.inspection.extent,
+            extent=result.inspection.extent,
         )
         tiles.append((drawn, caption))
     columns = min(4, len(tiles))
     return contact_sheet([tiles[i : i + columns] for i in range(0, len(tiles), columns)])
 
 
-def top_classes(look: Look, most: int = 5) -> list[tuple[str, float]]:
-    """Return the names with the highest numbers; doubled names get a number.
-
-    Args:
-        look (Look): What the model saw.
-        most (int): How many. Defaults to 5.
-
-    Returns:
-        list[tuple[str, float]]: Names with probability, score or share of the image.
-    """
-    found, seen = [], {}
-    for name, value in look.inspection.findings[:most]:
-        seen[name] = seen.get(name, 0) + 1
-        found.append((name if seen[name] == 1 else f'{name} ({seen[name]})', value))
+def top_classes(result: Result, count: int = 5) -> dict[str, float]:
+    """Return the most probable classes with their probability; doubled names get a number."""
+    found: dict[str, float] = {}
+    names = [name for name, _ in result.inspection.findings[:count]]
+    for i, (name, value) in enumerate(result.inspection.findings[:count]):
+        doubles = names[:i].count(name)
+        found[f'{name} ({doubles + 1})' if doubles else name] = value
     return found
 
 
-def findings(look: Look) -> list[tuple[int, float]]:
-    """Return labels with their scores (objects) or shares of the image (areas).
-
-    Args:
-        look (Look): Of a detector or segmentor.
-
-    Returns:
-        list[tuple[int, float]]: The highest first.
-    """
-    sample = look.inspection.sample
-    if look.task == 'detection':
+def findings(result: Result) -> list[tuple[int, float]]:
+    """Return labels with scores (objects) or shares of the image (areas), the highest first."""
+    sample = result.inspection.sample
+    if result.task == 'detection':
         found = sample.pred_instances
         found = found[found.scores >= _MIN_SCORE].cpu()
         pairs = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
@@ -280,23 +187,16 @@ def findings(look: Look) -> list[tuple[int, float]]:
     return sorted(pairs, key=lambda pair: -pair[1])
 
 
-def draw_prediction(look: Look, classes, alpha: float = 0.55) -> np.ndarray | None:
-    """Draw what a detector or segmentor found.
+def draw_prediction(result: Result, classes, alpha: float = 0.55) -> np.ndarray | None:
+    """Draw what a detector or segmentor found (RGB); None for a classification.
 
-    Args:
-        look (Look): What the model saw.
-        classes (Sequence[str] | None): Names; numbers are shown without.
-        alpha (float): Of areas. Defaults to 0.55.
-
-    Returns:
-        ndarray | None: (height, width, 3) uint8, RGB; None for a classification.
+    Without names of ``classes`` their numbers are shown.
     """
-    if look.task == 'classification':
+    if result.task == 'classification':
         return None
-    with _drawing:
-        if look.task == 'detection':
-            return _draw_objects(look, classes, alpha)
-        return _draw_areas(look, alpha)
+    if result.task == 'detection':
+        return _draw_objects(result, classes, alpha)
+    return _draw_areas(result, alpha)
 
 
 def name_of(classes, label: int) -> str:
@@ -304,10 +204,10 @@ def name_of(classes, label: int) -> str:
     return str(classes[label]) if classes is not None and label < len(classes) else str(label)
 
 
-def _canvas(look: Look) -> tuple[np.ndarray, float, tuple[int, int]]:
+def _canvas(result: Result) -> tuple[np.ndarray, float, tuple[int, int]]:
     """The picture, its scale against the sample, and where its part of that begins."""
-    picture = enlarged(look.inspection.picture).copy()
-    top, left, bottom, _ = look.inspection.box
+    picture = enlarged(result.inspection.picture).copy()
+    top, left, bottom, _ = result.inspection.box
     return picture, picture.shape[0] / (bottom - top), (top, left)
 
 
@@ -316,13 +216,13 @@ def color_of(label: int) -> list[int]:
     return palette(label + 1)[label].tolist()
 
 
-def _draw_objects(look: Look, classes, alpha: float) -> np.ndarray:
+def _draw_objects(result: Result, classes, alpha: float) -> np.ndarray:
     """Masks, boxes and names, best last, so that it lies on top."""
-    found = look.inspection.sample.pred_instances.cpu()
+    found = result.inspection.sample.pred_instances.cpu()
     found = found[found.scores >= _MIN_SCORE]
-    picture, scale, (top, left) = _canvas(look)
+    picture, scale, (top, left) = _canvas(result)
     height, width = picture.shape[:2]
-    box = look.inspection.box
+    box = result.inspection.box
     order = found.scores.argsort().tolist()
     masks = found.get('masks')
     for i in order if masks is not None else ():
@@ -349,12 +249,12 @@ def _draw_objects(look: Look, classes, alpha: float) -> np.ndarray:
     return picture
 
 
-def _draw_areas(look: Look, alpha: float) -> np.ndarray:
+def _draw_areas(result: Result, alpha: float) -> np.ndarray:
     """Areas in their classes' colors."""
-    box = look.inspection.box
-    labels = look.inspection.sample.pred_sem_seg.data[0].cpu().numpy()
+    box = result.inspection.box
+    labels = result.inspection.sample.pred_sem_seg.data[0].cpu().numpy()
     labels = labels[box[0] : box[2], box[1] : box[3]]
-    picture, *_ = _canvas(look)
+    picture, *_ = _canvas(result)
     height, width = picture.shape[:2]
     labels = cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
     colors = palette(int(labels.max()) + 1).astype(np.float32)

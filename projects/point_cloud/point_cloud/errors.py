@@ -1,4 +1,4 @@
-"""The error of this project: about what the user gave, so that the tools print its text alone."""
+"""The error of this project: the tools print its text without a traceback."""
 
 from coc_mm.errors import UserError
 
@@ -6,8 +6,4 @@ __all__ = ['PointCloudError']
 
 
 class PointCloudError(UserError, ValueError):
-    """A cloud, file, dataset or setting that cannot be used.
-
-    Args:
-        message (str): One or two lines: what, where, the way out.
-    """
+    """A cloud, file, dataset or setting that cannot be used."""

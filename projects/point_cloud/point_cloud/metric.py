@@ -10,11 +10,11 @@ from coc_mm.registry import METRICS
 class PointAccuracy(BaseMetric):
     """Overall accuracy (OA) and mean class accuracy (mAcc), in percent.
 
-    OA is the part of clouds classified right; mAcc is the mean over the classes that occur of
-    the part of their clouds classified right, so rare classes count like frequent ones.
+    OA is the share of clouds classified right, mAcc the mean of the classes' own shares, so
+    rare classes count like frequent ones.
 
     Args:
-        per_class (bool): Report every class as well, as ``acc/NAME``. Defaults to False.
+        per_class (bool): Report every class as well, as ``acc/NAME``.
         **kwargs: Of :class:`mmengine.evaluator.BaseMetric`.
     """
 
@@ -23,24 +23,12 @@ class PointAccuracy(BaseMetric):
         self.per_class = per_class
 
     def process(self, data_batch, data_samples):
-        """Note true and predicted labels of a batch.
-
-        Args:
-            data_batch (dict): Not used.
-            data_samples (Sequence[dict]): With ``gt_label`` and ``pred_label``.
-        """
+        """Note true and predicted labels of a batch."""
         for sample in data_samples:
             self.results.append((int(sample['gt_label']), int(sample['pred_label'])))
 
     def compute_metrics(self, results):
-        """Count.
-
-        Args:
-            results (list[tuple[int, int]]): True and predicted labels.
-
-        Returns:
-            dict[str, float]: ``OA`` and ``mAcc``.
-        """
+        """Compute ``OA`` and ``mAcc`` of (true, predicted) labels."""
         true, predicted = np.asarray(results, np.int64).reshape(-1, 2).T
         right = true == predicted
         total = np.bincount(true)

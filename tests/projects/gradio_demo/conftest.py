@@ -7,7 +7,7 @@ from tiny_projects import write_project
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / 'projects' / 'gradio_demo'
-sys.path.insert(0, str(DEMO))  # for the package cluster_demo and the load test
+sys.path[:0] = [str(DEMO), str(Path(__file__).parent)]  # for cluster_demo and demo_client
 
 DEEP = dict(depths=(1, 2, 3, 1), heads=(2, 3, 4, 5), folds=(2, 1, 1, 1))
 
@@ -58,23 +58,17 @@ def sources(checkpoints):
     return found
 
 
-@pytest.fixture(scope='session')
-def megabytes():
-    """Size of a file that the server takes."""
-    return 1
-
-
 @pytest.fixture(scope='module')
-def server(checkpoints, megabytes, tmp_path_factory):
-    """The demo, running in a process of its own, its temporary files in a known place.
+def server(checkpoints, tmp_path_factory):
+    """The demo in a process of its own, which takes files of 1 MB.
 
     Each module has its own: one of them ends it.
     """
     pytest.importorskip('gradio', reason='the demo needs gradio: pip install "coc-mm[demo]"')
-    from load_test import Server
+    from demo_client import Server
 
-    arguments = ['--checkpoints', checkpoints, '--max-mb', megabytes, '--max-megapixels', '2']
-    arguments += ['--models', 'coc-tiny-plain_8xb128_in1k', '--keep', '540', '--time-limit', '600']
-    running = Server(tmp_path_factory.mktemp('server'), arguments, threads=1, start_within=400)
+    arguments = ['--checkpoints', checkpoints, '--max-mb', '1', '--max-megapixels', '2']
+    arguments += ['--models', 'coc-tiny-plain_8xb128_in1k', '--time-limit', '600']
+    running = Server(tmp_path_factory.mktemp('server'), arguments)
     yield running
     running.stop()

@@ -1,4 +1,4 @@
-"""What the datasets of clouds share: memory, checks, and what becomes of damaged clouds."""
+"""The base of the datasets of clouds."""
 
 import logging
 
@@ -20,10 +20,8 @@ class PointCloudDataset(BaseDataset):
 
     Args:
         on_bad (str): What becomes of damaged clouds and files: 'refuse' stops and names the
-            first few with their number; 'skip' leaves them out and logs the same.
-            Defaults to 'refuse'.
-        **kwargs: Of :class:`mmengine.dataset.BaseDataset`, such as ``data_root``, ``pipeline``,
-            ``indices``.
+            first few; 'skip' leaves them out and logs the same.
+        **kwargs: Of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
         PointCloudError: Data are missing or damaged.
@@ -38,28 +36,18 @@ class PointCloudDataset(BaseDataset):
         super().__init__(**kwargs)
 
     def load_clouds(self):
-        """Read the data.
+        """Yield name for messages, points (N, 3) and label of every cloud.
 
-        Yields:
-            tuple[str, np.ndarray, int]: Name for messages, points (N, 3), label. A file that
-            cannot be read is passed to :meth:`add_bad` instead.
+        A file that cannot be read is passed to :meth:`add_bad` instead.
         """
         raise NotImplementedError
 
     def add_bad(self, reason):
-        """Note a damaged cloud.
-
-        Args:
-            reason (str): Name and reason in one line.
-        """
+        """Note a damaged cloud: its name and the reason in one line."""
         self._bad.append(reason)
 
     def load_data_list(self):
-        """Read and check all clouds.
-
-        Returns:
-            list[dict]: ``cloud`` (position in :attr:`clouds`), ``gt_label`` and ``name``.
-        """
+        """Read and check all clouds."""
         classes = self.metainfo.get('classes') or ()
         data = []
         for name, points, label in self.load_clouds():
@@ -92,14 +80,7 @@ class PointCloudDataset(BaseDataset):
             )
 
     def get_data_info(self, idx):
-        """Give what the pipeline starts from.
-
-        Args:
-            idx (int): Position.
-
-        Returns:
-            dict: ``points`` (N, 3) float32, a copy; ``gt_label``; ``name``; ``sample_idx``.
-        """
+        """Give what the pipeline starts from: ``points`` (N, 3) float32, a copy, and ``gt_label``."""
         info = super().get_data_info(idx)
         info['points'] = np.array(self.clouds[info['cloud']], np.float32)
         return info

@@ -10,15 +10,11 @@ from projects.point_cloud.point_cloud.errors import PointCloudError
 
 @DATASETS.register_module()
 class DigitPoints(PointCloudDataset):
-    """Digits as reliefs: a pixel of ``n`` grey levels is a column of ``n`` points.
+    """Digits as reliefs: a pixel of ``n`` gray levels is a column of ``n`` points.
 
     The images (8x8, 17 levels) and their split into 1347 and 450 are those of the quickstart. A
     column's points lie at random in the pixel's square, at heights from 0 to the pixel's level,
     by a generator seeded with the digit's position, and come in random order.
-
-    Args:
-        split (str): 'train' or 'test'.
-        **kwargs: Of ``PointCloudDataset``.
     """
 
     METAINFO = dict(classes=tuple('0123456789'))

@@ -14,17 +14,14 @@ from projects.point_cloud.point_cloud.errors import PointCloudError
 
 @DATASETS.register_module()
 class PointFolder(PointCloudDataset):
-    """Files ``data_root/[split/]CLASS/**/*.{xyz,npy,ply,off}``.
-
-    Files are read once, when the dataset is built; of a larger cloud ``keep_points`` stay in
-    memory, chosen by a generator seeded with the file's path within its class, so that every
-    run sees the same.
+    """Files ``data_root/[split/]CLASS/**/*.{xyz,npy,ply,off}``, read once.
 
     Args:
-        split (str): Folder between the root and the classes, e.g. 'train'. Defaults to ''.
-        keep_points (int): Points of a cloud kept in memory. Defaults to 4096.
-        classes (Sequence[str] | None): Names in the order of the labels. Defaults to None: the
-            folders, sorted, of ``train`` where there is one, so that splits agree.
+        split (str): Folder between the root and the classes, e.g. 'train'.
+        keep_points (int): Points of a cloud kept in memory, chosen by a generator seeded with the
+            file's path within its class, so that every run sees the same.
+        classes (Sequence[str] | None): Names in the order of the labels; None: the folders,
+            sorted, of ``train`` where there is one, so that splits agree.
         **kwargs: Of ``PointCloudDataset``.
     """
 

@@ -1,4 +1,4 @@
-"""Read arrays of clouds from HDF5 files that are not trusted."""
+"""HDF5 files of clouds that are not trusted."""
 
 from pathlib import Path
 
@@ -54,9 +54,7 @@ def _check_chunks(found, key, path):
 def read_h5(path):
     """Read the clouds and labels of a file of ScanObjectNN or ModelNet40.
 
-    Args:
-        path (str | os.PathLike): With the data sets ``data`` (M, N, 3 or more) and ``label``,
-            (M,) or (M, 1).
+    The file has the data sets ``data`` (M, N, 3 or more) and ``label``, (M,) or (M, 1).
 
     Returns:
         tuple[np.ndarray, np.ndarray]: Points (M, N, 3), float32, and labels (M,), int64.

@@ -1,4 +1,4 @@
-"""Read single clouds from files that are not trusted: .xyz, .npy, .ply, .off.
+"""Files of single clouds that are not trusted: .xyz, .npy, .ply, .off.
 
 Nothing is unpickled, and what a header declares is held against the size of the file before
 memory is taken for it.
@@ -30,22 +30,15 @@ _PLY_TYPES = {
 
 
 def read_points(path):
-    """Read a cloud.
+    """Read a cloud: (N, 3), float32, N at least 1, finite.
 
     ``.xyz``: three numbers per line, more columns are ignored, ``#`` begins a comment. ``.npy``:
     an array (N, 3 or more). ``.ply``: the vertices, ascii or binary of either byte order.
     ``.off``: 8192 points spread over the faces, or the vertices where there are no faces; the
     same every time, for the file's content chooses them.
 
-    Args:
-        path (str | os.PathLike): A local file; its ending tells the format.
-
-    Returns:
-        np.ndarray: (N, 3), float32, N at least 1, finite.
-
     Raises:
-        PointCloudError: The file is missing, damaged, of another format or without points; the
-            text names it.
+        PointCloudError: The file is missing, damaged, of another format or without points.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())
@@ -72,14 +65,7 @@ def read_points(path):
 
 
 def check_points(points):
-    """Say what is wrong with the points of a cloud.
-
-    Args:
-        points (np.ndarray): (N, 3).
-
-    Returns:
-        str | None: The reason, as a verb phrase; None for a sound cloud.
-    """
+    """Say what is wrong with points (N, 3), as a verb phrase; None for a sound cloud."""
     if len(points) == 0:
         return 'has 0 points'
     with np.errstate(over='ignore', invalid='ignore'):

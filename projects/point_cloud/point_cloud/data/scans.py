@@ -36,8 +36,8 @@ class ScanObjectNN(_H5Dataset):
     Args:
         split (str): 'train' or 'test'.
         variant (str): 'PB_T50_RS' (the hardest, which papers report), 'PB_T50_R', 'PB_T25_R',
-            'PB_T25', 'OBJ_BG' or 'OBJ_ONLY'. Defaults to 'PB_T50_RS'.
-        fold (str): 'main' or '1' to '4', the other partitions of the authors. Defaults to 'main'.
+            'PB_T25', 'OBJ_BG' or 'OBJ_ONLY'.
+        fold (str): 'main' or '1' to '4', the other partitions of the authors.
         **kwargs: Of ``PointCloudDataset``; ``data_root`` is the folder ``h5_files``.
     """
 
@@ -78,11 +78,8 @@ class ScanObjectNN(_H5Dataset):
 class ModelNet40(_H5Dataset):
     """Sampled CAD models of 40 classes, 2048 points each (``modelnet40_ply_hdf5_2048``).
 
-    `arXiv 1406.5670 <https://arxiv.org/abs/1406.5670>`_, in the form of PointNet.
-
-    Args:
-        split (str): 'train' or 'test'.
-        **kwargs: Of ``PointCloudDataset``; ``data_root`` holds ``ply_data_train0.h5`` and so on.
+    `arXiv 1406.5670 <https://arxiv.org/abs/1406.5670>`_, in the form of PointNet; ``data_root``
+    holds ``ply_data_train0.h5`` and so on.
     """
 
     METAINFO = dict(

@@ -1,6 +1,6 @@
 """Synthetic clouds: points on solids of varied proportions, seen incompletely.
 
-Nothing here was measured in the world. It is a stand-in to try the model without a download.
+A stand-in to try the model without a download; nothing here was measured in the world.
 """
 
 import numpy as np
@@ -113,20 +113,15 @@ SHAPES = {
 
 
 def make_solid(name, rng, points=512, noise=0.02, occlusion=0.3, tilt=0.2):
-    """Make one cloud.
+    """Make one cloud, (points, 3), float32, in random order.
 
     Args:
         name (str): One of :data:`SHAPES`.
         rng (np.random.Generator): Its state decides everything.
-        points (int): Points that are left. Defaults to 512.
-        noise (float): Standard deviation of the error of a coordinate; solids measure about 2
-            across. Defaults to 0.02.
-        occlusion (float): Largest part of the points that a plane may cut away. Defaults to 0.3.
+        points (int): Points that are left.
+        noise (float): Standard deviation of the error of a coordinate; solids measure about 2.
+        occlusion (float): Largest part of the points that a plane may cut away.
         tilt (float): Largest angle off the upright, in radians; the angle around it is any.
-            Defaults to 0.2.
-
-    Returns:
-        np.ndarray: (points, 3), float32, in random order.
     """
     # The same number of random draws of points whatever is hidden.
     hidden = rng.uniform(0, occlusion)
@@ -153,16 +148,12 @@ def _turn(axis, angle):
 
 @DATASETS.register_module()
 class SyntheticSolids(PointCloudDataset):
-    """Synthetic clouds of ten solids, varied in proportions, turned, noisy and partly hidden.
+    """Synthetic clouds of ten solids; ``noise``, ``occlusion``, ``tilt`` as of :func:`make_solid`.
 
     Args:
         split (str): 'train' or 'test': other seeds.
-        per_class (int): Clouds per class. Defaults to 120.
-        seed (int): Defaults to 0.
-        points (int): Points of a cloud. Defaults to 512.
-        noise (float): See :func:`make_solid`. Defaults to 0.02.
-        occlusion (float): See :func:`make_solid`. Defaults to 0.3.
-        tilt (float): See :func:`make_solid`. Defaults to 0.2.
+        per_class (int): Clouds per class.
+        points (int): Points of a cloud.
         **kwargs: Of ``PointCloudDataset``.
     """
 

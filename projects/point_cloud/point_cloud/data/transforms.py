@@ -22,8 +22,7 @@ class SamplePoints(BaseTransform):
     Args:
         num_points (int): Points wanted.
         how (str): 'first' as they come, as the recipe does; 'random'; 'farthest', spread evenly.
-            Defaults to 'first'.
-        shuffle (bool): Put them in random order. Defaults to False.
+        shuffle (bool): Put them in random order.
     """
 
     def __init__(self, num_points, how='first', shuffle=False):
@@ -71,12 +70,11 @@ class CenterPoints(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ScaleShiftPoints(BaseTransform):
-    """Scale every axis by a random factor, then move.
+    """Scale every axis by a random factor, then move; the defaults are the recipe's.
 
     Args:
-        scale (tuple[float, float]): Least and largest factor. Defaults to (2 / 3, 3 / 2), the
-            recipe's.
-        shift (float): Largest move along an axis. Defaults to 0.2, the recipe's.
+        scale (tuple[float, float]): Least and largest factor.
+        shift (float): Largest move along an axis.
     """
 
     def __init__(self, scale=(2 / 3, 3 / 2), shift=0.2):
@@ -98,8 +96,8 @@ class RotatePoints(BaseTransform):
 
     Args:
         axis (str): 'x', 'y', 'z', or 'any' for a uniformly random rotation. The upright of
-            ScanObjectNN and ModelNet40 is y. Defaults to 'y'.
-        angle (float): Largest angle either way, in degrees; not for 'any'. Defaults to 180.
+            ScanObjectNN and ModelNet40 is y.
+        angle (float): Largest angle either way, in degrees; not for 'any'.
     """
 
     def __init__(self, axis='y', angle=180.0):
@@ -126,12 +124,7 @@ class RotatePoints(BaseTransform):
 
 @TRANSFORMS.register_module()
 class JitterPoints(BaseTransform):
-    """Add Gaussian noise to every coordinate.
-
-    Args:
-        sigma (float): Standard deviation. Defaults to 0.01.
-        clip (float): Largest error. Defaults to 0.05.
-    """
+    """Add Gaussian noise of ``sigma``, at most ``clip``, to every coordinate."""
 
     def __init__(self, sigma=0.01, clip=0.05):
         if sigma < 0 or clip < 0:
@@ -166,8 +159,8 @@ class VotePoints(BaseTransform):
 
     Args:
         transforms (list[dict]): What changes a version.
-        pack (list[dict]): What every version ends with. Defaults to ``PackPoints``.
-        votes (int): Versions. Defaults to 10.
+        pack (list[dict]): What every version ends with.
+        votes (int): Versions.
     """
 
     def __init__(self, transforms, pack=(dict(type='coc_mm.PackPoints'),), votes=10):

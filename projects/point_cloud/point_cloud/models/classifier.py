@@ -24,39 +24,37 @@ class PointMLPCoC(BaseModel):
 
     The fourth task of `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_ (section
     4.3), on `PointMLP <https://arxiv.org/abs/2202.07123>`_. Every stage samples centers,
-    gathers their neighbours, mixes each neighbourhood as one cluster before each residual block
-    and takes its maximum. Options, their meaning and the names of the weights are those of the
-    authors' code; the defaults are its ``pointMLP_CoC``.
+    gathers their neighbors, mixes each neighborhood as one cluster before each residual block
+    and takes its maximum. Options and the names of the weights are those of the authors' code;
+    the defaults are its ``pointMLP_CoC``.
 
     Args:
-        num_classes (int): Classes. Defaults to 15.
+        num_classes (int): Classes.
         points (int): Points that the stages' numbers of centers are computed from. A cloud may
-            have more, and fewer down to the centers of the first stage. Defaults to 1024.
-        embed_dim (int): Channels of the embedding. Defaults to 64.
-        groups (int): Groups of channels in residual blocks. Defaults to 1.
-        res_expansion (float): Hidden over outer channels there. Defaults to 1.
+            have more, and fewer down to the centers of the first stage.
+        embed_dim (int): Channels of the embedding.
+        groups (int): Groups of channels in residual blocks.
+        res_expansion (float): Hidden over outer channels there.
         activation (str): 'relu', 'gelu', 'rrelu', 'selu', 'silu', 'hardswish', 'leakyrelu' or
-            'leakyrelu0.2'. Defaults to 'relu'.
-        bias (bool): Biases in front of batch norms. Defaults to False.
-        use_xyz (bool): Append coordinates to the grouped features. Defaults to False.
-        normalize (str | None): 'anchor', 'center' or None. Defaults to 'anchor'.
-        dim_expansion (Sequence[int]): Growth of the channels per stage. Defaults to 2 each.
-        pre_blocks (Sequence[int]): Blocks on groups per stage. Defaults to 2 each.
-        pos_blocks (Sequence[int]): Blocks on points per stage. Defaults to 2 each.
-        k_neighbors (Sequence[int]): Neighbours per stage. Defaults to 24 each.
-        reducers (Sequence[int]): Points over centers per stage. Defaults to 2 each.
-        heads (int): Heads of a cluster. Defaults to 1.
-        head_dim (int | None): Channels of a head. Defaults to None: a quarter of the stage's,
-            32 or more.
-        dropout (float): In the classifier. Defaults to 0.5.
+            'leakyrelu0.2'.
+        bias (bool): Biases in front of batch norms.
+        use_xyz (bool): Append coordinates to the grouped features.
+        normalize (str | None): 'anchor', 'center' or None.
+        dim_expansion (Sequence[int]): Growth of the channels per stage.
+        pre_blocks (Sequence[int]): Blocks on groups per stage.
+        pos_blocks (Sequence[int]): Blocks on points per stage.
+        k_neighbors (Sequence[int]): Neighbors per stage.
+        reducers (Sequence[int]): Points over centers per stage.
+        heads (int): Heads of a cluster.
+        head_dim (int | None): Channels of a head; None: a quarter of the stage's, 32 or more.
+        dropout (float): In the classifier.
         smoothing (float): Probability that the target gives to the wrong classes together.
-            Defaults to 0.2.
         fps_start (int | str): First sampled point, an index or 'random'. Evaluation takes 0
-            instead of 'random', so that results repeat. Defaults to 0.
-        search_backend (str | None): 'torch', 'triton' or None. Defaults to None.
-        cluster_backend (str | None): Backend of the cluster operator. Defaults to None.
+            instead of 'random', so that results repeat.
+        search_backend (str | None): 'torch', 'triton' or None.
+        cluster_backend (str | None): Backend of the cluster operator.
         data_preprocessor (dict | None): Defaults to ``PointDataPreprocessor``.
-        init_cfg (dict | None): As in mmengine. Defaults to None.
+        init_cfg (dict | None): As in mmengine.
 
     Raises:
         PointCloudError: Options that do not go together.
@@ -136,14 +134,7 @@ class PointMLPCoC(BaseModel):
         )
 
     def train(self, mode=True):
-        """Switch between training and evaluation, and the sampling's start with it.
-
-        Args:
-            mode (bool): True for training. Defaults to True.
-
-        Returns:
-            PointMLPCoC: Itself.
-        """
+        """Switch between training and evaluation, and the sampling's start with it."""
         start = 0 if self.fps_start == 'random' and not mode else self.fps_start
         for grouper in self.local_grouper_list:
             grouper.start = start
@@ -155,8 +146,8 @@ class PointMLPCoC(BaseModel):
         Args:
             inputs (Tensor): (B, 3, N), coordinates.
             data_samples (list[BaseDataElement] | None): With ``gt_label`` for 'loss'; 'predict'
-                adds ``pred_score`` (num_classes,) and ``pred_label``. Defaults to None.
-            mode (str): 'tensor', 'loss' or 'predict'. Defaults to 'tensor'.
+                adds ``pred_score`` (num_classes,) and ``pred_label``.
+            mode (str): 'tensor', 'loss' or 'predict'.
 
         Returns:
             Tensor | dict | list: Logits (B, num_classes); ``dict(loss=..., accuracy=...)``; or
@@ -175,10 +166,7 @@ class PointMLPCoC(BaseModel):
         raise PointCloudError(f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}")
 
     def stage_inputs(self, inputs):
-        """Run the stages, yielding what each sees.
-
-        Args:
-            inputs (Tensor): (B, 3, N).
+        """Run the stages on (B, 3, N), yielding what each sees.
 
         Yields:
             tuple: Coordinates (B, N_i, 3); what the grouper returns, four tensors; the features
@@ -205,14 +193,7 @@ class PointMLPCoC(BaseModel):
             xyz = gather_points(xyz, chosen)
 
     def extract_feat(self, inputs):
-        """Compute the feature of every cloud.
-
-        Args:
-            inputs (Tensor): (B, 3, N).
-
-        Returns:
-            Tensor: (B, C), the maximum over the points of the last stage.
-        """
+        """Map clouds (B, 3, N) to features (B, C): the maximum over the last stage's points."""
         for stage in self.stage_inputs(inputs):
             x = stage[-1]
         return x.amax(1)

@@ -1,7 +1,7 @@
 """The layers of PointMLP on channels-last tensors (..., C), under the names of the original.
 
-The original moves channels to the front for its convolutions of length one and back for the
-clusters; here they are matrix products on points, and nothing is moved.
+The original moves channels to the front for its convolutions of length one; here they are
+matrix products on points.
 """
 
 import functools
@@ -32,31 +32,14 @@ ACTIVATIONS = {
 
 
 def activation_layer(name):
-    """Build an activation.
-
-    Args:
-        name (str): One of :data:`ACTIVATIONS`, in any case.
-
-    Returns:
-        nn.Module: The layer, without parameters.
-
-    Raises:
-        PointCloudError: There is no such activation.
-    """
+    """Build an activation by one of the names of :data:`ACTIVATIONS`, in any case."""
     if str(name).lower() not in ACTIVATIONS:
         raise PointCloudError(f'unknown activation {name!r}: choose one of {sorted(ACTIVATIONS)}')
     return ACTIVATIONS[str(name).lower()]()
 
 
 class Pointwise(nn.Conv1d):
-    """A convolution of length one as a matrix product on points.
-
-    Args:
-        in_channels (int): Channels of a point.
-        out_channels (int): Channels after it.
-        groups (int): Groups of channels. Defaults to 1.
-        bias (bool): Defaults to True.
-    """
+    """A convolution of length one as a matrix product on points."""
 
     def __init__(self, in_channels, out_channels, groups=1, bias=True):
         super().__init__(in_channels, out_channels, 1, groups=groups, bias=bias)
@@ -112,10 +95,10 @@ class ResidualPointwise(nn.Module):
 
     Args:
         channels (int): Channels of a point.
-        groups (int): Groups of channels. Defaults to 1.
-        res_expansion (float): Hidden over outer channels. Defaults to 1.
-        bias (bool): Defaults to True.
-        activation (str): Defaults to 'relu'.
+        groups (int): Groups of channels.
+        res_expansion (float): Hidden over outer channels.
+        bias (bool): In front of batch norms.
+        activation (str): One of :data:`ACTIVATIONS`.
     """
 
     def __init__(self, channels, groups=1, res_expansion=1.0, bias=True, activation='relu'):
@@ -143,17 +126,16 @@ class ResidualPointwise(nn.Module):
 
 
 class GroupCluster(nn.Module):
-    """One context cluster per group of neighbours, with a residual connection.
+    """One context cluster per group of neighbors, with a residual connection.
 
     The operator of the images, :func:`coc_mm.ops.context_cluster`, on maps of one row with one
-    center: a group is a map, its neighbours are the points.
+    center: a group is a map, its neighbors are the points.
 
     Args:
         channels (int): Channels of a point.
-        heads (int): Heads, E. Defaults to 1.
-        head_dim (int | None): Channels of a head, D. Defaults to None, a quarter of ``channels``
-            but 32 or more.
-        backend (str | None): The operator's backend. Defaults to None, the fastest.
+        heads (int): Heads, E.
+        head_dim (int | None): Channels of a head, D; None: a quarter of ``channels``, 32 or more.
+        backend (str | None): The operator's backend; None: the fastest.
     """
 
     def __init__(self, channels, heads=1, head_dim=None, backend=None):
@@ -177,14 +159,7 @@ class GroupCluster(nn.Module):
         return 'reference'
 
     def forward(self, x):
-        """Mix the points of every group.
-
-        Args:
-            x (Tensor): (G, K, channels).
-
-        Returns:
-            Tensor: (G, K, channels).
-        """
+        """Mix the points of every group: (G, K, channels) to the same shape."""
         mixed = context_cluster(
             self._as_map(self.fc1(x)),
             self._as_map(self.fc_v(x)),
@@ -196,34 +171,27 @@ class GroupCluster(nn.Module):
         return x + self.fc2(mixed.flatten(-2).squeeze(1))
 
     def similarity(self, x):
-        """Tell how similar every point is to the center of its group.
-
-        Args:
-            x (Tensor): (G, K, channels).
-
-        Returns:
-            Tensor: (G, K), 0 to 1, the mean over heads.
-        """
+        """Map points (G, K, channels) to similarities to their group's center (G, K)."""
         features = self._as_map(self.fc1(x))
         similarity = assign_points(features, self.sim_alpha, self.sim_beta, proposals=(1, 1))[2]
         return similarity.squeeze(1).mean(-1)
 
 
 class LocalGrouper(nn.Module):
-    """Sample centers, gather their neighbours, normalise them ("geometric affine").
+    """Sample centers, gather their neighbors, normalize them ("geometric affine").
 
     PointMLP, `arXiv 2202.07123 <https://arxiv.org/abs/2202.07123>`_, section 3.2.
 
     Args:
         channels (int): Channels of a point, C.
         centers (int): Centers, S.
-        neighbours (int): Neighbours per center, K.
-        use_xyz (bool): Append the coordinates to the features. Defaults to True.
+        neighbours (int): Neighbors per center, K.
+        use_xyz (bool): Append the coordinates to the features.
         normalize (str | None): 'anchor' subtracts the center's features, 'center' the mean of
             the group; both divide by the standard deviation over the cloud. None leaves features
-            as they are. Defaults to 'anchor'.
-        start (int | str): First sampled point, an index or 'random'. Defaults to 0.
-        backend (str | None): Of sampling and search. Defaults to None, the fastest.
+            as they are.
+        start (int | str): First sampled point, an index or 'random'.
+        backend (str | None): Of sampling and search; None: the fastest.
     """
 
     def __init__(
@@ -250,15 +218,11 @@ class LocalGrouper(nn.Module):
             self.affine_beta = nn.Parameter(torch.zeros(1, 1, 1, self.channels))
 
     def forward(self, xyz, x):
-        """Group a cloud.
-
-        Args:
-            xyz (Tensor): (B, N, 3), coordinates.
-            x (Tensor): (B, N, C), features.
+        """Group clouds of coordinates ``xyz`` (B, N, 3) and features ``x`` (B, N, C).
 
         Returns:
-            tuple: Indices of the centers (B, S); of the neighbours (B, S, K); features of the
-            neighbours (B, S, K, C [+ 3]); features of the centers (B, S, C).
+            tuple: Indices of the centers (B, S); of the neighbors (B, S, K); features of the
+            neighbors (B, S, K, C [+ 3]); features of the centers (B, S, C).
         """
         chosen = farthest_point_sample(xyz, self.centers, self.start, self.backend)
         center_xyz = gather_points(xyz, chosen)
@@ -279,8 +243,8 @@ class GroupBlocks(nn.Module):
     """What turns the groups of a stage into points: clusters and residual blocks, then a maximum.
 
     Args:
-        grouped (int): Channels of a neighbour.
-        center (int): Channels of a center, appended to each neighbour.
+        grouped (int): Channels of a neighbor.
+        center (int): Channels of a center, appended to each neighbor.
         out_channels (int): Channels of the points that come out.
         blocks (int): Pairs of a cluster and a residual block.
         cluster (dict): Arguments of :class:`GroupCluster`.
@@ -303,16 +267,7 @@ class GroupBlocks(nn.Module):
         return self.operation(x).amax(1).unflatten(0, grouped.shape[:2])
 
     def similarity(self, grouped, center, block):
-        """Similarities in one block's clusters.
-
-        Args:
-            grouped (Tensor): (B, S, K, C1).
-            center (Tensor): (B, S, C2).
-            block (int): Counted from 0, negative from the end.
-
-        Returns:
-            Tensor: (B, S, K).
-        """
+        """Similarities (B, S, K) in the clusters of a block; inputs as of :meth:`forward`."""
         x = self.transfer.forward_pair(grouped.flatten(0, 1), center.flatten(0, 1))
         last = 2 * (block % (len(self.operation) // 2))
         x = self.operation[last].similarity(self.operation[:last](x))
@@ -320,13 +275,7 @@ class GroupBlocks(nn.Module):
 
 
 class PointBlocks(nn.Module):
-    """Residual blocks on the points of a stage.
-
-    Args:
-        channels (int): Channels of a point.
-        blocks (int): Blocks.
-        residual (dict): Arguments of :class:`ResidualPointwise`.
-    """
+    """Residual blocks on the points of a stage."""
 
     def __init__(self, channels, blocks, residual):
         super().__init__()

@@ -9,25 +9,13 @@ from projects.point_cloud.point_cloud.errors import PointCloudError
 
 @MODELS.register_module()
 class PointDataPreprocessor(BaseDataPreprocessor):
-    """Move a batch to the model's device and stack its clouds to (B, 3, N).
-
-    Args:
-        non_blocking (bool): Copy while computing. Defaults to False.
-    """
+    """Move a batch to the model's device and stack its clouds to (B, 3, N)."""
 
     def __init__(self, non_blocking=False):
         super().__init__(non_blocking)
 
     def forward(self, data, training=False):
-        """Prepare a batch.
-
-        Args:
-            data (dict): ``inputs``, a list of (N, 3) tensors of one length, and
-                ``data_samples``, a list or absent.
-            training (bool): Accepted as mmengine asks for it. Defaults to False.
-
-        Returns:
-            dict: ``inputs`` (B, 3, N) and ``data_samples``.
+        """Stack ``inputs``, a list of (N, 3) tensors.
 
         Raises:
             PointCloudError: Clouds of several lengths.

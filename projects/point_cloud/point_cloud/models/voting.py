@@ -8,25 +8,14 @@ from coc_mm.registry import MODELS
 
 @MODELS.register_module()
 class VoteModel(BaseTTAModel):
-    """Average the class probabilities over the versions of each cloud.
+    """Average the class probabilities over the versions of each cloud (``tools/test.py --tta``).
 
-    Wraps a model where ``tools/test.py --tta`` is asked for; the versions come from
-    ``VotePoints`` in ``tta_pipeline``. The number of votes is fixed beforehand, and no best of
-    several repetitions is taken, which would choose by the labels of the test.
-
-    Args:
-        module (dict | nn.Module): The model.
+    The versions come from ``VotePoints`` in ``tta_pipeline``. Their number is fixed
+    beforehand: no best of several is taken, which would choose by the labels of the test.
     """
 
     def merge_preds(self, data_samples_list):
-        """Merge the predictions of each cloud.
-
-        Args:
-            data_samples_list (list[list[BaseDataElement]]): Per cloud, per version.
-
-        Returns:
-            list[BaseDataElement]: Per cloud, with the mean ``pred_score`` and its ``pred_label``.
-        """
+        """Merge the predictions of the versions of each cloud."""
         merged = []
         for versions in data_samples_list:
             sample = versions[0].new()

@@ -1,4 +1,4 @@
-"""Farthest point sampling and neighbour search: one interface, PyTorch and Triton behind it.
+"""Farthest point sampling and neighbor search, in PyTorch and Triton.
 
 Both backends compute ``(dx * dx + dy * dy) + dz * dz`` with one rounding per operation and
 break ties towards the lower index, so they return the same indices, on every device.
@@ -19,18 +19,13 @@ BACKENDS = ('torch', 'triton')
 
 
 def can_run_triton(points, raise_error=False):
-    """Say whether the Triton kernels run on these points.
+    """Whether the Triton kernels run on these points, (B, N, 3).
 
-    Args:
-        points (Tensor): (B, N, 3).
-        raise_error (bool): Raise with the reason instead of returning False. Defaults to False.
-
-    Returns:
-        bool: True for clouds of up to 16 384 points on a CUDA device with Triton installed, or
-        on any device under ``TRITON_INTERPRET=1``.
+    They take clouds of up to 16 384 points on a CUDA device, or on any device under
+    ``TRITON_INTERPRET=1``.
 
     Raises:
-        RuntimeError: They cannot, and ``raise_error`` is set.
+        RuntimeError: They cannot, and ``raise_error`` is set; the reason.
     """
     reason = None
     interpreted = os.environ.get('TRITON_INTERPRET', '0') == '1'
@@ -53,10 +48,10 @@ def farthest_point_sample(points, number, start=0, backend=None):
     chosen. Where fewer distinct points than ``number`` exist, indices repeat.
 
     Args:
-        points (Tensor): (B, N, 3), float32 or float64; lower precision is raised to float32.
+        points (Tensor): (B, N, 3); precision below float32 is raised to it.
         number (int): Points to choose, 1 to N.
         start (int | Tensor | str): The first choice: an index for every cloud, a tensor (B,) of
-            indices, or 'random'. Defaults to 0.
+            indices, or 'random'.
         backend (str | None): 'torch', 'triton', or None for the fastest that can run.
 
     Returns:
@@ -64,7 +59,7 @@ def farthest_point_sample(points, number, start=0, backend=None):
 
     Raises:
         PointCloudError: Other shapes, or more points wanted than there are.
-        RuntimeError: A backend asked for by name cannot run.
+        RuntimeError: The backend cannot run.
     """
     points = _checked(points, 'points')
     batch, length = points.shape[:2]
@@ -86,7 +81,7 @@ def nearest_neighbours(queries, points, number, backend=None):
     Args:
         queries (Tensor): (B, S, 3), float32 or float64.
         points (Tensor): (B, N, 3), same dtype and device.
-        number (int): Neighbours per query, 1 to N.
+        number (int): Neighbors per query, 1 to N.
         backend (str | None): 'torch', 'triton', or None for the fastest that can run.
 
     Returns:
@@ -94,8 +89,8 @@ def nearest_neighbours(queries, points, number, backend=None):
         near the lower index comes first.
 
     Raises:
-        PointCloudError: Other shapes, or more neighbours wanted than there are points.
-        RuntimeError: A backend asked for by name cannot run.
+        PointCloudError: Other shapes, or more neighbors wanted than there are points.
+        RuntimeError: The backend cannot run.
     """
     queries, points = _checked(queries, 'queries'), _checked(points, 'points')
     if queries.shape[0] != points.shape[0] or queries.dtype != points.dtype:
@@ -123,15 +118,7 @@ def nearest_neighbours(queries, points, number, backend=None):
 
 
 def gather_points(features, index):
-    """Take rows of every cloud by index.
-
-    Args:
-        features (Tensor): (B, N, C).
-        index (Tensor): (B, ...), int64 indices into the N rows of the same cloud.
-
-    Returns:
-        Tensor: (B, ..., C).
-    """
+    """Take rows of ``features`` (B, N, C) by ``index`` (B, ...): (B, ..., C)."""
     batch, length, channels = features.shape
     offset = torch.arange(batch, device=index.device) * length
     flat = (index + offset.view(-1, *[1] * (index.dim() - 1))).flatten()

@@ -1,8 +1,8 @@
-"""Farthest point sampling and neighbour search as Triton kernels.
+"""Farthest point sampling and neighbor search as Triton kernels.
 
 A program holds all distances of one cloud (or of one query) on chip; nothing of size
-(points, points) exists. Contraction into fused multiply-adds is switched off at the launch, so
-that distances round as PyTorch's do and the same indices come out.
+(points, points) exists. Fused multiply-adds are switched off at the launch, so that
+distances round as PyTorch's do and the same indices come out.
 """
 
 import torch
@@ -57,16 +57,7 @@ def _launch(length):
 
 
 def sample(points, number, first):
-    """Sample farthest points; see :func:`..search.farthest_point_sample`.
-
-    Args:
-        points (Tensor): (B, N, 3), N up to ``TRITON_POINTS``.
-        number (int): Points to choose.
-        first (Tensor): (B,), int64.
-
-    Returns:
-        Tensor: (B, number), int64.
-    """
+    """Sample farthest points; see :func:`..search.farthest_point_sample`."""
     batch, length = points.shape[:2]
     planar = points.transpose(1, 2).contiguous()
     chosen = torch.empty(batch, number, dtype=torch.int64, device=points.device)
@@ -75,16 +66,7 @@ def sample(points, number, first):
 
 
 def neighbours(queries, points, number):
-    """Find nearest points; see :func:`..search.nearest_neighbours`.
-
-    Args:
-        queries (Tensor): (B, S, 3).
-        points (Tensor): (B, N, 3), N up to ``TRITON_POINTS``.
-        number (int): Neighbours per query.
-
-    Returns:
-        Tensor: (B, S, number), int64.
-    """
+    """Find nearest points; see :func:`..search.nearest_neighbours`."""
     batch, count = queries.shape[:2]
     length = points.shape[1]
     planar = points.transpose(1, 2).contiguous()

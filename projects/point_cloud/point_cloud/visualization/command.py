@@ -1,4 +1,4 @@
-"""What ``tools/visualization/point_clusters.py`` runs."""
+"""The command line of ``tools/visualization/point_clusters.py``."""
 
 import argparse
 from pathlib import Path
@@ -23,17 +23,7 @@ _SAVERS = {'.png': save_png, '.html': save_html}
 
 
 def parse_point_clusters(argv=None):
-    """Parse the arguments of the tool.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        argparse.Namespace: ``cloud by config checkpoint stage block centers points up out``.
-
-    Raises:
-        SystemExit: With status 2 and the usage on stderr.
-    """
+    """Parse the arguments of the tool."""
     parser = argparse.ArgumentParser(
         prog='point_clusters.py',
         description='Color a cloud by its context clusters or by its sampled centers.',
@@ -127,14 +117,7 @@ def _load(config, checkpoint):
 
 
 def run_point_clusters(argv=None):
-    """Draw, as ``tools/visualization/point_clusters.py`` does.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Raises:
-        UserError: The cloud, the config or the checkpoint cannot be used.
-    """
+    """Draw a cloud, as ``tools/visualization/point_clusters.py`` does."""
     args = parse_point_clusters(argv)
     config = load_config(args.config) if args.config else None
     sample, name = _read(args, config)

@@ -63,12 +63,9 @@ def color_by_center(points, centers=64, model=None, stage=-1):
 
     Args:
         points (np.ndarray): (N, 3).
-        centers (int): Centers to sample; without effect where a model is given. Defaults to 64.
-        model (PointMLPCoC | None): Take the centers of one of its stages. Defaults to None.
-        stage (int): Which, counted from 0, negative from the end. Defaults to -1.
-
-    Returns:
-        ColoredCloud: With every point in a group.
+        centers (int): Centers to sample, without a model.
+        model (PointMLPCoC | None): Take the centers of one of its stages.
+        stage (int): Which, from 0, or negative from the end.
 
     Raises:
         PointCloudError: There is no such stage, or there are fewer points than centers.
@@ -90,18 +87,15 @@ def color_by_center(points, centers=64, model=None, stage=-1):
 def color_by_cluster(points, model, stage=-1, block=-1):
     """Group points by the context cluster that they are most similar to the center of.
 
-    Neighbourhoods overlap, so a point may be in several clusters of a stage, or in none. It is
+    Neighborhoods overlap, so a point may be in several clusters of a stage, or in none. It is
     shown in the one where its similarity is highest. Later stages see a part of the points;
     every other one is shown as the nearest of these.
 
     Args:
         points (np.ndarray): (N, 3).
         model (PointMLPCoC): The model.
-        stage (int): Stage, counted from 0, negative from the end. Defaults to -1.
-        block (int): Pair of cluster and residual block in it. Defaults to -1.
-
-    Returns:
-        ColoredCloud: With the similarities.
+        stage (int): Stage, from 0, or negative from the end.
+        block (int): Pair of cluster and residual block in it.
 
     Raises:
         PointCloudError: There is no such stage or block, or there are too few points.

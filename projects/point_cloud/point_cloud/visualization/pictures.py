@@ -43,16 +43,13 @@ def _whole(path):
 
 
 def save_png(cloud, path, title='', up='z'):
-    """Draw a cloud from two sides.
+    """Draw a cloud from two sides; its centers are ringed, in the color of their group.
 
     Args:
-        cloud (ColoredCloud): The cloud; its centers are ringed, in the color of their group.
+        cloud (ColoredCloud): The cloud.
         path (str | os.PathLike): The picture.
-        title (str): Above it. Defaults to ''.
-        up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
-
-    Raises:
-        PointCloudError: The file cannot be written.
+        title (str): Above it.
+        up (str): Axis that points up, 'x', 'y' or 'z'.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -82,11 +79,7 @@ def save_png(cloud, path, title='', up='z'):
 def save_html(cloud, path, title='', up='z'):
     """Write a page in which the cloud can be turned; hovering names point, group and center.
 
-    Args:
-        cloud (ColoredCloud): The cloud.
-        path (str | os.PathLike): The page; plotly's code is in it, about 5 MB.
-        title (str): Above it. Defaults to ''.
-        up (str): Axis that points up, 'x', 'y' or 'z'. Defaults to 'z'.
+    Plotly's code is in it, about 5 MB. Arguments as of :func:`save_png`.
 
     Raises:
         PointCloudError: plotly is missing, or the file cannot be written.
