@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 __all__ = [
     'TRACEBACK_VARIABLE',
     'CheckpointError',
+    'DownloadError',
+    'PrepareError',
     'UserError',
     'explain',
     'print_rank0',
@@ -47,6 +49,14 @@ class UserError(Exception):
 
 class CheckpointError(UserError, ValueError):
     """A file cannot be used as a checkpoint; the message names file and reason."""
+
+
+class DownloadError(UserError, ValueError):
+    """A file cannot be downloaded, or is not the published one."""
+
+
+class PrepareError(UserError, ValueError):
+    """A data set cannot be prepared from what is there; the message says the way out."""
 
 
 def print_rank0(message: str) -> None:

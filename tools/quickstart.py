@@ -22,7 +22,7 @@ def main(argv=None) -> int:
     Returns:
         int: 0, or 2 after a message about what failed.
     """
-    from coc_mm.quickstart import run_quickstart
+    from coc_mm.cli.quickstart import run_quickstart
 
     return run_command(run_quickstart, argv)
 

@@ -4,17 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from coc_mm.prepare.archives import PrepareError
-from coc_mm.prepare.recipes import RECIPES
-from coc_mm.prepare.tree import find_lacking, prepare
+from coc_mm.cli.options import at_least, make_parser
+from coc_mm.errors import PrepareError
+from coc_mm.prepare import RECIPES, find_lacking, prepare
 
 __all__ = ['run_prepare']
-
-
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'a number of at least 1 is needed, got {text!r}')
-    return int(text)
 
 
 def _url(text: str) -> str:
@@ -24,10 +18,10 @@ def _url(text: str) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='prepare.py',
-        description='Fetch, verify and unpack a data set into the layout that the configs expect. '
-        'A second run does only what is missing.',
+    parser = make_parser(
+        'prepare.py',
+        'Fetch, verify and unpack a data set into the layout that the configs expect. A second '
+        'run does only what is missing.',
     )
     parser.add_argument('dataset', choices=list(RECIPES))
     roots = ', '.join(recipe.root for recipe in RECIPES.values())
@@ -44,7 +38,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
     parser.add_argument(
-        '--jobs', type=_jobs, default=3, help='files downloaded at once; default: 3'
+        '--jobs', type=at_least(1), default=3, help='files downloaded at once; default: 3'
     )
     parser.add_argument(
         '--skip-checksum',
@@ -63,14 +57,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run_prepare(argv: Sequence[str] | None = None) -> None:
-    """Prepare or check a data set.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
+    """Prepare a data set, or check it with ``--check``.
 
     Raises:
-        PrepareError: See :func:`~coc_mm.prepare.tree.prepare`; with ``--check``, the
-            tree lacks something.
+        PrepareError: See :func:`~coc_mm.prepare.prepare`; with ``--check``, the tree lacks
+            something.
     """
     args = _parse(argv)
     recipe = RECIPES[args.dataset]
@@ -82,17 +73,17 @@ def run_prepare(argv: Sequence[str] | None = None) -> None:
         if lacking:
             lines = [f'  {name}: {line}' for name, found in lacking.items() for line in found]
             raise PrepareError('\n'.join([f'{root} lacks', *lines]))
-        print(f'{root} is complete.')
-        return
-    prepare(
-        recipe,
-        root,
-        args.archives,
-        args.url,
-        args.only,
-        args.jobs,
-        args.skip_checksum,
-        args.delete_downloads,
-    )
+    else:
+        prepare(
+            recipe,
+            root,
+            args.archives,
+            args.url,
+            args.only,
+            args.jobs,
+            args.skip_checksum,
+            args.delete_downloads,
+        )
+    print(f'{root} is complete.')
     if root != Path(recipe.root):
         print(f'The configs look in {recipe.root}: link it there, or {recipe.configs}.')

@@ -1,7 +1,6 @@
-"""Data sets fetched, verified and unpacked into the layout that the configs expect."""
+"""Fetch, verify and unpack public data sets into the layout that the configs expect."""
 
-from coc_mm.prepare.archives import Entry, Limits, PrepareError, read_tar, read_zip, unpack
-from coc_mm.prepare.download import download, verify
+from coc_mm.prepare.archives import Entry, read_archive, unpack
 from coc_mm.prepare.recipes import RECIPES, Archive, Part, Recipe
 from coc_mm.prepare.tree import find_lacking, prepare
 
@@ -9,15 +8,10 @@ __all__ = [
     'RECIPES',
     'Archive',
     'Entry',
-    'Limits',
     'Part',
-    'PrepareError',
     'Recipe',
-    'download',
     'find_lacking',
     'prepare',
-    'read_tar',
-    'read_zip',
+    'read_archive',
     'unpack',
-    'verify',
 ]

@@ -1,14 +1,12 @@
-"""What a tree lacks, and doing that much."""
+"""Find what a data set's tree lacks, and fetch and unpack that much."""
 
 import gzip
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.progress import (
@@ -20,23 +18,23 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from coc_mm.errors import print_rank0
-from coc_mm.prepare.archives import Entry, PrepareError, is_file_of, unpack
-from coc_mm.prepare.download import download, verify
+from coc_mm.errors import PrepareError
+from coc_mm.prepare.archives import Entry, has_size, unpack
 from coc_mm.prepare.recipes import Archive, Part, Recipe
+from coc_mm.utils.download import download, verify_checksum
 
 __all__ = ['find_lacking', 'prepare']
 
-_NOTES = '.prepared'  # listings of what was unpacked, below the root
-_LOCK = '.prepare.lock'  # held while a tree is worked on
+_LISTINGS = '.prepared'  # name and size of every unpacked file, a list per part
+_LOCK = '.prepare.lock'
 
 
-def _listing(root: Path, part: Part) -> Path:
-    return root / _NOTES / f'{part.name}.txt.gz'
+def _listing_path(root: Path, part: Part) -> Path:
+    return root / _LISTINGS / f'{part.name}.txt.gz'
 
 
 def _write_listing(root: Path, part: Part, files: dict[str, int]) -> None:
-    path = _listing(root, part)
+    path = _listing_path(root, part)
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix('.new')
     with gzip.open(fresh, 'wt', encoding='utf-8') as file:
@@ -46,41 +44,27 @@ def _write_listing(root: Path, part: Part, files: dict[str, int]) -> None:
 
 def _read_listing(root: Path, part: Part) -> dict[str, int] | None:
     try:
-        with gzip.open(_listing(root, part), 'rt', encoding='utf-8') as file:
+        with gzip.open(_listing_path(root, part), 'rt', encoding='utf-8') as file:
             pairs = [line.rstrip('\n').split('\t', 1) for line in file]
             return {name: int(size) for size, name in pairs}
     except (OSError, EOFError, ValueError):  # not there, or damaged: count instead
         return None
 
 
-def _count(folder: Path, suffix: str) -> int:
-    return sum(
-        name.endswith(suffix) for _, _, names in os.walk(folder, followlinks=True) for name in names
-    )
-
-
 def _lacking_of_part(root: Path, part: Part) -> list[str]:
     listing = _read_listing(root, part)
     if listing is not None:
-        lost = [name for name, size in listing.items() if not is_file_of(root / name, size)]
+        lost = [name for name, size in listing.items() if not has_size(root / name, size)]
         if not lost:
             return []
         return [f'{len(lost)} of {len(listing)} files missing or of another size, e.g. {lost[0]}']
     lacking = []
     for folder, (suffix, expected) in part.counts.items():
-        found = _count(root / folder, suffix)
+        walk = os.walk(root / folder, followlinks=True)
+        found = sum(name.endswith(suffix) for _, _, names in walk for name in names)
         if found < expected:
             lacking.append(f'{folder} holds {found} of {expected} {suffix} files')
-    lacking += [f'{name} is missing' for name in part.required if not (root / name).is_file()]
-    return lacking
-
-
-def _select(recipe: Recipe, only: Sequence[str] | None) -> list[Part]:
-    known = [part.name for part in recipe.parts]
-    unknown = [name for name in only or () if name not in known]
-    if unknown:
-        raise PrepareError(f'--only {unknown[0]}: {recipe.name} has the parts {", ".join(known)}.')
-    return [part for part in recipe.parts if not only or part.name in only]
+    return lacking + [f'{name} is missing' for name in part.required if not (root / name).is_file()]
 
 
 def find_lacking(
@@ -88,13 +72,13 @@ def find_lacking(
 ) -> dict[str, list[str]]:
     """Find what a tree lacks.
 
-    A tree that :func:`prepare` made is held file by file against what it unpacked, by name
-    and size; one that came otherwise is counted.
+    A tree that :func:`prepare` made is compared file by file with what was unpacked, by name
+    and size; in any other one files are counted.
 
     Args:
         recipe (Recipe): What the tree should hold.
-        root (Path): Where it lies.
-        only (Sequence[str], optional): Names of parts; all if None.
+        root (Path): The tree.
+        only (Sequence[str], optional): Names of parts; all by default.
 
     Returns:
         dict[str, list[str]]: Part -> what it lacks, in sentences; complete parts are left out.
@@ -102,74 +86,61 @@ def find_lacking(
     Raises:
         PrepareError: ``only`` names no part.
     """
-    lacking = {part.name: _lacking_of_part(root, part) for part in _select(recipe, only)}
+    known = [part.name for part in recipe.parts]
+    unknown = [name for name in only or () if name not in known]
+    if unknown:
+        raise PrepareError(f'--only {unknown[0]}: {recipe.name} has the parts {", ".join(known)}.')
+    lacking = {p.name: _lacking_of_part(root, p) for p in recipe.parts if p.name in (only or known)}
     return {name: lines for name, lines in lacking.items() if lines}
-
-
-def _used(folder: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(base, name)).st_size
-        for base, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    return path if path.exists() else _existing(path.parent)
 
 
 def _check_room(root: Path, parts: list[Part], folder: Path, missing: list[Archive]) -> None:
     """Refuse to start what the disks cannot hold, from the sizes that are known beforehand."""
-    needs: dict[Path, list[int]] = {}
-    for part in parts:
-        have = sum(_used(root / name) for name in part.counts)
-        needs.setdefault(_existing(root), []).append(max(part.size - have, 0))
-    for archive in missing:
-        partial = folder / f'{archive.name}.part'
-        have = partial.stat().st_size if partial.exists() else 0
-        needs.setdefault(_existing(folder), []).append(max(archive.size - have, 0))
-    disks: dict[int, list[Any]] = {}
-    for place, sizes in needs.items():
-        disk = disks.setdefault(place.stat().st_dev, [place, 0])
-        disk[1] += sum(sizes)
-    for place, total in disks.values():
+    needs = [(root, part.size, [root / name for name in part.counts]) for part in parts]
+    needs += [(folder, a.size, [folder / f'{a.name}.part']) for a in missing]
+    totals: dict[int, int] = {}
+    for place, size, present in needs:
+        while not place.exists():
+            place = place.absolute().parent
+        files = [p for path in present for p in (path, *path.rglob('*')) if p.is_file()]
+        device = place.stat().st_dev
+        totals[device] = totals.get(device, 0) + max(size - sum(p.stat().st_size for p in files), 0)
         free = shutil.disk_usage(place).free
-        if total > free:
+        if totals[device] > free:
             raise PrepareError(
-                f'{place}: about {total / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; '
-                'make room, or name other disks with --root and --archives.'
+                f'{place}: at least {totals[device] / 1e9:.1f} GB are needed and {free / 1e9:.1f} '
+                'GB are free; make room, or name other disks with --root and --archives.'
             )
 
 
-def _url(archive: Archive, mirror: str | None) -> str | None:
-    return f'{mirror.rstrip("/")}/{archive.name}' if mirror else archive.url
-
-
-def _find_archives(recipe, parts, folder, mirror) -> tuple[list[Archive], list[Archive]]:
-    """Sort the archives that parts need into those that are there and those to download."""
+def _find_archives(
+    recipe: Recipe, parts: list[Part], folder: Path, mirror: str | None
+) -> tuple[list[Archive], dict[Archive, str]]:
+    """The archives that parts need: those that are there, and those to download with their URL."""
     wanted = {name for part in parts for name in part.archives}
     archives = [archive for archive in recipe.archives if archive.name in wanted]
     present = [archive for archive in archives if (folder / archive.name).is_file()]
     absent = [archive for archive in archives if archive not in present]
-    lost = [archive.name for archive in absent if _url(archive, mirror) is None]
+    urls = {a: f'{mirror.rstrip("/")}/{a.name}' if mirror else a.url or '' for a in absent}
+    lost = [archive.name for archive, url in urls.items() if not url]
     if lost:
         raise PrepareError(
             f'{", ".join(lost)} not in {folder}: {recipe.name} is not for unregistered download.\n'
             f'To get it, {recipe.where}; put it there or name its folder with --archives (a mirror '
             'of yours: --url; one part only: --only).'
         )
-    return present, absent
+    return present, urls
 
 
-def _download_all(absent, folder, mirror, jobs, skip_checksum, progress) -> None:
-    _make_folder(folder)
+def _download_all(
+    urls: dict[Archive, str], folder: Path, jobs: int, skip_checksum: bool, progress: Progress
+) -> None:
     stop = threading.Event()
 
-    def fetch(archive):
+    def fetch(archive: Archive) -> None:
         task = progress.add_task(f'download {archive.name}', total=None)
         download(
-            _url(archive, mirror) or '',  # none is without
+            urls[archive],
             folder / archive.name,
             None if skip_checksum else archive.checksum,
             on_bytes=lambda done, total: progress.update(task, completed=done, total=total),
@@ -177,9 +148,9 @@ def _download_all(absent, folder, mirror, jobs, skip_checksum, progress) -> None
         )
 
     with ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(fetch, archive) for archive in absent]
+        pending = [pool.submit(fetch, archive) for archive in urls]
         try:
-            # Others go on after one fails: what they bring will not have to be fetched again.
+            # Others go on after one fails: what they bring need not be fetched again.
             failures = [future.exception() for future in pending]
         except BaseException:  # an interrupt: do not wait for gigabytes
             stop.set()
@@ -191,21 +162,17 @@ def _download_all(absent, folder, mirror, jobs, skip_checksum, progress) -> None
             raise failure
 
 
-def _complete(entries: Iterable[Entry], part: Part) -> Iterator[Entry]:
+def _check_complete(entries: Iterable[Entry], part: Part) -> Iterator[Entry]:
     """Pass entries on; raise at their end, before the last folder appears, if some lack."""
-    found = dict.fromkeys(part.counts, 0)
-    names = set()
+    names = []
     for entry in entries:
-        for folder, (suffix, _) in part.counts.items():
-            found[folder] += entry.name.startswith(f'{folder}/') and entry.name.endswith(suffix)
-        names.update({entry.name} & set(part.required))
+        names.append(entry.name)
         yield entry
-    lacking = [
-        f'{found[folder]} of {expected} {suffix} files of {folder}'
-        for folder, (suffix, expected) in part.counts.items()
-        if found[folder] < expected
-    ]
-    lacking += [f'no {name}' for name in part.required if name not in names]
+    lacking = [f'no {name}' for name in part.required if name not in names]
+    for folder, (suffix, expected) in part.counts.items():
+        found = sum(name.startswith(f'{folder}/') and name.endswith(suffix) for name in names)
+        if found < expected:
+            lacking.append(f'{found} of {expected} {suffix} files of {folder}')
     if lacking:
         raise PrepareError(
             f'{", ".join(part.archives)} held {lacking[0]}: truncated, or another edition.\n'
@@ -213,40 +180,18 @@ def _complete(entries: Iterable[Entry], part: Part) -> Iterator[Entry]:
         )
 
 
-def _unpack_part(part, root, folder, progress) -> None:
+def _unpack_part(part: Part, root: Path, folder: Path, progress: Progress) -> None:
     task = progress.add_task(f'unpack {part.name}', total=part.size)
     paths = {name: folder / name for name in part.archives}
-    entries = _complete(part.read(paths, part.limits), part)
     files = unpack(
-        entries, root, part.unit_depth, on_bytes=lambda count: progress.update(task, advance=count)
+        _check_complete(part.entries(paths), part),
+        root,
+        paths[part.archives[0]],
+        part.unit_depth,
+        on_bytes=lambda count: progress.update(task, advance=count),
     )
     _write_listing(root, part, files)
     progress.update(task, total=sum(files.values()), completed=sum(files.values()))
-
-
-def _fetch_and_unpack(
-    parts, present, absent, root, folder, mirror, jobs, skip_checksum, progress, say
-) -> None:
-    for archive in [] if skip_checksum else present:
-        print_rank0(f'checking {folder / archive.name}')
-        verify(folder / archive.name, archive.checksum)
-    if absent:
-        _download_all(absent, folder, mirror, jobs, skip_checksum, progress)
-    for archive in [*present, *absent]:
-        if skip_checksum or archive.checksum is None:
-            print_rank0(f'{archive.name}: no checksum; structure, sizes and, in a zip, CRCs count')
-    for part in parts:
-        _unpack_part(part, root, folder, progress)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
 
 
 def _make_folder(path: Path) -> None:
@@ -259,21 +204,6 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
-@contextmanager
-def _leaving_no_empty_folders(*folders: Path) -> Iterator[None]:
-    """Take back the folders made for what was not to be had."""
-    new = [path for folder in folders for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except PrepareError:
-        for path in sorted(set(new), key=lambda path: len(path.parts), reverse=True):
-            lock = path / _LOCK
-            if path.is_dir() and not any(child != lock for child in path.iterdir()):
-                lock.unlink(missing_ok=True)
-                path.rmdir()
-        raise
-
-
 def prepare(
     recipe: Recipe,
     root: Path,
@@ -283,44 +213,47 @@ def prepare(
     jobs: int = 3,
     skip_checksum: bool = False,
     delete_downloads: bool = False,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Make a tree complete; do nothing that is done already.
 
     Args:
         recipe (Recipe): What the tree should hold.
-        root (Path): Where it lies or shall lie.
-        folder (Path, optional): Holds archives, and gets those that are downloaded.
-            ``root/archives`` if None.
+        root (Path): The tree.
+        folder (Path, optional): Holds archives, and gets those that are downloaded; default:
+            ``root/archives``.
         mirror (str, optional): URL of a folder with the archives, instead of the publisher's.
-        only (Sequence[str], optional): Names of parts; all if None.
+        only (Sequence[str], optional): Names of parts; all by default.
         jobs (int): Files downloaded at once.
         skip_checksum (bool): Trust archives that are not the published ones bit by bit.
         delete_downloads (bool): Remove what was downloaded once it is unpacked.
-        say (Callable[[str], None]): Takes remarks.
 
     Raises:
-        PrepareError: An archive is missing, cannot be had, is damaged or not trusted, or the
-            disk is too small. Complete parts and partial downloads stay.
+        PrepareError: An archive is missing or damaged, or the disk is too small. Complete parts
+            and partial downloads stay.
+        DownloadError: An archive cannot be downloaded, or is not the published one.
     """
     lacking = find_lacking(recipe, root, only)
     if not lacking:
-        print_rank0(f'{root} is complete.')
         return
     folder = folder or root / 'archives'
     parts = [part for part in recipe.parts if part.name in lacking]
-    present, absent = _find_archives(recipe, parts, folder, mirror)
-    _check_room(root, parts, folder, absent)
+    present, urls = _find_archives(recipe, parts, folder, mirror)
+    _check_room(root, parts, folder, list(urls))
+    _make_folder(root)
+    _make_folder(folder)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
-        with _leaving_no_empty_folders(root, folder):
-            _make_folder(root)
-            with FileLock(root / _LOCK, timeout=0), _progress() as progress:
-                _fetch_and_unpack(
-                    parts, present, absent, root, folder, mirror, jobs, skip_checksum, progress, say
-                )
+        with (
+            FileLock(root / _LOCK, timeout=0),
+            Progress(TextColumn('{task.description}'), *columns) as progress,
+        ):
+            for archive in [] if skip_checksum else present:
+                progress.console.print(f'checking {folder / archive.name}')
+                verify_checksum(folder / archive.name, archive.checksum)
+            _download_all(urls, folder, jobs, skip_checksum, progress)
+            for part in parts:
+                _unpack_part(part, root, folder, progress)
     except Timeout as error:
         raise PrepareError(f'{root}: another process is preparing it; wait for that.') from error
-    if delete_downloads:
-        for archive in absent:
-            (folder / archive.name).unlink()
-    print_rank0(f'{root} is complete.')
+    for archive in urls if delete_downloads else ():
+        (folder / archive.name).unlink()

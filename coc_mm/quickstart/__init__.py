@@ -1,5 +1,6 @@
-"""Train and test all three tasks on embedded data: what ``tools/quickstart.py`` runs."""
+"""The quickstart: train and test a classifier, a detector and a segmentor on embedded data."""
 
-from coc_mm.cli.quickstart import parse_quickstart, run_quickstart
+#: Names of the tasks, in their order; the latter two start from the first.
+TASK_NAMES = ('classification', 'detection', 'segmentation')
 
-__all__ = ['parse_quickstart', 'run_quickstart']
+__all__ = ['TASK_NAMES']

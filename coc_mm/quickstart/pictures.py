@@ -21,8 +21,8 @@ from mmengine.structures import PixelData
 
 from coc_mm.apis.infer import load_model
 from coc_mm.datasets.digits.scenes import BACKGROUND_LABEL
-from coc_mm.quickstart.runs import StageRun
-from coc_mm.quickstart.tasks import stage_config
+from coc_mm.quickstart.runs import TaskRun
+from coc_mm.quickstart.tasks import task_config
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.sheets import contact_sheet, fit, save_picture, stage_row
 
@@ -34,19 +34,19 @@ DIGITS = (6, 12)  # rows and columns of the classified digits
 _WRONG = (214, 39, 40)
 
 
-def draw_pictures(folder: Path, runs: dict[str, StageRun]) -> list[Path]:
-    """Draw what the finished stages can show, as far as that has not been done yet.
+def draw_pictures(folder: Path, runs: dict[str, TaskRun]) -> list[Path]:
+    """Draw what the finished tasks can show, as far as that has not been done yet.
 
     Args:
         folder (Path): Where pictures go.
-        runs (dict[str, StageRun]): By name of the stage.
+        runs (dict[str, TaskRun]): By name of the task.
 
     Returns:
-        list[Path]: All pictures of finished stages, new or not.
+        list[Path]: All pictures of finished tasks, new or not.
     """
     done = {name: run for name, run in runs.items() if run.results()}
     draw = dict(classification=draw_digits, detection=draw_objects, segmentation=draw_regions)
-    wanted: dict[Path, tuple[Callable, list[StageRun]]] = {
+    wanted: dict[Path, tuple[Callable, list[TaskRun]]] = {
         folder / f'{name}.png': (draw[name], [run]) for name, run in done.items()
     }
     if done:
@@ -67,14 +67,14 @@ def draw_pictures(folder: Path, runs: dict[str, StageRun]) -> list[Path]:
     return list(wanted)
 
 
-def _load(run: StageRun) -> tuple[Any, Config]:
-    """The trained model of a stage, and its config."""
-    config = stage_config(run.stage, run.options)
+def _load(run: TaskRun) -> tuple[Any, Config]:
+    """The trained model of a task, and its config."""
+    config = task_config(run.task, run.options)
     config.model.backbone.init_cfg = None  # the checkpoint holds all weights
     return load_model(deepcopy(config), str(run.checkpoint)), config
 
 
-def _inspect_scenes(run: StageRun) -> tuple[ClusterInspector, list[tuple[Inspection, Path]]]:
+def _inspect_scenes(run: TaskRun) -> tuple[ClusterInspector, list[tuple[Inspection, Path]]]:
     """What a dense model makes of the first few test scenes."""
     model, config = _load(run)
     inspector = ClusterInspector(model, config)
@@ -91,15 +91,8 @@ def _enlarge(picture: np.ndarray) -> np.ndarray:
     return fit(picture, height=ENLARGED * picture.shape[0])
 
 
-def draw_digits(run: StageRun) -> np.ndarray:
-    """Show test digits with what they were taken for, the wrong ones first and framed.
-
-    Args:
-        run (StageRun): Of the classification, finished.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB.
-    """
+def draw_digits(run: TaskRun) -> np.ndarray:
+    """Show test digits with what they were taken for, the wrong ones first and framed."""
     model, config = _load(run)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         dataset = DATASETS.build(config.test_dataloader.dataset)
@@ -124,15 +117,8 @@ def draw_digits(run: StageRun) -> np.ndarray:
     return contact_sheet(_grid(tiles, columns), title)
 
 
-def draw_objects(run: StageRun) -> np.ndarray:
-    """Show test scenes with the boxes and masks that were found.
-
-    Args:
-        run (StageRun): Of the detection, finished.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB.
-    """
+def draw_objects(run: TaskRun) -> np.ndarray:
+    """Show test scenes with the boxes and masks that were found."""
     from mmdet.visualization import DetLocalVisualizer
 
     inspector, looks = _inspect_scenes(run)
@@ -156,15 +142,8 @@ def draw_objects(run: StageRun) -> np.ndarray:
     return contact_sheet(_grid(tiles, 3), _title(run))
 
 
-def draw_regions(run: StageRun) -> np.ndarray:
-    """Show test scenes, their true maps and the predicted ones.
-
-    Args:
-        run (StageRun): Of the segmentation, finished.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB.
-    """
+def draw_regions(run: TaskRun) -> np.ndarray:
+    """Show test scenes, their true maps and the predicted ones."""
     from mmseg.visualization import SegLocalVisualizer
 
     inspector, looks = _inspect_scenes(run)
@@ -191,44 +170,30 @@ def draw_regions(run: StageRun) -> np.ndarray:
     return contact_sheet(rows, _title(run))
 
 
-def draw_clusters(run: StageRun) -> np.ndarray:
-    """Show test scenes with the clusters of one head in every stage.
-
-    Args:
-        run (StageRun): Of a dense task, finished.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB.
-    """
+def draw_clusters(run: TaskRun) -> np.ndarray:
+    """Show test scenes with the clusters of one head in every stage."""
     rows = []
     for look, path in _inspect_scenes(run)[1][:4]:
         last = {maps.stage: maps for maps in look.maps.values()}  # the last block of each stage
         maps = [m.with_heads(m.heads[:1]) for m in last.values()]
         picture = _enlarge(look.picture)
         rows.append(stage_row(picture, maps, extent=look.extent, caption=path.name))
-    return contact_sheet(rows, f'Clusters of {run.stage.model} ({run.stage.name})')
+    return contact_sheet(rows, f'Clusters of {run.task.model} ({run.task.name})')
 
 
-def _title(run: StageRun) -> str:
+def _title(run: TaskRun) -> str:
     results = run.results()  # finished, or it would not be drawn
     metrics = results.metrics if results else {}
     told = [
         f'{metric.title} {metric.format(metrics[metric.key])}'
-        for metric in run.stage.metrics
+        for metric in run.task.metrics
         if metric.key in metrics
     ]
-    return f'{run.stage.model}: {", ".join(told)}'
+    return f'{run.task.model}: {", ".join(told)}'
 
 
-def draw_curves(*runs: StageRun) -> np.ndarray:
-    """Show how loss and metrics went during training.
-
-    Args:
-        *runs (StageRun): Finished stages.
-
-    Returns:
-        np.ndarray: (height, width, 3) uint8, RGB.
-    """
+def draw_curves(*runs: TaskRun) -> np.ndarray:
+    """Show how loss and metrics went during training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -240,16 +205,16 @@ def draw_curves(*runs: StageRun) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_curve(axes, run: StageRun) -> None:
+def _draw_curve(axes, run: TaskRun) -> None:
     """Loss of every logged step on the left, metrics of every validation on the right."""
     scalars = _scalars(run.folder)
     steps, losses = zip(*[(s['step'], s['loss']) for s in scalars if 'loss' in s], strict=True)
     axes.plot(steps, losses, color='0.45', linewidth=1.2)
-    axes.set(xlabel='iteration', ylabel='loss', title=run.stage.name, ylim=(0, None))
+    axes.set(xlabel='iteration', ylabel='loss', title=run.task.name, ylim=(0, None))
     axes.set_xlim(0, max(steps))
     right = axes.twinx()
     # Validations are logged with the epoch for a step: place them by what was logged before.
-    for metric, color in zip(run.stage.metrics, ('tab:blue', 'tab:orange'), strict=False):
+    for metric, color in zip(run.task.metrics, ('tab:blue', 'tab:orange'), strict=False):
         points, last = [(0, 0.0)], 0
         for scalar in scalars:
             last = scalar['step'] if 'loss' in scalar else last
@@ -257,7 +222,7 @@ def _draw_curve(axes, run: StageRun) -> None:
                 points.append((last, scalar[metric.logged_as]))
         label = f'{metric.title} {metric.format(points[-1][1])}'
         right.plot(*zip(*points, strict=True), 'o-', color=color, label=label, markersize=4)
-    right.set_ylim(0, 100 if run.stage.metrics[0].percent else 1)
+    right.set_ylim(0, 100 if run.task.metrics[0].percent else 1)
     right.legend(loc='center right', frameon=False)
     for side in (axes, right):
         side.spines['top'].set_visible(False)

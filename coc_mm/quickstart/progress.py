@@ -18,19 +18,17 @@ from rich.progress import (
 __all__ = ['LogFollower']
 
 _STEP = re.compile(
-    r'(?P<mode>Epoch|Iter)\((?P<phase>train|val|test)\)\s+'
+    r'(?:Epoch|Iter)\((?P<phase>train|val|test)\)\s+'
     r'(?:\[(?P<epoch>\d+)\])?\[\s*(?P<step>\d+)/\s*(?P<of>\d+)\]'
 )
-_LOSS = re.compile(r'\bloss: (?P<loss>[\d.]+|nan|inf)')
-_METRIC = re.compile(
-    r'(?P<name>accuracy/top1|coco/bbox_mAP_50|coco/segm_mAP_50|mIoU): (?P<v>[\d.]+)'
-)
+_LOSS = re.compile(r'\bloss: ([\d.]+|nan|inf)')
+_METRIC = re.compile(r'(?:accuracy/|coco/)?(top1|bbox_mAP_50|segm_mAP_50|mIoU): ([\d.]+)')
 # Where no bar can move, a line as often as this, in seconds.
 _LINE_EVERY = 20.0
 
 
 class LogFollower:
-    """Turns the lines of mmengine's log into a bar, or into a line now and then.
+    """Turns the lines of mmengine's log into a progress bar, or into a line now and then.
 
     Args:
         console (Console): Where to show it.
@@ -43,8 +41,7 @@ class LogFollower:
         self.console, self.title, self.log = console, title, log
         self.total_epochs = total_epochs
         self.tail: deque[str] = deque(maxlen=25)
-        self._note = 'starting'
-        self._done = 0.0
+        self._note, self._done = 'starting', 0.0
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> 'LogFollower':
@@ -70,53 +67,30 @@ class LogFollower:
         self._file.close()
 
     def feed(self, line: str) -> None:
-        """Take one line of output.
-
-        Args:
-            line (str): With or without its line end.
-        """
-        self._file.write(line if line.endswith('\n') else line + '\n')
+        """Take one line of output, with its line end."""
+        self._file.write(line)
         self._file.flush()
         self.tail.append(line.rstrip())
-        if self._understand(line):
-            self._progress.update(self._task, completed=self._done, note=self._note)
-            self._say_now_and_then()
-
-    def _understand(self, line: str) -> bool:
-        """Read progress, loss and metrics off a line; whether there were any."""
         step = _STEP.search(line)
         if step is None:
-            return False
-        part = int(step['step']) / int(step['of'])
-        metrics = [
-            f'{m["name"].split("/")[-1]} {float(m["v"]):.4g}' for m in _METRIC.finditer(line)
-        ]
-        if step['phase'] == 'train' and self.total_epochs:
-            self._done = (int(step['epoch'] or 1) - 1 + part) / self.total_epochs
-            loss = _LOSS.search(line)
-            self._note = f'epoch {step["epoch"]}/{self.total_epochs}'
-            self._note += f', loss {float(loss["loss"]):.3f}' if loss else ''
-        elif step['phase'] == 'test':
-            self._done = part
-            self._note = ''
-        if metrics:
-            self._report(', '.join(metrics), step)
-        return True
-
-    def _report(self, metrics: str, step: re.Match) -> None:
-        """Leave a line about a validation on the screen."""
-        if step['phase'] == 'val':
-            after = f'after epoch {step["epoch"]}' if step['epoch'] else 'validation'
-            self.console.print(f'   {after}: {metrics}', highlight=False)
-            self._last_line = time.monotonic()
-
-    def _say_now_and_then(self) -> None:
-        now = time.monotonic()
-        if self.console.is_terminal or now - self._last_line < _LINE_EVERY:
             return
-        self._last_line = now
-        elapsed = now - self._started
-        self.console.print(
-            f'   {self.title}: {100 * self._done:.0f} %, {self._note}, {elapsed:.0f} s',
-            highlight=False,
-        )
+        part = int(step['step']) / int(step['of'])
+        if step['phase'] == 'train' and self.total_epochs:
+            epoch, loss = int(step['epoch'] or 1), _LOSS.search(line)
+            self._done = (epoch - 1 + part) / self.total_epochs
+            self._note = f'epoch {epoch}/{self.total_epochs}'
+            self._note += f', loss {float(loss[1]):.3f}' if loss else ''
+        elif step['phase'] == 'test':
+            self._done, self._note = part, ''
+        self._progress.update(self._task, completed=self._done, note=self._note)
+        now = time.monotonic()
+        metrics = ', '.join(f'{name} {float(value):.4g}' for name, value in _METRIC.findall(line))
+        if metrics and step['phase'] == 'val':
+            self._print(f'after epoch {step["epoch"]}: {metrics}')
+        elif not self.console.is_terminal and now - self._last_line >= _LINE_EVERY:
+            elapsed = now - self._started
+            self._print(f'{self.title}: {100 * self._done:.0f} %, {self._note}, {elapsed:.0f} s')
+
+    def _print(self, message: str) -> None:
+        self.console.print(f'   {message}', highlight=False)
+        self._last_line = time.monotonic()

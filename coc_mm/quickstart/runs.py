@@ -1,4 +1,4 @@
-"""Run one stage of the quickstart, or find that it has been run: train, test, remember."""
+"""Train and test one task of the quickstart, unless that has been done."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,43 +16,22 @@ from rich.console import Console
 
 from coc_mm.errors import UserError
 from coc_mm.quickstart.progress import LogFollower
-from coc_mm.quickstart.tasks import (
-    STAGES,
-    Stage,
-    find_shipped,
-    fingerprint,
-    stage_config,
-    stage_options,
-)
+from coc_mm.quickstart.tasks import TASKS, Task, fingerprint, shipped, task_config, task_options
+from coc_mm.utils.atomic_io import write_whole
 
-__all__ = ['Record', 'StageRun', 'write_json']
+__all__ = ['Record', 'TaskRun', 'run_tasks']
 
 RECORD = 'quickstart.json'
-# Threads that wait for each other by spinning halve the speed of a machine that does something
-# else besides; sleeping costs little on an idle one.
-_CALM_THREADS = {'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, all of it or nothing.
-
-    Args:
-        path (Path): The file.
-        content (object): What to write.
-    """
-    partial = path.with_name(f'.{path.name}.part')
-    partial.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    os.replace(partial, path)
 
 
 @dataclass
 class Record:
-    """What is remembered of a stage between two calls, in its folder.
+    """What is remembered of a task between two calls, in its folder.
 
     Args:
         fingerprint (str): Of the run that lies there.
         seconds (float): Time spent on training and testing so far.
-        metrics (dict[str, float]): Results, empty until the stage is finished.
+        metrics (dict[str, float]): Results, empty until the task is finished.
     """
 
     fingerprint: str
@@ -59,32 +39,32 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class StageRun:
-    """A stage in a work dir.
+class TaskRun:
+    """A task in a work dir.
 
     Args:
-        stage (Stage): The stage.
-        work_dir (Path): The quickstart's work dir; the stage has a folder in it.
-        options (Sequence[str]): ``KEY=VALUE`` overrides of all stages.
-        console (Console): Where to tell about it.
+        task (Task): The task.
+        work_dir (Path): The quickstart's work dir; the task has a folder in it.
+        options (Sequence[str]): ``KEY=VALUE`` overrides of all tasks.
+        console (Console): Where to report.
 
     Attributes:
-        how (str): 'trained', 'resumed' or 'reused', once :meth:`complete` is through.
+        how (str): 'trained', 'resumed' or 'reused', once :meth:`complete` has returned.
         threads (int | None): Threads that a tool may use; None leaves it to torch.
     """
 
     def __init__(
-        self, stage: Stage, work_dir: Path, options: Sequence[str], console: Console
+        self, task: Task, work_dir: Path, options: Sequence[str], console: Console
     ) -> None:
-        self.stage, self.options, self.console = stage, options, console
+        self.task, self.options, self.console = task, options, console
         self.work_dir = Path(work_dir)
-        self.folder = self.work_dir / stage.name
+        self.folder = self.work_dir / task.name
         self.how = ''
         self.threads: int | None = None
 
     @property
     def record(self) -> Record | None:
-        """What is remembered of this stage, None if nothing readable is."""
+        """What is remembered of this task, None if nothing readable is."""
         try:
             return Record(**json.loads((self.folder / RECORD).read_text(encoding='utf-8')))
         except (OSError, ValueError, TypeError):
@@ -92,7 +72,7 @@ class StageRun:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The latest checkpoint, None if there is none that is whole."""
+        """The latest checkpoint, None if there is none that is complete."""
         try:
             named = (self.folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
         except OSError:
@@ -101,85 +81,72 @@ class StageRun:
         return path if zipfile.is_zipfile(path) else None
 
     def results(self) -> Record | None:
-        """Find the results of a finished run with the present config and code.
-
-        Returns:
-            Record | None: None if the stage must be run, or finished.
-        """
+        """Return the record of a finished run with the present config and code, or None."""
         record = self.record
-        if record is None or record.fingerprint != fingerprint(self.stage, self.options):
+        if record is None or record.fingerprint != fingerprint(self.task, self.options):
             return None
-        complete = set(record.metrics) == {metric.key for metric in self.stage.metrics}
+        complete = set(record.metrics) == {metric.key for metric in self.task.metrics}
         return record if complete and self.checkpoint else None
 
-    def complete(self, fresh: bool = False) -> Record:
+    def complete(self, fresh: bool = False) -> None:
         """Train and test, as far as that has not been done yet.
 
         Args:
-            fresh (bool): Start anew whatever is there. Defaults to False.
-
-        Returns:
-            Record: With the metrics.
+            fresh (bool): Start anew, whatever is there.
 
         Raises:
             UserError: Training or testing ended with an error, or an override does not fit.
         """
-        found = None if fresh else self.results()
-        if found:
+        if not fresh and self.results():
             self.how = 'reused'
-            self._say(f'reusing the finished run in {self.folder}')
-            return found
-        record = self._prepare(fresh)
+            self._print(f'reusing the finished run in {self.folder}')
+            return
+        record = self._resume_or_start(fresh)
         try:
             self._train(record)
             record.metrics = self._test(record)
         finally:  # an interrupted run keeps its time
-            write_json(self.folder / RECORD, asdict(record))
-        return record
+            self._write(record)
 
-    def _say(self, message: str) -> None:
+    def _print(self, message: str) -> None:
         self.console.print(
-            f'[bold]{self.stage.name}[/bold]: {message}', highlight=False, soft_wrap=True
+            f'[bold]{self.task.name}[/bold]: {message}', highlight=False, soft_wrap=True
         )
 
-    def _prepare(self, fresh: bool) -> Record:
-        """Decide between resuming and starting anew, and make the folder ready."""
-        current = fingerprint(self.stage, self.options)
-        record = self.record
-        if fresh and self.folder.exists():
-            shutil.rmtree(self.folder)
+    def _write(self, record: Record) -> None:
+        write_whole(json.dumps(asdict(record), indent=2).encode(), self.folder / RECORD)
+
+    def _resume_or_start(self, fresh: bool) -> Record:
+        """Resume what is there, or set it aside and say why."""
+        current, record = fingerprint(self.task, self.options), self.record
+        if fresh:
+            shutil.rmtree(self.folder, ignore_errors=True)
         elif record and record.fingerprint == current and self.checkpoint:
             self.how = 'resumed'
-            self._say(f'continuing from {self.checkpoint}')
+            self._print(f'continuing from {self.checkpoint}')
             record.metrics = {}
             return record
         elif self.folder.exists() and any(self.folder.iterdir()):
-            self._set_aside(record, current)
+            why = 'has no checkpoint to continue from'
+            if record is None:
+                why = 'was not made by the quickstart'
+            elif record.fingerprint != current:
+                why = 'is of another config or other code'
+            kept = self.folder.with_name(f'{self.folder.name}.old')
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(self.folder, kept)
+            self._print(f'what lies in {self.folder} {why}; it is now in {kept}')
         self.how = 'trained'
-        self.folder.mkdir(parents=True, exist_ok=True)
         record = Record(current)
-        write_json(self.folder / RECORD, asdict(record))
+        self._write(record)
         return record
 
-    def _set_aside(self, record: Record | None, current: str) -> None:
-        """Move a folder away that cannot be continued, and say why."""
-        if record is None:
-            why = 'was not made by the quickstart'
-        elif record.fingerprint != current:
-            why = 'is of another config or other code'
-        else:
-            why = 'has no checkpoint to continue from'
-        kept = self.folder.with_name(f'{self.folder.name}.old')
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(self.folder, kept)
-        self._say(f'what lies in {self.folder} {why}; it is now in {kept}')
-
     def _train(self, record: Record) -> None:
-        epochs = stage_config(self.stage, self.options).train_cfg.get('max_epochs')
-        self._say(f'training {self.stage.model} with {self._config}')
+        epochs = task_config(self.task, self.options).train_cfg.get('max_epochs')
+        self._print(f'training {self.task.model} with {self._config}')
         self._run('train', record, ['--work-dir', str(self.folder), '--resume'], epochs)
         if self.checkpoint is None:
-            raise UserError(f'{self.stage.name}: training left no checkpoint in {self.folder}.')
+            raise UserError(f'{self.task.name}: training left no checkpoint in {self.folder}.')
 
     def _test(self, record: Record) -> dict[str, float]:
         """Test the last checkpoint and read the metrics from the library's log."""
@@ -189,61 +156,102 @@ class StageRun:
         logged = {}
         for path in folder.glob('*/*.json'):
             logged.update(json.loads(path.read_text(encoding='utf-8')))
-        lacking = [
-            metric.logged_as for metric in self.stage.metrics if metric.logged_as not in logged
-        ]
-        if lacking:
-            raise UserError(
-                f'{self.stage.name}: the test logged no {lacking[0]}; see {self.folder}/test.log'
-            )
-        return {metric.key: float(logged[metric.logged_as]) for metric in self.stage.metrics}
+        for metric in self.task.metrics:
+            if metric.logged_as not in logged:
+                raise UserError(
+                    f'{self.task.name}: the test logged no {metric.logged_as}; see '
+                    f'{self.folder}/test.log'
+                )
+        return {metric.key: float(logged[metric.logged_as]) for metric in self.task.metrics}
 
     @property
     def _config(self) -> Path:
-        path = find_shipped(f'configs/{self.stage.config}')
-        here = Path.cwd()
+        path, here = shipped(f'configs/{self.task.config}'), Path.cwd()
         return path.relative_to(here) if path.is_relative_to(here) else path
-
-    def _overrides(self) -> list[str]:
-        """The overrides, and where the weights to start from lie."""
-        chosen = stage_options(self.stage.name, self.options)
-        if self.stage.needs:
-            start = StageRun(STAGES[self.stage.needs], self.work_dir, self.options, self.console)
-            chosen.append(f'model.backbone.init_cfg.checkpoint={start.checkpoint}')
-        return chosen
-
-    def _environment(self) -> dict[str, str]:
-        threads = {} if self.threads is None else {'OMP_NUM_THREADS': str(self.threads)}
-        return {**os.environ, **_CALM_THREADS, **threads}
 
     def _run(self, tool: str, record: Record, arguments: list[str], epochs: int | None) -> None:
         """Run ``tools/train.py`` or ``tools/test.py`` as somebody at a terminal would."""
-        command = [sys.executable, '-u', str(find_shipped(f'tools/{tool}.py')), str(self._config)]
-        command += arguments
-        overrides = self._overrides()
-        command += ['--cfg-options', *overrides] if overrides else []
+        command = [sys.executable, '-u', str(shipped(f'tools/{tool}.py')), str(self._config)]
+        overrides = task_options(self.task.name, self.options)
+        if self.task.needs:
+            start = TaskRun(TASKS[self.task.needs], self.work_dir, self.options, self.console)
+            overrides.append(f'model.backbone.init_cfg.checkpoint={start.checkpoint}')
+        command += [*arguments, *(['--cfg-options', *overrides] if overrides else [])]
+        # Threads that wait for each other by spinning halve the speed of a machine that does
+        # something else besides; sleeping costs little on an idle one.
+        env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+        if self.threads is not None:
+            env['OMP_NUM_THREADS'] = str(self.threads)
         log = self.folder / f'{tool}.log'
         started = time.monotonic()
-        with LogFollower(self.console, f'{self.stage.name} ({tool})', log, epochs) as follower:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors='replace',
-                env=self._environment(),
-            )
+        pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+        with (
+            LogFollower(self.console, f'{self.task.name} ({tool})', log, epochs) as follower,
+            subprocess.Popen(command, env=env, **pipe) as process,  # type: ignore[call-overload]
+        ):
             try:
-                for line in process.stdout or ():
+                for line in process.stdout:
                     follower.feed(line)
                 status = process.wait()
             finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait()
+                process.terminate()  # after an interrupt; an ended process takes no harm
                 record.seconds += time.monotonic() - started
         if status:
             raise UserError(
-                f'{self.stage.name}: tools/{tool}.py ended with status {status}. {log} ends:\n'
+                f'{self.task.name}: tools/{tool}.py ended with status {status}. {log} ends:\n'
                 + '\n'.join(f'    {line}' for line in follower.tail)
             )
+
+
+def run_tasks(
+    names: Sequence[str], work_dir: Path, options: Sequence[str], fresh: bool, console: Console
+) -> dict[str, TaskRun]:
+    """Complete tasks, those first that others start from, and write ``summary.json``.
+
+    Args:
+        names (Sequence[str]): The tasks asked for; none means all.
+        work_dir (Path): Where everything goes.
+        options (Sequence[str]): ``KEY=VALUE`` overrides of all tasks.
+        fresh (bool): Run the tasks that were asked for anew, whatever is there.
+        console (Console): Where to report.
+
+    Returns:
+        dict[str, TaskRun]: All tasks by name.
+
+    Raises:
+        UserError: A task failed, or an override does not fit.
+    """
+    asked = list(names or TASKS)
+    wanted = {*asked, *(needed for name in asked if (needed := TASKS[name].needs))}
+    for name in wanted:  # before anything long starts, see that all of it can
+        fingerprint(TASKS[name], options)
+    runs = {name: TaskRun(task, work_dir, options, console) for name, task in TASKS.items()}
+    for dependent in (False, True):
+        wave = [runs[n] for n in TASKS if n in wanted and bool(TASKS[n].needs) == dependent]
+        for run in wave:
+            # Side by side each task has its share of the cores, which small models use better
+            # than one task uses all; two progress bars would fight over the screen.
+            if len(wave) > 1:
+                run.console = Console(force_terminal=False)
+                run.threads = max((os.cpu_count() or 1) // len(wave), 1)
+            if run.task.name not in asked and run.results() is None:
+                console.print(
+                    f'{", ".join(asked)} starts from the {run.task.name}, which comes first.'
+                )
+        with ThreadPoolExecutor(max(len(wave), 1)) as pool:
+            waiting = [pool.submit(r.complete, fresh and r.task.name in asked) for r in wave]
+        _write_summary(work_dir, runs)  # of one that is finished, too, if the other failed
+        for future in waiting:
+            future.result()
+    return runs
+
+
+def _write_summary(work_dir: Path, runs: dict[str, TaskRun]) -> None:
+    """Write the results of all finished tasks; where none is, no file is left."""
+    path = work_dir / 'summary.json'
+    found = {name: record for name, run in runs.items() if (record := run.results())}
+    summary = {n: {**r.metrics, 'seconds': round(r.seconds, 1)} for n, r in found.items()}
+    if summary:
+        write_whole(json.dumps(summary, indent=2).encode(), path)
+    else:
+        path.unlink(missing_ok=True)

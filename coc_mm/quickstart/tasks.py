@@ -1,4 +1,4 @@
-"""The three tasks of the quickstart: their configs, metrics, and what their results hang on."""
+"""The three tasks of the quickstart: their configs, metrics and fingerprints."""
 
 import hashlib
 import json
@@ -11,20 +11,11 @@ from mmengine.config import Config
 
 import coc_mm
 from coc_mm.apis.config import load_config, merge_options
+from coc_mm.apis.model_zoo import zoo_root
 from coc_mm.datasets.digits.scenes import generator_fingerprint
-from coc_mm.errors import UserError
 from coc_mm.utils.cfg_options import parse_options
 
-__all__ = [
-    'STAGES',
-    'Metric',
-    'Stage',
-    'find_shipped',
-    'fingerprint',
-    'in_order',
-    'stage_config',
-    'stage_options',
-]
+__all__ = ['TASKS', 'Metric', 'Task', 'fingerprint', 'shipped', 'task_config', 'task_options']
 
 
 @dataclass(frozen=True)
@@ -44,27 +35,20 @@ class Metric:
     percent: bool
 
     def format(self, value: float) -> str:
-        """Write a value down.
-
-        Args:
-            value (float): In percent, or a fraction.
-
-        Returns:
-            str: With a unit, if it has one.
-        """
+        """Write a value with its unit, if it has one."""
         return f'{value:.2f} %' if self.percent else f'{value:.3f}'
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One task.
+class Task:
+    """A task: one config trained and tested.
 
     Args:
         name (str): 'classification', 'detection' or 'segmentation'.
         config (str): The config, below the folder of configs.
         model (str): What is trained, for the table.
         metrics (tuple[Metric, ...]): What is reported.
-        needs (str | None): The stage whose checkpoint its backbone starts from.
+        needs (str | None): The task whose checkpoint the backbone starts from.
     """
 
     name: str
@@ -74,76 +58,76 @@ class Stage:
     needs: str | None = None
 
 
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            'classification',
-            'quickstart/coc-nano_1xb64-15e_digits.py',
-            'CoC-nano',
-            (Metric('top1', 'accuracy/top1', 'top-1', True),),
+_TASKS = (
+    Task(
+        'classification',
+        'quickstart/coc-nano_1xb64-15e_digits.py',
+        'CoC-nano',
+        (Metric('top1', 'accuracy/top1', 'top-1', True),),
+    ),
+    Task(
+        'detection',
+        'quickstart/mask-rcnn_coc-nano_fpn_1xb8-2e_digit-scenes.py',
+        'Mask R-CNN, CoC-nano',
+        (
+            Metric('bbox_mAP_50', 'coco/bbox_mAP_50', 'box AP50', False),
+            Metric('segm_mAP_50', 'coco/segm_mAP_50', 'mask AP50', False),
         ),
-        Stage(
-            'detection',
-            'quickstart/mask-rcnn_coc-nano_fpn_1xb8-2e_digit-scenes.py',
-            'Mask R-CNN, CoC-nano',
-            (
-                Metric('bbox_mAP_50', 'coco/bbox_mAP_50', 'box AP50', False),
-                Metric('segm_mAP_50', 'coco/segm_mAP_50', 'mask AP50', False),
-            ),
-            needs='classification',
-        ),
-        Stage(
-            'segmentation',
-            'quickstart/fpn_coc-nano_1xb8-7e_digit-scenes.py',
-            'Semantic FPN, CoC-nano',
-            (Metric('mIoU', 'mIoU', 'mIoU', True),),
-            needs='classification',
-        ),
-    )
-}
+        needs='classification',
+    ),
+    Task(
+        'segmentation',
+        'quickstart/fpn_coc-nano_1xb8-7e_digit-scenes.py',
+        'Semantic FPN, CoC-nano',
+        (Metric('mIoU', 'mIoU', 'mIoU', True),),
+        needs='classification',
+    ),
+)
+#: By name; a task that others need comes before them.
+TASKS = {task.name: task for task in _TASKS}
 
 
-def find_shipped(path: str) -> Path:
-    """Find a config or a tool of this project, in a checkout or in an installed wheel.
+def shipped(path: str) -> Path:
+    """Return a config or tool of this project, such as ``'tools/train.py'``."""
+    return (zoo_root() / path).resolve()
+
+
+def task_options(name: str, options: Sequence[str]) -> list[str]:
+    """Choose the overrides that concern a task.
 
     Args:
-        path (str): Such as ``'tools/train.py'``.
+        name (str): The task.
+        options (Sequence[str]): ``KEY=VALUE``; a key that starts with the name of a task is for
+            that task alone.
 
     Returns:
-        Path: The file.
-
-    Raises:
-        UserError: It is in neither place.
-    """
-    package = Path(coc_mm.__file__).resolve().parent
-    for root in (package.parent, package / '.mim'):
-        if (root / path).exists():
-            return root / path
-    raise UserError(
-        f'{path} is neither in {package.parent} nor in {package / ".mim"}; install coc_mm again.'
-    )
-
-
-def stage_options(name: str, options: Sequence[str]) -> list[str]:
-    """Choose the overrides that concern a stage.
-
-    Args:
-        name (str): The stage.
-        options (Sequence[str]): ``KEY=VALUE``; a key that starts with the name of a
-            stage is for that stage alone.
-
-    Returns:
-        list[str]: ``KEY=VALUE``, the name of the stage taken off.
+        list[str]: ``KEY=VALUE`` without the name of the task.
     """
     chosen = []
     for option in options:
         head, _, rest = option.partition('.')
         if head == name:
             chosen.append(rest)
-        elif head not in STAGES:
+        elif head not in TASKS:
             chosen.append(option)
     return chosen
+
+
+def task_config(task: Task, options: Sequence[str]) -> Config:
+    """Read the config of a task and merge its overrides, as ``tools/train.py`` will.
+
+    Args:
+        task (Task): The task.
+        options (Sequence[str]): Overrides of all tasks, see :func:`task_options`.
+
+    Raises:
+        UserError: An override does not fit, or the library is not installed.
+    """
+    merged = parse_options(task_options(task.name, options))
+    path = str(shipped(f'configs/{task.config}'))
+    config = load_config(path, merged)
+    merge_options(config, merged)
+    return config
 
 
 @lru_cache(maxsize=1)
@@ -158,57 +142,22 @@ def _code_digest() -> str:
     return digest.hexdigest()
 
 
-def stage_config(stage: Stage, options: Sequence[str]) -> Config:
-    """Read the config of a stage and merge its overrides, as ``tools/train.py`` will.
-
-    Args:
-        stage (Stage): The stage.
-        options (Sequence[str]): Overrides of all stages, see :func:`stage_options`.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        UserError: An override does not fit, or the library is not installed.
-    """
-    path = str(find_shipped(f'configs/{stage.config}'))
-    chosen = stage_options(stage.name, options)
-    merged = parse_options(chosen)
-    config = load_config(path, merged)
-    merge_options(config, merged)
-    return config
-
-
-def fingerprint(stage: Stage, options: Sequence[str]) -> str:
+def fingerprint(task: Task, options: Sequence[str]) -> str:
     """Tell runs apart whose results may differ.
 
     Args:
-        stage (Stage): The stage.
-        options (Sequence[str]): Overrides of all stages, see :func:`stage_options`.
+        task (Task): The task.
+        options (Sequence[str]): Overrides of all tasks, see :func:`task_options`.
 
     Returns:
-        str: 16 hexadecimal digits over the resolved config, the code of operator,
-        model and data, and all of that of the stage that this one starts from.
+        str: 16 hexadecimal digits over the resolved config, the code of operator, model and
+        data, and the fingerprint of the task that this one starts from.
 
     Raises:
         UserError: An override does not fit, or the library is not installed.
     """
-    config = stage_config(stage, options).to_dict()
+    config = task_config(task, options).to_dict()
     parts = [json.dumps(config, sort_keys=True, default=repr), _code_digest()]
-    if stage.needs:
-        parts.append(fingerprint(STAGES[stage.needs], options))
+    if task.needs:
+        parts.append(fingerprint(TASKS[task.needs], options))
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
-
-
-def in_order(names: Sequence[str]) -> list[Stage]:
-    """List the stages to run, those that others need first.
-
-    Args:
-        names (Sequence[str]): As asked for; none means all.
-
-    Returns:
-        list[Stage]: Without repetition, with what they need.
-    """
-    wanted = set(names or STAGES)
-    wanted |= {needed for name in wanted if (needed := STAGES[name].needs)}
-    return [stage for name, stage in STAGES.items() if name in wanted]

@@ -30,14 +30,11 @@ from coc_mm.checkpoints.publish import publish
 from coc_mm.checkpoints.safe_pickle import load_plain_pickle
 from coc_mm.datasets import resolve_custom
 from coc_mm.errors import CheckpointError, UserError
-from coc_mm.prepare import Limits, PrepareError, read_tar, read_zip, unpack
-from coc_mm.prepare.imagenet import read_train
 from coc_mm.utils.image_checks import validate_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # of computing that one input may take; the clock of a busy machine says little
 LONGEST = 3000  # letters of a message
-LIMITS = Limits(1_000_000, 50)
 CONFIGS = dict(
     coco='detection/mask-rcnn_coc-s-c4_fpn_1xb2-12e_custom.py',
     folders='classification/coc-small_1xb64-50e_custom.py',
@@ -249,33 +246,6 @@ PUBLISH = st.tuples(
 )
 
 
-def _unpack(read):
-    def use(content, folder):
-        (folder / 'archive').write_bytes(content)
-        root = folder / 'root'
-        failed = False
-        try:
-            unpack(read(folder / 'archive', LIMITS), root)
-        except PrepareError:
-            failed = True
-            raise
-        finally:
-            left = sorted(os.listdir(folder))
-            if left not in (['archive'], ['archive', 'root']):
-                raise BrokenError(f'written outside of the root: {left}')
-            if (root / '.unpacking').exists():
-                raise BrokenError('half of an archive is left')
-            size = sum(path.lstat().st_size for path in root.rglob('*') if path.is_file())
-            if size > LIMITS.bytes or any(path.is_symlink() for path in root.rglob('*')):
-                raise BrokenError(f'{size} bytes or links {failed}')
-
-    return use
-
-
-def _read_train(path, limits):
-    return read_train({'ILSVRC2012_img_train.tar': path}, limits)
-
-
 @functools.cache
 def _config(kind):
     return Config.fromfile(ROOT / 'configs' / CONFIGS[kind])
@@ -393,11 +363,6 @@ TARGETS = {
         Target('converter: weights', OFFICIAL, _official, share=0.3),
         Target('publisher: weights', PUBLISH, _publish),
         Target('annotations: pickle', inputs.PICKLES, _plain_pickle, (ValueError,)),
-        Target('archive: zip', data_inputs.ZIPS, _unpack(read_zip), (PrepareError,)),
-        Target('archive: tar', data_inputs.TARS, _unpack(read_tar), (PrepareError,)),
-        Target(
-            'archive: ImageNet', data_inputs.TARS_OF_TARS, _unpack(_read_train), (PrepareError,)
-        ),
         Target('annotations: COCO', data_inputs.COCO, _coco, (ValueError, UserError), share=0.5),
         Target('folders', TREES, _tree, (ValueError, UserError), share=0.5),
         Target('image: tools', data_inputs.IMAGES, _why, (UserError,), share=0.5),

@@ -22,7 +22,7 @@ def main(argv=None) -> int:
     Returns:
         int: 0, or 2 after a message about what is wrong or, with ``--check``, missing.
     """
-    from coc_mm.prepare import run_prepare
+    from coc_mm.cli.prepare import run_prepare
 
     return run_command(run_prepare, argv)
 

@@ -2,75 +2,19 @@
 
 import hashlib
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from download_server import CONTENT, MD5, serve
 
-from coc_mm.prepare import PrepareError, download, verify
-
-CONTENT = bytes(range(256)) * 2000
-MD5 = f'md5:{hashlib.md5(CONTENT).hexdigest()}'
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves ``behaviour.content`` as badly as ``behaviour`` says."""
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        how = self.server.behaviour
-        how.requests.append((self.path, self.headers.get('Range')))
-        if how.status:
-            status = how.status.pop(0)
-            self.send_response(status)
-            self.send_header('Content-Length', '0')
-            self.end_headers()
-            return
-        content = how.content[self.path] if isinstance(how.content, dict) else how.content
-        asked, start = self.headers.get('Range'), 0
-        if asked and how.ranges and self.headers.get('If-Range') == how.etag:
-            start = int(asked.removeprefix('bytes=').rstrip('-'))
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header('Content-Range', f'bytes */{len(content)}')
-                self.send_header('Content-Length', '0')
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
-        else:
-            self.send_response(200)
-        self.send_header('Content-Type', how.kind)
-        self.send_header('Content-Length', str(len(content) - start))
-        if how.etag:
-            self.send_header('ETag', how.etag)
-        self.end_headers()
-        end = min(len(content), start + how.drops.pop(0)) if how.drops else len(content)
-        self.wfile.write(content[start:end])
+from coc_mm.errors import DownloadError
+from coc_mm.utils.download import download, verify_checksum
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.behaviour = SimpleNamespace(
-        content=CONTENT,
-        ranges=True,
-        etag='"1"',
-        status=[],
-        drops=[],
-        kind='application/zip',
-        requests=[],
-    )
-    server.behaviour.url = f'http://127.0.0.1:{server.server_port}'
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
-    thread.start()
-    yield server.behaviour
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(monkeypatch) as behaviour:
+        yield behaviour
 
 
 def get(server, path, **kwargs):
@@ -100,7 +44,7 @@ def test_dropped_connections_are_taken_up_where_they_broke(server, tmp_path):
 
 def test_another_run_goes_on(server, tmp_path):
     server.drops = [100_000, 0, 0, 0]
-    with pytest.raises(PrepareError, match='gave up after 3 attempts'):
+    with pytest.raises(DownloadError, match='gave up after 3 attempts'):
         get(server, tmp_path / 'a.zip')
     assert (tmp_path / 'a.zip.part').stat().st_size == 100_000
     assert not (tmp_path / 'a.zip').exists()
@@ -111,7 +55,7 @@ def test_another_run_goes_on(server, tmp_path):
 
 def test_a_run_killed_before_the_last_rename_downloads_nothing_again(server, tmp_path):
     server.drops = [len(CONTENT) - 1, 0, 0, 0]
-    with pytest.raises(PrepareError):
+    with pytest.raises(DownloadError):
         get(server, tmp_path / 'a.zip')
     with (tmp_path / 'a.zip.part').open('ab') as file:
         file.write(CONTENT[-1:])
@@ -128,7 +72,7 @@ def test_a_server_without_ranges_is_asked_anew(server, tmp_path, etag):
     assert (tmp_path / 'a.zip').read_bytes() == CONTENT
     server.requests.clear()
     server.drops = [1000] * 9
-    with pytest.raises(PrepareError, match='gave up'):
+    with pytest.raises(DownloadError, match='gave up'):
         get(server, tmp_path / 'b.zip')
     assert (
         len(server.requests) == 4
@@ -137,7 +81,7 @@ def test_a_server_without_ranges_is_asked_anew(server, tmp_path, etag):
 
 def test_another_edition_is_not_glued_on(server, tmp_path):
     server.content, server.drops = bytes(len(CONTENT)), [100_000, 0, 0, 0]
-    with pytest.raises(PrepareError):
+    with pytest.raises(DownloadError):
         get(server, tmp_path / 'a.zip')
     server.content, server.etag = CONTENT, '"2"'
     get(server, tmp_path / 'a.zip')
@@ -146,7 +90,7 @@ def test_another_edition_is_not_glued_on(server, tmp_path):
 
 def test_damage_is_refused_and_not_kept(server, tmp_path):
     server.content = CONTENT[:-1] + b'x'
-    with pytest.raises(PrepareError, match=r'md5 is .* published is'):
+    with pytest.raises(DownloadError, match=r'md5 is .* published is'):
         get(server, tmp_path / 'a.zip')
     assert list(tmp_path.iterdir()) == []
     assert len(server.requests) == 1
@@ -154,7 +98,7 @@ def test_damage_is_refused_and_not_kept(server, tmp_path):
 
 def test_what_was_pieced_together_wrongly_is_fetched_anew_once(server, tmp_path):
     server.drops = [100_000, 0, 0, 0]
-    with pytest.raises(PrepareError):
+    with pytest.raises(DownloadError):
         get(server, tmp_path / 'a.zip')
     (tmp_path / 'a.zip.part').write_bytes(bytes(100_000))
     get(server, tmp_path / 'a.zip')
@@ -167,7 +111,7 @@ def test_what_was_pieced_together_wrongly_is_fetched_anew_once(server, tmp_path)
 )
 def test_answers_that_will_not_get_better_are_said_at_once(server, tmp_path, status, says):
     server.status = [status]
-    with pytest.raises(PrepareError, match=rf'a\.zip: HTTP {status}, .*{says}'):
+    with pytest.raises(DownloadError, match=rf'a\.zip: HTTP {status}, .*{says}'):
         get(server, tmp_path / 'a.zip')
     assert len(server.requests) == 1
     assert list(tmp_path.iterdir()) == []
@@ -182,35 +126,35 @@ def test_temporary_answers_are_waited_out(server, tmp_path):
 @pytest.mark.parametrize('kind', ['text/html; charset=utf-8', 'application/zip'])
 def test_a_login_page_is_no_archive(server, tmp_path, kind):
     server.content, server.kind = b'\n<!DOCTYPE html><title>Sign in</title>', kind
-    with pytest.raises(PrepareError, match='web page'):
+    with pytest.raises(DownloadError, match='web page'):
         get(server, tmp_path / 'a.zip', checksum=None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_said_before_it_is_full(server, tmp_path, monkeypatch):
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(PrepareError, match='free'):
+    with pytest.raises(DownloadError, match='free'):
         get(server, tmp_path / 'a.zip')
 
 
 def test_a_server_that_is_not_there(tmp_path):
-    with pytest.raises(PrepareError, match=r'gave up.*refused'):
+    with pytest.raises(DownloadError, match=r'gave up.*refused'):
         download('http://127.0.0.1:9/a.zip', tmp_path / 'a.zip', tries=2, pause=0)
-    with pytest.raises(PrepareError, match='only http'):
+    with pytest.raises(DownloadError, match='only http'):
         download('file:///etc/passwd', tmp_path / 'a.zip')
 
 
 def test_a_download_can_be_stopped(server, tmp_path):
     stop = threading.Event()
     stop.set()
-    with pytest.raises(PrepareError, match='stopped'):
+    with pytest.raises(DownloadError, match='stopped'):
         get(server, tmp_path / 'a.zip', stop=stop)
 
 
 def test_checksums_of_both_kinds(tmp_path):
     (tmp_path / 'a').write_bytes(CONTENT)
-    verify(tmp_path / 'a', MD5)
-    verify(tmp_path / 'a', f'sha1:{hashlib.sha1(CONTENT).hexdigest()}')
-    verify(tmp_path / 'a', None)
-    with pytest.raises(PrepareError, match='--skip-checksum'):
-        verify(tmp_path / 'a', 'sha1:' + '0' * 40)
+    verify_checksum(tmp_path / 'a', MD5)
+    verify_checksum(tmp_path / 'a', f'sha1:{hashlib.sha1(CONTENT).hexdigest()}')
+    verify_checksum(tmp_path / 'a', None)
+    with pytest.raises(DownloadError, match='--skip-checksum'):
+        verify_checksum(tmp_path / 'a', 'sha1:' + '0' * 40)
