@@ -8,20 +8,15 @@ libraries' inferencers the names of our models (:mod:`coc_mm.apis.model_zoo`).
 """
 
 from coc_mm import compat
+from coc_mm.compat.exif import turn_by_exif
 from coc_mm.compat.on_import import on_import
 from coc_mm.version import __version__
 
 
-def _know_names_in_mmengine(module):
-    from coc_mm.apis.library_names import teach_mmengine
+def _register_model_zoo(module):
+    from coc_mm.apis.model_zoo import register_model_zoo
 
-    teach_mmengine(module)
-
-
-def _know_names_in_mmpretrain(module):
-    from coc_mm.apis.library_names import teach_mmpretrain
-
-    teach_mmpretrain(module)
+    register_model_zoo(module)
 
 
 def _read_safetensors(module):
@@ -54,9 +49,10 @@ def _read_official_weights(module):
 
 
 compat.install()
+on_import('mmcv.image.io', turn_by_exif)
 on_import('mmengine.runner.checkpoint', _read_safetensors)
-on_import('mmengine.infer.infer', _know_names_in_mmengine)
-on_import('mmpretrain.apis.model', _know_names_in_mmpretrain)
+on_import('mmengine.infer.infer', _register_model_zoo)
+on_import('mmpretrain.apis.model', _register_model_zoo)
 on_import('coc_mm.models.backbones.context_cluster', _read_official_weights)
 
 __all__ = ['__version__']

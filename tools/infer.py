@@ -2,30 +2,8 @@
 """Predict on images with a model of mmpretrain, mmdet or mmseg."""
 
 import sys
-from pathlib import Path
 
-try:
-    import coc_mm
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import coc_mm  # noqa: F401
-
-from coc_mm.errors import run_command
-
-
-def main(argv=None) -> int:
-    """Predict; return the exit status.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        int: 0, or 2 after a message about what the user gave.
-    """
-    from coc_mm.apis.infer import run_infer
-
-    return run_command(run_infer, argv)
-
+from coc_mm.cli.infer import main
 
 if __name__ == '__main__':
     sys.exit(main())

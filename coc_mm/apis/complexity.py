@@ -1,11 +1,7 @@
 """Parameters and multiply-adds of a model, counted on the built model without running it."""
 
-import argparse
-import csv
-import fnmatch
 import logging
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,17 +11,14 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from coc_mm.apis.model_zoo import config_of, find_entry, list_models
+from coc_mm.apis.benchmark import MEASURED, SHAPES, forward
+from coc_mm.apis.model_zoo import config_of, find_entry
 from coc_mm.apis.start import build_model
-from coc_mm.errors import UserError
-from coc_mm.models.backbones.context_cluster import MIN_SIZE
 from coc_mm.models.layers import ContextClusterMixer
 
-__all__ = ['Complexity', 'cluster_macs', 'complexity_row', 'count_complexity', 'run_complexity']
+__all__ = ['COLUMNS', 'Complexity', 'cluster_macs', 'complexity_row', 'count_complexity']
 
 
 @dataclass
@@ -112,13 +105,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _forward(model: Any, scope: str, image: torch.Tensor) -> None:
-    if scope == 'mmdet':
-        model.extract_feat(image)
-    else:
-        model(image, mode='tensor')
-
-
 def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
     """Build the model of a config and count.
 
@@ -139,7 +125,7 @@ def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
     image = torch.empty(1, 3, *shape, device='meta')
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _counting_mixers() as clusters, counter:
-        _forward(model, config.default_scope, image)
+        forward(model, config.default_scope, image)
     return Complexity(
         sum(p.numel() for p in model.parameters()),
         sum(p.numel() for p in model.backbone.parameters()),
@@ -148,8 +134,8 @@ def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
     )
 
 
-_SHAPES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
-_COLUMNS = (
+#: Of the table of :func:`complexity_row`, in its order.
+COLUMNS = (
     *('model', 'height', 'width', 'parameters', 'paper parameters', 'multiply-adds'),
     *('of clustering', 'paper multiply-adds', 'counted'),
 )
@@ -170,82 +156,12 @@ def complexity_row(name: str, shape: tuple[int, int] | None = None) -> dict[str,
         UserError: There is no such model.
     """
     entry = find_entry(name)
-    shape = shape or _SHAPES[entry.task]
+    shape = shape or SHAPES[entry.scope]
     counts = count_complexity(config_of(name), shape)
     printed = entry['Metadata']
-    parts = 'backbone and neck' if entry.scope == 'mmdet' else 'whole model'
     values = (
         *(entry.name, *shape, counts.parameters, printed.get('Paper Parameters (M)')),
-        *(counts.macs, counts.cluster_macs, printed.get('Paper Multiply-adds (G)'), parts),
+        *(counts.macs, counts.cluster_macs, printed.get('Paper Multiply-adds (G)')),
+        MEASURED[entry.scope],
     )
-    return dict(zip(_COLUMNS, values, strict=True))
-
-
-def _table(rows: list[dict]) -> Table:
-    table = Table(
-        *('model', 'image', 'parameters\nM', '\n/ 2^20', 'paper', 'multiply-adds\nG'),
-        *('\n/ 2^30', 'of them\nclustering', 'paper', 'counted'),
-        caption='The paper divides parameters by 2^20 and multiply-adds by 2^30. Its parameters '
-        'of the detectors do not follow from the released code, in either unit.',
-    )
-    for row in rows:
-        parameters, macs = row['parameters'], row['multiply-adds']
-        table.add_row(
-            row['model'],
-            f'{row["height"]}x{row["width"]}',
-            f'{parameters / 1e6:.1f}',
-            f'{parameters / 2**20:.1f}',
-            _blank(row['paper parameters']),
-            f'{macs / 1e9:.1f}',
-            f'{macs / 2**30:.1f}',
-            f'{row["of clustering"] / 1e9:.2f}',
-            _blank(row['paper multiply-adds']),
-            row['counted'],
-        )
-    return table
-
-
-def _blank(value: object) -> str:
-    return '' if value is None else str(value)
-
-
-def run_complexity(argv: Sequence[str] | None = None) -> None:
-    """Print the table, as ``tools/analysis_tools/model_complexity.py`` does.
-
-    Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
-
-    Raises:
-        UserError: A name is unknown, the image too small, or a library missing.
-    """
-    parser = argparse.ArgumentParser(
-        prog='model_complexity.py',
-        description="Parameters and multiply-adds of models, beside the paper's.",
-    )
-    parser.add_argument(
-        'names', nargs='*', help='names of models, * and ? understood; default: the classifiers'
-    )
-    parser.add_argument(
-        '--shape', nargs='+', type=int, metavar='N', help='height and width of the image, or both'
-    )
-    parser.add_argument('--csv', action='store_true', help='print CSV, in units, not a table')
-    args = parser.parse_args(argv)
-    shape = args.shape and tuple(args.shape * 2 if len(args.shape) == 1 else args.shape)
-    if shape and (len(shape) != 2 or min(shape) < MIN_SIZE):
-        parser.error(f'argument --shape: one or two numbers, at least {MIN_SIZE}')
-    names = [] if args.names else list_models(task='classification')
-    for given in args.names:
-        found = fnmatch.filter(list_models(), given.lower())
-        names += found or [find_entry(given).name]
-    try:
-        rows = [complexity_row(name, shape) for name in dict.fromkeys(names)]
-    except ModuleNotFoundError as error:
-        raise UserError(f'{error}: install it, or name models of a library you have.') from None
-    if args.csv:
-        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        console = Console()
-        width = None if console.is_terminal else 160
-        Console(width=width).print(_table(rows))
+    return dict(zip(COLUMNS, values, strict=True))

@@ -2,7 +2,7 @@
 
 Which center a point joins is a choice: where two are equally near, rounding decides, and another
 order of summation may decide otherwise. So what the exported model chose is read from it and given
-to PyTorch's textbook formulation, which must then agree to 1e-4; every choice that PyTorch would
+to PyTorch's reference formulation, which must then agree to 1e-4; every choice that PyTorch would
 have made otherwise must be such a tie, and is counted.
 """
 
@@ -19,49 +19,45 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import nn
 
+from coc_mm.apis.export import min_size
 from coc_mm.errors import UserError
 from coc_mm.models.layers import ContextClusterMixer
 from coc_mm.ops import regions
 from coc_mm.ops.backends import reference
+from coc_mm.utils.images import find_images, read_image, to_picture
 
 __all__ = ['Report', 'check', 'load_pictures', 'speed']
 
 TOLERANCE = 1e-4  # of the greatest value of a map
 TIE = 1e-4  # of the similarity, which lies between 0 and 1
 _PICTURES = ('astronaut', 'chelsea', 'coffee', 'rocket')
-_MOST = 8
+_MAX_PICTURES = 8
 
 
-def load_pictures(folder: str | None = None) -> list[torch.Tensor]:
+def load_pictures(folder: str | None = None, channels: int = 3) -> list[torch.Tensor]:
     """Read photographs.
 
     Args:
-        folder (str | None): Of images; None for those of scikit-image, else scikit-learn.
+        folder (str, optional): Of images; by default those of scikit-image, else scikit-learn.
+        channels (int): C; other than three are gray or repeated bands. Defaults to 3.
 
     Returns:
-        list[Tensor]: (1, 3, H, W), RGB, 0 to 255, float32; at most eight.
+        list[Tensor]: (1, C, H, W), RGB, 0 to 255, float32; at most eight.
 
     Raises:
         UserError: No image, or one that cannot be read.
     """
-    if folder is not None:
-        import mmcv
-
-        from coc_mm.apis.infer import find_images
-
-        files = find_images(folder)[:_MOST]
-        images = [mmcv.imread(str(file), channel_order='rgb') for file in files]
-        for file, image in zip(files, images, strict=True):
-            if image is None:
-                raise UserError(f'{file} is not an image that can be read; remove it.')
-    else:
+    if folder is None:
         images = _own_pictures()
-    return [torch.from_numpy(np.array(x[..., :3])).permute(2, 0, 1)[None].float() for x in images]
+    else:
+        files = find_images(folder)[:_MAX_PICTURES]
+        images = [to_picture(read_image(file)['img']) for file in files]
+    bands = [i % 3 for i in range(channels)]
+    return [torch.tensor(x[..., bands]).permute(2, 0, 1)[None].float() for x in images]
 
 
-def _own_pictures():
+def _own_pictures() -> list[np.ndarray]:
     try:
         from skimage import data
 
@@ -80,7 +76,7 @@ def _own_pictures():
 
 
 def batch_of(pictures: Sequence[torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
-    """Resize pictures to (B, 3, H, W), whole numbers from 0 to 255."""
+    """Resize pictures to one batch, (B, C, H, W), whole numbers from 0 to 255."""
     resized = [
         F.interpolate(x, tuple(shape), mode='bilinear', antialias=True).round().clamp(0, 255)
         for x in pictures
@@ -92,14 +88,13 @@ class Exported:
     """An exported file, ready to run.
 
     Args:
-        format (str): 'onnx' or 'torch-export'.
-        path (Path): The file.
-        watched (bool): Whether its choices are wanted too. Defaults to False.
+        path (Path): ``.onnx``, else a program of torch.export.
+        watched (bool): Whether the centers that it chose are wanted too. Defaults to False.
     """
 
-    def __init__(self, format: str, path: Path, watched: bool = False) -> None:
-        self.format, self.watched = format, watched
-        if format == 'onnx':
+    def __init__(self, path: Path, watched: bool = False) -> None:
+        self.onnx, self.watched = path.suffix == '.onnx', watched
+        if self.onnx:
             import onnx
             import onnxruntime
 
@@ -119,16 +114,13 @@ class Exported:
             self.module = torch.export.load(path).module()
 
     def __call__(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Run.
-
-        Args:
-            image (Tensor): (B, 3, H, W).
+        """Run on images (B, C, H, W).
 
         Returns:
-            tuple[list[Tensor], list[Tensor]]: The outputs; the choices, one map of indices
-            (B, R, N, E) per mixer, if watched.
+            tuple[list[Tensor], list[Tensor]]: The outputs; if watched, the choices, one map of
+            indices (B, R, N, E) per mixer.
         """
-        if self.format == 'onnx':
+        if self.onnx:
             outs = self.session.run(None, {'image': image.numpy()})
             outs = [torch.from_numpy(x) for x in outs]
             return outs[: self.count], outs[self.count :]
@@ -154,23 +146,13 @@ class _Watch(torch.fx.Interpreter):
 
 
 def library_outputs(model: Any, scope: str, image: torch.Tensor) -> list[torch.Tensor]:
-    """What the library's own functions make of images.
-
-    Args:
-        model (nn.Module): The model.
-        scope (str): Its library.
-        image (Tensor): (B, 3, H, W), RGB, whole numbers from 0 to 255.
-
-    Returns:
-        list[Tensor]: As of :class:`coc_mm.apis.export.DeployModel`.
-    """
+    """Run a library's own functions on images as :class:`Exported` takes them."""
     height, width = image.shape[2:]
-    data: dict[str, Any] = dict(
-        inputs=[x.flip(0).to(torch.uint8) for x in image], data_samples=None
-    )
+    pixels = image.to(torch.uint8)
+    if image.shape[1] == 3:
+        pixels = pixels.flip(1)  # BGR, as images are read
+    data = dict(inputs=pixels if scope == 'mmpretrain' else list(pixels), data_samples=None)
     with torch.inference_mode():
-        if scope == 'mmpretrain':
-            data['inputs'] = torch.stack(data['inputs'])
         inputs = model.data_preprocessor(data, False)['inputs'][..., :height, :width]
         if scope == 'mmdet':
             return list(model.extract_feat(inputs))
@@ -180,7 +162,7 @@ def library_outputs(model: Any, scope: str, image: torch.Tensor) -> list[torch.T
 
 
 @dataclass
-class Ties:
+class AssignmentTies:
     """Choices that PyTorch would make otherwise.
 
     Attributes:
@@ -195,16 +177,16 @@ class Ties:
 
 
 @contextlib.contextmanager
-def replaying(choices: Sequence[torch.Tensor]) -> Iterator[Ties]:
+def replaying(choices: Sequence[torch.Tensor]) -> Iterator[AssignmentTies]:
     """Let mixers take choices instead of making them, by the textbook.
 
     Args:
         choices (list[Tensor]): (B, R, N, E) each, in the order of the mixers.
 
     Yields:
-        Ties: What the mixers would have chosen otherwise.
+        AssignmentTies: What the mixers would have chosen otherwise.
     """
-    ties, left = Ties(), list(choices)
+    ties, left = AssignmentTies(), list(choices)
 
     def forward(mixer, x, scale=None):
         features, values = mixer.project(x)
@@ -252,17 +234,12 @@ class Report:
     """What a check found.
 
     Attributes:
-        rows (list[tuple]): Shape, error relative to the map, ties, choices, agreement of labels.
+        rows (list[tuple]): Shape, error relative to the map, ties, agreement of labels.
         reason (str): Why it failed, empty if it passed.
     """
 
     rows: list = field(default_factory=list)
     reason: str = ''
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything agrees."""
-        return not self.reason
 
     def table(self) -> Table:
         """Tabulate for a rich console."""
@@ -275,9 +252,8 @@ class Report:
         return table
 
 
-def _shapes(scope, shape, pictures):
+def _shapes(scope: str, shape: tuple[int, int], count: int) -> list[tuple[int, int, int]]:
     """Batches and sizes to check on: for dense models also odd ones."""
-    count = len(pictures)
     if scope == 'mmpretrain':
         return [(1, *shape), (count, *shape)]
     height, width = shape
@@ -285,40 +261,31 @@ def _shapes(scope, shape, pictures):
 
 
 def check(
-    model: nn.Module,
+    model: Any,
     scope: str,
-    format: str,
     path: Path,
     names: Sequence[str],
     pictures: Sequence[torch.Tensor],
     shape: tuple[int, int],
 ) -> Report:
-    """Compare an exported file with PyTorch.
+    """Compare an exported file with PyTorch, as far as the first thing that differs.
 
     Args:
         model (nn.Module): The model.
         scope (str): Its library.
-        format (str): 'onnx' or 'torch-export'.
         path (Path): The file.
         names (list[str]): Of the outputs.
         pictures (list[Tensor]): From :func:`load_pictures`.
         shape (tuple[int, int]): Height and width.
-
-    Returns:
-        Report: With the first thing that differs.
     """
-    exported = Exported(format, path, watched=True)
+    exported = Exported(path, watched=True)
     report = Report()
-    from coc_mm.apis.export import least_size
-
-    backbone: Any = model.backbone
-    least = least_size(backbone.folds)
-    for count, height, width in _shapes(scope, shape, pictures):
-        if scope != 'mmpretrain':
-            height, width = max(height, least), max(width, least)
+    least = min_size(scope, model.backbone.folds)
+    mixers = sum(isinstance(m, ContextClusterMixer) for m in model.modules())
+    for count, height, width in _shapes(scope, shape, len(pictures)):
+        height, width = max(height, least), max(width, least)
         image = batch_of(pictures[:count], (height, width))
         found, choices = exported(image)
-        mixers = sum(isinstance(m, ContextClusterMixer) for m in model.modules())
         if len(choices) != mixers:
             raise RuntimeError(f'{len(choices)} choices in the graph, {mixers} mixers in the model')
         with replaying(choices) as ties:
@@ -362,30 +329,16 @@ def _labels(scope, found, replayed, plain):
 
 
 def speed(
-    model: nn.Module,
+    model: Any,
     scope: str,
-    format: str,
     path: Path,
     pictures: Sequence[torch.Tensor],
     shape: tuple[int, int],
     rounds: int,
 ) -> Iterator[str]:
-    """Time the exported file and PyTorch in turn.
-
-    Args:
-        model (nn.Module): The model.
-        scope (str): Its library.
-        format (str): 'onnx' or 'torch-export'.
-        path (Path): The file.
-        pictures (list[Tensor]): From :func:`load_pictures`.
-        shape (tuple[int, int]): Height and width.
-        rounds (int): Times each.
-
-    Yields:
-        str: A line per batch.
-    """
-    runtime = 'onnxruntime' if format == 'onnx' else 'torch.export'
-    exported = Exported(format, path)
+    """Time the exported file and PyTorch in turn; yield a line per batch (see :func:`check`)."""
+    exported = Exported(path)
+    runtime = 'onnxruntime' if exported.onnx else 'torch.export'
     for batch in (1, 8) if scope == 'mmpretrain' else (1,):
         image = batch_of([pictures[i % len(pictures)] for i in range(batch)], shape)
         calls = (

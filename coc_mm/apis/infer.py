@@ -1,66 +1,38 @@
-"""Load a trained model and predict on images: what ``tools/infer.py`` runs."""
+"""Load a trained model of mmpretrain, mmdet or mmseg and predict on images."""
 
-import os
+import colorsys
 import re
-import warnings
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-import mmcv
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DefaultScope
-from rich.console import Console
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from rich.table import Table
 from torch import nn
 
-from coc_mm.apis.config import load_config, merge_options
-from coc_mm.apis.start import check_weights, is_local
-from coc_mm.apis.tasks import TASKS
-from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of, use_safe_loading
-from coc_mm.cli.options import add_cfg_options, add_device, at_least, between, make_parser
-from coc_mm.errors import UserError, explain
-from coc_mm.utils.image_checks import validate_image
+from coc_mm.apis.start import build_model, check_weights
+from coc_mm.checkpoints.load import state_dict_of, use_safe_loading
+from coc_mm.checkpoints.pretrained import read_checkpoint
+from coc_mm.errors import UserError
+from coc_mm.utils.images import read_image, to_picture
 
-__all__ = ['find_images', 'load_model', 'run_infer']
+__all__ = ['TASKS', 'Classification', 'Detection', 'Segmentation', 'find_device', 'load_model']
 
-_WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp')
-_SUFFIXES = (*_WRITABLE, '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif')
+# Short side of a picture on which text can be read.
+_LEGIBLE = 256
 
 
-def find_images(path: str) -> list[Path]:
-    """List the images that are meant by a file or a folder.
-
-    Args:
-        path (str): An image file, or a folder whose images are taken by their
-            suffix, without those of its sub-folders.
-
-    Returns:
-        list[Path]: Sorted; one file is returned whatever its suffix.
+def find_device(name: str | None) -> str:
+    """Return a device that works: the one named, else a GPU if there is one, else the CPU.
 
     Raises:
-        UserError: There is nothing, or no image in the folder, or the file cannot
-            be decoded.
+        UserError: The named one cannot be used.
     """
-    place = Path(path)
-    if place.is_dir():
-        found = sorted(x for x in place.iterdir() if x.suffix.lower() in _SUFFIXES)
-        if not found:
-            raise UserError(
-                f'folder {path} holds no images ({", ".join(_SUFFIXES)}); name the folder '
-                'that holds them itself.'
-            )
-        return found
-    reason = validate_image(place)
-    if reason:
-        raise UserError(f'image {path} {reason}; name an image file, or a folder of them.')
-    return [place]
-
-
-def _usable_device(name: str | None) -> str:
     name = name or get_device()
     try:
         torch.zeros(1, device=name)
@@ -70,157 +42,268 @@ def _usable_device(name: str | None) -> str:
     return name
 
 
-def load_model(config: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
+def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> nn.Module:
     """Build the model of a config with the weights of a checkpoint, ready to predict.
 
-    The library's own function builds it, so that the library's inference functions
-    take it. Class names come from the checkpoint, else from the config's test
-    dataset; without either, classes are numbered.
+    The inference functions of its library take it. Class names come from the checkpoint, else
+    from the config's test dataset; without either, classes are numbered.
 
     Args:
         config (Config): Its ``default_scope`` is mmpretrain, mmdet or mmseg.
-        checkpoint (str): A local file or a URL.
-        device (str): Where to run. Defaults to ``'cpu'``.
+        checkpoint (str, optional): A local file or a URL; None for random weights.
+        device (str): Defaults to ``'cpu'``.
 
     Returns:
-        nn.Module: In evaluation mode, with ``dataset_meta`` (mmpretrain:
-        ``_dataset_meta``) and the config.
+        nn.Module: In evaluation mode, with ``dataset_meta`` (mmpretrain: ``_dataset_meta``)
+        and the config as ``cfg`` (``_config``).
 
     Raises:
-        UserError: The library is none of the three, or the checkpoint is of another
-            model.
+        UserError: The library is none of the three, or the checkpoint is of another model.
         CheckpointError: The file cannot be read.
     """
+    use_safe_loading()
+    return model_of(config, checkpoint and read_checkpoint(checkpoint), checkpoint or '', device)
+
+
+def model_of(config: Config, content: Mapping | None, path: str, device: Any) -> nn.Module:
+    """Build a model from a config and what its checkpoint holds; see :func:`load_model`."""
     scope = config.get('default_scope')
     if scope not in TASKS:
         raise UserError(
             f'prediction works for configs of {", ".join(TASKS)}, not for default_scope {scope!r}.'
         )
-    if is_local(checkpoint):
-        content = load_checkpoint_safely(checkpoint)
-    else:
-        from mmengine.runner import CheckpointLoader
-
-        use_safe_loading()
-        content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    meta = content.get('meta') or {}
     config = deepcopy(config)
-    _set_custom_classes(config, meta)
-    with warnings.catch_warnings(record=True) as caught:
-        model = TASKS[scope].build(deepcopy(config))
-    for warning in caught:  # class names and colors follow below
-        if not re.search('checkpoint is None|palette', str(warning.message)):
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
-    check_weights(model, content, checkpoint, strict=True)
-    model.load_state_dict(state_dict_of(content, checkpoint), strict=False)
+    meta = (content or {}).get('meta') or {}
+    classes = (meta.get('dataset_meta') or {}).get('classes')
+    if config.get('custom_data') is not None and classes:  # the data itself may be elsewhere
+        from coc_mm.datasets import set_classes
+
+        set_classes(config, classes)
+    model: Any = revert_sync_batchnorm(build_model(config))
+    if content is not None:
+        check_weights(model, content, path, strict=True)
+        model.load_state_dict(state_dict_of(content, path), strict=False)
+    if scope == 'mmpretrain':
+        model._config = config
+    else:
+        model.cfg = config
+    if scope == 'mmseg' and config.get('test_pipeline') is None:  # inference_model reads this
+        config.test_pipeline = _test_dataset(config).get('pipeline')
     TASKS[scope].set_classes(model, meta, config)
     return model.to(device).eval()
 
 
-def _set_custom_classes(config: Config, meta: dict) -> None:
-    """Give a config for own data the classes of the checkpoint, its data being elsewhere."""
-    classes = (meta.get('dataset_meta') or {}).get('classes')
-    if config.get('custom_data') is not None and classes:
-        from coc_mm.datasets import set_classes
-
-        set_classes(config, classes)
-
-
-def _target(out_dir: Path, image: Path) -> Path:
-    """Name the picture of an image; other formats than the usual ones become PNG."""
-    name = image.name if image.suffix.lower() in _WRITABLE else f'{image.name}.png'
-    return out_dir / name
+def _test_dataset(config: Config) -> dict:
+    """Find the dataset of a config behind wrappers such as RepeatDataset and ConcatDataset."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    while inner := dataset.get('dataset') or dataset.get('datasets'):
+        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return dataset
 
 
-def parse_infer(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``image config checkpoint out_dir device topk score_thr cfg_options``."""
-    parser = make_parser(
-        'infer.py',
-        'Predict on an image, or on the images of a folder.',
-        *('image', 'config', 'checkpoint'),
-    )
-    parser.add_argument(
-        '--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer'
-    )
-    parser.add_argument(
-        '--topk',
-        type=at_least(1),
-        default=5,
-        help='classification: classes to print; default: 5',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=between(0, 1, float),
-        default=0.3,
-        help='detection: least score shown; default: 0.3',
-    )
-    add_device(parser)
-    add_cfg_options(parser)
-    return parser.parse_args(argv)
+def _dataset_meta(meta: dict, config: Config) -> dict:
+    """Gather class names and colors: checkpoint, then config, then dataset class."""
+    dataset = _test_dataset(config)
+    with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
+        kind = registry.get(dataset['type']) if 'type' in dataset else None
+    found: dict[str, Any] = {}
+    old = {key: meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}
+    sources = (meta.get('dataset_meta'), old, dataset.get('metainfo'))
+    for source in (*sources, getattr(kind, 'METAINFO', None)):
+        for key, value in (source or {}).items():
+            if value is not None:
+                found.setdefault(key.lower(), value)
+    return found
 
 
-def run_infer(argv: Sequence[str] | None = None) -> None:
-    """Predict on images, print results and write pictures, as ``tools/infer.py`` does.
+def _names(classes: Sequence[str] | None, count: int) -> list[str]:
+    """Class names, or numbers where there are none or not as many as outputs."""
+    if classes is None or len(classes) < count:
+        return [str(index) for index in range(count)]
+    return [str(name) for name in classes]
+
+
+def _colors(count: int) -> list[tuple[int, int, int]]:
+    """Colors around the wheel, as far apart as their number allows."""
+    wheel = [colorsys.hsv_to_rgb(i / max(1, count), 0.8, 0.95) for i in range(count)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in wheel]
+
+
+class _Task:
+    """A model with the test pipeline of its config.
 
     Args:
-        argv (Sequence[str], optional): Arguments; those of the process if None.
+        model (nn.Module): From :func:`load_model`.
+        topk (int): Classes in the table of a classification. Defaults to 5.
+        score_thr (float): Least score of a box, 0 to 1. Defaults to 0.3.
 
     Raises:
-        UserError: The arguments, the config, the checkpoint or an image cannot be
-            used; images of a folder that can be are done first.
+        UserError: The config says nowhere how an image is prepared.
     """
-    args = parse_infer(argv)
-    images = find_images(args.image)
-    config = load_config(args.config, args.cfg_options)
-    merge_options(config, args.cfg_options)
-    default_dir = os.path.join('work_dirs', Path(args.config).stem, 'infer')
-    out_dir = Path(args.out_dir or config.get('out_dir') or default_dir)
-    if out_dir.exists() and out_dir.resolve() == images[0].parent.resolve():
-        raise UserError(
-            f'--out-dir {out_dir} is the folder of the images; pictures would replace them.'
+
+    def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
+        self.model: Any = model
+        self.topk, self.score_thr = topk, score_thr
+        config = getattr(model, 'cfg', None) or self.model._config
+        pipeline = _test_dataset(config).get('pipeline') or config.get('test_pipeline')
+        if not pipeline:
+            raise UserError('the config sets neither test_pipeline nor a test_dataloader.')
+        kept = [step for step in pipeline if not re.search(r'Load\w*Annotations$', step['type'])]
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            self.load, *self.steps = [TRANSFORMS.build(step) for step in kept]
+
+    def read(self, path: str) -> tuple[dict, np.ndarray]:
+        """Read an image file as the config's loader does.
+
+        Returns:
+            tuple[dict, ndarray]: For :meth:`predict`; the image as a picture, (H, W, 3), RGB.
+
+        Raises:
+            UserError: The file cannot be read, with the reason.
+        """
+        data = read_image(path, self.load)
+        bgr = getattr(self.load, 'imdecode_backend', 'cv2') != 'tifffile'
+        return data, to_picture(data['img'], bgr)
+
+    def predict(self, image: str | dict) -> Any:
+        """Predict on an image file, or what :meth:`read` gave, as ``tools/test.py`` does.
+
+        Returns:
+            DataSample: mmpretrain: with ``pred_score`` (classes,); mmdet: ``pred_instances``,
+            boxes in pixels of the image; mmseg: ``pred_sem_seg.data`` (1, H, W).
+        """
+        data = self.read(image)[0] if isinstance(image, str) else image
+        for step in self.steps:
+            data = step(data)
+        batch = {key: [data[key]] for key in ('inputs', 'data_samples')}
+        with torch.no_grad():
+            return self.model.test_step(batch)[0]
+
+
+class Classification(_Task):
+    """A classifier of mmpretrain."""
+
+    @staticmethod
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
+        """Give the model class names, from the ``meta`` of a checkpoint or from the config."""
+        model._dataset_meta = _dataset_meta(meta, config)
+
+    def _class_names(self, sample: Any) -> list[str]:
+        return _names(self.model._dataset_meta.get('classes'), len(sample.pred_score))
+
+    def report(self, sample: Any, title: str) -> Table:
+        """Tabulate the likeliest classes."""
+        table = Table('class', 'probability', title=title)
+        scores = sample.pred_score.detach().cpu()
+        names = self._class_names(sample)
+        for score, label in zip(*scores.topk(min(self.topk, len(scores))), strict=True):
+            table.add_row(names[label], f'{float(score):.4f}')
+        return table
+
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
+        """Write a picture, (H, W, 3) RGB, with the class on it."""
+        from mmpretrain.visualization import UniversalVisualizer
+
+        UniversalVisualizer().visualize_cls(
+            image,
+            sample,
+            classes=self._class_names(sample),
+            draw_gt=False,
+            resize=_LEGIBLE if min(image.shape[:2]) < _LEGIBLE else None,
+            out_file=out_file,
         )
-    device = _usable_device(args.device)
-    use_safe_loading()
-    console = Console()
-    # A run of another library may have left its scope in this process.
-    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-        model = load_model(config, args.checkpoint, device)
-        task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
-        failed = _predict_all(task, images, out_dir, console)
-    if failed:
-        listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
-        raise UserError(
-            f'{len(failed)} of {len(images)} images could not be used: {listed} '
-            '(the reasons are above).'
+
+
+class Detection(_Task):
+    """A detector of mmdet."""
+
+    @staticmethod
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
+        """Give the model class names and colors, from a checkpoint or from the config."""
+        found = dict(classes=None, palette='random') | _dataset_meta(meta, config)
+        if not isinstance(found['palette'], str):  # mmdet takes tuples, one for each class
+            colors = [tuple(color) for color in found['palette']]
+            enough = len(colors) >= len(found['classes'] or ())
+            found['palette'] = colors if enough else 'random'
+        model.dataset_meta = found
+
+    def report(self, sample: Any, title: str) -> Table:
+        """Tabulate the objects, best first."""
+        found = sample.pred_instances.cpu()
+        found = found[found.scores.argsort(descending=True)]
+        masks = found.get('masks')
+        columns = ['class', 'score', 'x', 'y', 'width', 'height']
+        table = Table(*columns, *([] if masks is None else ['mask pixels']), title=title)
+        labels, scores = found.labels.tolist(), found.scores.tolist()
+        names = _names(self.model.dataset_meta.get('classes'), max(labels, default=-1) + 1)
+        for i in range((found.scores >= self.score_thr).sum()):
+            x, y, right, bottom = found.bboxes[i].tolist()
+            row = [names[labels[i]], f'{scores[i]:.3f}']
+            row += [f'{value:.1f}' for value in (x, y, right - x, bottom - y)]
+            table.add_row(*row, *([] if masks is None else [str(int(masks[i].sum()))]))
+        if not table.row_count:
+            best = f'; the best has {scores[0]:.3f}' if scores else ''
+            table.caption = f'no object with a score of {self.score_thr} or more{best}'
+        return table
+
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
+        """Write a picture, (H, W, 3) RGB, with boxes and masks on it."""
+        from mmdet.visualization import DetLocalVisualizer
+
+        visualizer = DetLocalVisualizer()
+        visualizer.dataset_meta = self.model.dataset_meta
+        visualizer.add_datasample(
+            'prediction',
+            image,
+            data_sample=sample,
+            draw_gt=False,
+            pred_score_thr=self.score_thr,
+            out_file=out_file,
         )
 
 
-def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Console) -> list[str]:
-    """Predict on all images; return the names of those that could not be used."""
-    failed = []
-    for image in images:
-        try:
-            _predict_one(task, image, _target(out_dir, image), console)
-        except Exception as error:
-            message = explain(error)
-            if message is None:
-                raise
-            if len(images) == 1:
-                raise UserError(f'image {image}: {message}') from error
-            console.print(f'skipped {image}: {message}', style='red', markup=False)
-            failed.append(image.name)
-    return failed
+class Segmentation(_Task):
+    """A segmentor of mmseg."""
+
+    @staticmethod
+    def set_classes(model: Any, meta: dict, config: Config) -> None:
+        """Give the model class names and colors, from a checkpoint or from the config."""
+        found = _dataset_meta(meta, config)
+        found['classes'] = _names(found.get('classes'), model.num_classes)
+        if len(found.get('palette') or ()) != len(found['classes']):
+            found['palette'] = _colors(len(found['classes']))
+        model.dataset_meta = found
+
+    def report(self, sample: Any, title: str) -> Table:
+        """Tabulate the area of each class, largest first."""
+        labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
+        names = _names(self.model.dataset_meta['classes'], int(labels.max()) + 1)
+        table = Table('class', 'pixels', 'share of the image', title=title)
+        for index in torch.argsort(counts, descending=True).tolist():
+            share = 100 * int(counts[index]) / int(counts.sum())
+            table.add_row(names[int(labels[index])], str(int(counts[index])), f'{share:.1f} %')
+        return table
+
+    def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
+        """Write a picture, (H, W, 3) RGB, with the classes painted over it."""
+        from mmseg.visualization import SegLocalVisualizer
+
+        visualizer = SegLocalVisualizer(alpha=0.5)
+        visualizer.dataset_meta = self.model.dataset_meta
+        # mmseg prints names on regions; on images smaller than a word they hide all.
+        visualizer.add_datasample(
+            'prediction',
+            image,
+            data_sample=sample,
+            draw_gt=False,
+            with_labels=min(image.shape[:2]) >= _LEGIBLE,
+            out_file=out_file,
+        )
 
 
-def _predict_one(task: Any, image: Path, target: Path, console: Console) -> None:
-    reason = validate_image(image)
-    pixels = None if reason else mmcv.imread(str(image), channel_order='rgb')
-    if pixels is None:
-        raise UserError(reason or 'is not an image in a format that can be read')
-    sample = task.predict(str(image))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    task.draw(pixels, sample, str(target))
-    console.print(task.report(sample, title=str(image)))
-    console.print(f'picture: {target}', markup=False, highlight=False, soft_wrap=True)
+#: The task of each default scope.
+TASKS: dict[str, type[Classification] | type[Detection] | type[Segmentation]] = {
+    'mmpretrain': Classification,
+    'mmdet': Detection,
+    'mmseg': Segmentation,
+}

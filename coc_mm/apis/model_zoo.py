@@ -1,11 +1,13 @@
 """The models of this package by name, from the metafiles beside the configs."""
 
+import difflib
 import fnmatch
 import functools
 import os
-import warnings
+import re
 from collections.abc import Collection
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,7 +20,15 @@ if TYPE_CHECKING:  # a list of names must not cost the import of torch
     from mmengine.config import Config
     from torch import nn
 
-__all__ = ['ModelEntry', 'config_of', 'entries', 'get_model', 'list_models', 'zoo_root']
+__all__ = [
+    'ModelEntry',
+    'config_of',
+    'entries',
+    'get_model',
+    'list_models',
+    'register_model_zoo',
+    'zoo_root',
+]
 
 #: Folder of a family of configs -> the default scope of its library.
 SCOPES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
@@ -59,10 +69,7 @@ class ModelEntry(dict):
 
 
 def zoo_root() -> Path:
-    """Find the folder with ``configs`` and ``model-index.yml``.
-
-    Returns:
-        Path: ``coc_mm/.mim`` of an installed package, else the checkout.
+    """Find the folder with ``configs``: ``coc_mm/.mim`` of an installed package, or the checkout.
 
     Raises:
         UserError: The installation has neither.
@@ -79,11 +86,7 @@ def zoo_root() -> Path:
 
 @functools.cache
 def entries() -> dict[str, ModelEntry]:
-    """Read the metafiles.
-
-    Returns:
-        dict[str, ModelEntry]: By name, in the order of the files.
-    """
+    """Read the metafiles; entries by name, in the order of the files."""
     root = zoo_root()
     index = yaml.safe_load((root / 'model-index.yml').read_text())
     found = {}
@@ -94,15 +97,12 @@ def entries() -> dict[str, ModelEntry]:
 
 
 def list_models(pattern: str | None = None, task: str | None = None) -> list[str]:
-    """List the models that can be had by name.
+    """List the models that can be had by name, sorted.
 
     Args:
         pattern (str, optional): With ``*`` and ``?``; matches a whole name or the
             beginning of one, in any case. All models if None.
         task (str, optional): 'classification', 'detection' or 'segmentation'.
-
-    Returns:
-        list[str]: Sorted.
 
     Raises:
         ValueError: There is no such task.
@@ -122,13 +122,7 @@ def list_models(pattern: str | None = None, task: str | None = None) -> list[str
 
 
 def find_entry(name: str) -> ModelEntry:
-    """Look a model up.
-
-    Args:
-        name (str): In any case.
-
-    Returns:
-        ModelEntry: What its metafile says.
+    """Look a model up, in any case.
 
     Raises:
         UserError: There is no such model; names that come close are told.
@@ -136,8 +130,6 @@ def find_entry(name: str) -> ModelEntry:
     lowered = {known.lower(): entry for known, entry in entries().items()}
     entry = lowered.get(name.lower())
     if entry is None:
-        import difflib
-
         close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
         hint = f'did you mean {" or ".join(close)}? ' if close else ''
         raise UserError(f'no model {name!r}: {hint}coc_mm.apis.list_models() lists all names.')
@@ -145,17 +137,7 @@ def find_entry(name: str) -> ModelEntry:
 
 
 def config_of(name: str) -> 'Config':
-    """Load the config of a model.
-
-    Args:
-        name (str): Of the model.
-
-    Returns:
-        Config: A fresh one.
-
-    Raises:
-        UserError: There is no such model.
-    """
+    """Load the config of a model afresh; ``UserError`` if there is no such model."""
     from mmengine.config import Config
 
     with PARSING:
@@ -171,22 +153,11 @@ def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()
         given (Collection[str]): Arguments of the backbone to leave alone.
     """
     record = (checkpoint.get('meta') or {}).get('coc_mm') or {}
+    backbone = config.model.backbone
     for key, value in record.get('backbone', {}).items():
-        if key in given or config.model.backbone.get(key, _DEFAULTS.get(key)) == value:
-            continue
-        config.model.backbone[key] = value
-
-
-_DEFAULTS = {'denominator': 'similarity'}
-
-
-def _no_weights(entry: ModelEntry) -> str:
-    target = f'checkpoints/{entry.name}.pth'
-    return (
-        f'no weights of {entry.name} are hosted. Get the official file from {_OFFICIAL} and run\n'
-        f'python tools/model_converters/official_to_coc_mm.py FILE {target}\n'
-        f'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
-    )
+        default = 'similarity' if key == 'denominator' else None
+        if key not in given and backbone.get(key, default) != value:
+            backbone[key] = value
 
 
 def get_model(
@@ -204,7 +175,7 @@ def get_model(
             for random weights. The denominator and the centers that the checkpoint
             records go before those of the config. Defaults to False.
         device (str | torch.device): Defaults to ``'cpu'``.
-        **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='fused')``.
+        **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='matmul')``.
 
     Returns:
         nn.Module: In evaluation mode, with its config and class names.
@@ -221,8 +192,7 @@ def get_model(
         5570584
     """
     from coc_mm.apis.config import check_scope
-    from coc_mm.apis.start import check_weights
-    from coc_mm.apis.tasks import TASKS
+    from coc_mm.apis.infer import model_of
     from coc_mm.checkpoints.load import state_dict_of
     from coc_mm.checkpoints.official_names import is_official
     from coc_mm.checkpoints.pretrained import read_checkpoint
@@ -231,25 +201,111 @@ def get_model(
     check_scope(entry.scope, entry.config)
     path = entry.weights if pretrained is True else pretrained and os.fspath(pretrained)
     if pretrained is True and path is None:
-        raise UserError(_no_weights(entry))
-    config, checkpoint, weights = config_of(name), {}, {}
+        raise UserError(
+            f'no weights of {entry.name} are hosted. Get the official file from {_OFFICIAL} and '
+            'run\npython tools/model_converters/official_to_coc_mm.py FILE '
+            f'checkpoints/{entry.name}.pth\n'
+            'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
+        )
+    config, content = config_of(name), None
     if path:
-        checkpoint = read_checkpoint(path)
-        weights = state_dict_of(checkpoint, path)
-        if is_official(weights):
+        content = read_checkpoint(path)
+        if is_official(state_dict_of(content, path)):
             raise UserError(
                 f'{path} is an official file; convert it first:\n'
                 f'python tools/model_converters/official_to_coc_mm.py {path} '
                 f'checkpoints/{entry.name}.pth'
             )
-        apply_record(config, checkpoint, overrides.get('backbone', ()))
+        apply_record(config, content, overrides.get('backbone', ()))
     config.merge_from_dict({'model': overrides})
-    library = TASKS[entry.scope]
-    with warnings.catch_warnings():  # "checkpoint is None": the weights follow below
-        warnings.filterwarnings('ignore', message='.*(checkpoint is None|palette)')
-        model = library.build(config)
-    if path:
-        check_weights(model, checkpoint, path, strict=True)
-        model.load_state_dict(weights, strict=False)
-    library.set_classes(model, checkpoint.get('meta') or {}, config)
-    return model.to(device).eval()
+    return model_of(config, content, path or '', device)
+
+
+def _own(scope: str | None) -> dict:
+    """Entries of one library by lower-case name; those of all for None."""
+    return {n.lower(): e for n, e in entries().items() if scope in (None, e.scope)}
+
+
+def register_model_zoo(module: ModuleType) -> None:
+    """Make the names of our models known to the libraries' own inferencers.
+
+    Args:
+        module (ModuleType): ``mmpretrain.apis.model``, whose hub takes our metafile, or
+            ``mmengine.infer.infer``, the base of ``DetInferencer`` and ``MMSegInferencer``, which
+            reads the metafiles of the library's own package only. There a name of ours without
+            weights given takes ``checkpoints/NAME.pth`` where that exists.
+    """
+    if module.__name__ == 'mmengine.infer.infer':
+        _register_with_mmengine(module)
+        return
+    root = zoo_root()
+    if not _own('mmpretrain').keys() & module.ModelHub._models_dict.keys():
+        module.ModelHub.register_model_index(
+            root / 'configs' / 'classification' / 'metafile.yml', config_prefix=root
+        )
+
+
+def _register_with_mmengine(module: ModuleType) -> None:
+    base = module.BaseInferencer
+    load, list_theirs = base._load_model_from_metafile, base.list_models
+    if hasattr(load, '__wrapped__'):
+        return
+
+    @functools.wraps(load)
+    def load_with_ours(self, model):
+        entry = _own(self.scope).get(model.lower())
+        if entry is None:
+            return load(self, model)
+        config, weights = config_of(entry.name), entry.weights
+        if weights is not None:
+            from coc_mm.checkpoints.pretrained import read_checkpoint
+
+            apply_record(config, read_checkpoint(weights))
+        return config, weights
+
+    @functools.wraps(list_theirs)
+    def list_with_ours(scope=None, patterns=r'.*'):
+        found = list_theirs(scope, patterns)
+        return found + [e.name for e in _own(scope).values() if re.match(patterns, e.name)]
+
+    base._load_model_from_metafile = load_with_ours
+    base.list_models = staticmethod(list_with_ours)
+
+
+_MARKS = '<!-- tables: python -m coc_mm.apis.model_zoo -->', '<!-- end of tables -->'
+_KINDS = ('paper', 'released', 'converted', 'reproduced')
+
+
+def _table(task: str) -> str:
+    found = [entry for entry in entries().values() if entry.task == task]
+    given = [row for entry in found for row in entry['Figures'].values() if row]
+    metrics = list(max(given, key=len, default={}))
+    head = ['model', 'parameters (M)', 'multiply-adds (G)', *_KINDS]
+    rows = [head, ['---'] * len(head)]
+    for entry in found:
+        metadata = entry['Metadata']
+        costs = []
+        for key, unit in (('Parameters', 1e6), ('Multiply-adds', 1e9)):
+            printed = metadata.get(f'Paper {key} ({"M" if unit == 1e6 else "G"})')
+            costs.append(f'{metadata[key] / unit:.1f}' + (f' (paper {printed})' if printed else ''))
+        figures = [
+            ' / '.join(str(entry['Figures'][kind].get(metric, '')) for metric in metrics)
+            if entry['Figures'][kind]
+            else ''
+            for kind in _KINDS
+        ]
+        rows.append([f'[{entry.name}](../{entry["Config"]})', *costs, *figures])
+    lines = '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+    return f'### {task.capitalize()}\n\nFigures: {" / ".join(metrics)}.\n\n{lines}'
+
+
+def update_page(text: str) -> str:
+    """Put fresh tables, one per family, between the marks of ``docs/model_zoo.md``."""
+    before, rest = text.split(_MARKS[0])
+    tables = '\n\n'.join(_table(task) for task in SCOPES)
+    return f'{before}{_MARKS[0]}\n\n{tables}\n\n{_MARKS[1]}{rest.split(_MARKS[1])[1]}'
+
+
+if __name__ == '__main__':
+    page = Path(__file__).resolve().parents[2] / 'docs' / 'model_zoo.md'
+    page.write_text(update_page(page.read_text()))

@@ -3,23 +3,19 @@
 import argparse
 import re
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from torch import nn
 
 from coc_mm.apis.config import load_config
-from coc_mm.apis.infer import find_images, load_model
+from coc_mm.apis.infer import find_device, load_model
 from coc_mm.apis.start import check_weights
-from coc_mm.apis.tasks import TASKS
 from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
 from coc_mm.errors import UserError
-from coc_mm.utils.image_checks import validate_image
+from coc_mm.utils.images import find_images, read_image, to_picture
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import ClusterMaps, record_clusters
@@ -108,31 +104,14 @@ def parse_clusters(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _device(name: str | None) -> str:
-    name = name or get_device()
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split('\n')[0]
-        raise UserError(f'--device {name} cannot be used here ({reason}); try cpu.') from None
-    return name
-
-
 def _load(name: str, checkpoint: str | None, device: str) -> tuple[nn.Module, Config]:
     """Load a model by the path of its config or, where there is none, by its name."""
     if not Path(name).suffix and not Path(name).exists():
         return _load_by_name(name, checkpoint, device)
     config = load_config(name)
-    scope = config.default_scope
-    if scope not in TASKS:
-        raise UserError(f'config {name}: default_scope {scope!r} is none of {", ".join(TASKS)}.')
-    if checkpoint is not None:
-        return load_model(config, checkpoint, device), config
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # the same picture every time
-        model = TASKS[scope].build(deepcopy(config))
-    TASKS[scope].set_classes(model, {}, config)
-    return model.to(device).eval(), config
+        return load_model(config, checkpoint, device), config
 
 
 def _load_by_name(name: str, checkpoint: str | None, device: str) -> tuple[nn.Module, Config]:
@@ -160,11 +139,10 @@ def _checkpoints(paths: Sequence[str]) -> list[Path]:
 
 
 def _read(path: Path) -> np.ndarray:
-    reason = validate_image(path)
-    pixels = None if reason else mmcv.imread(str(path), channel_order='rgb')
-    if pixels is None:
-        raise UserError(f'image {path} {reason or "is not an image that can be read"}.')
-    return pixels
+    try:
+        return to_picture(read_image(path)['img'])
+    except UserError as error:
+        raise UserError(f'image {path} {error}.') from None
 
 
 def _check_range(model: nn.Module, args: argparse.Namespace) -> None:
@@ -303,7 +281,7 @@ def run_clusters(argv: Sequence[str] | None = None) -> None:
     images = find_images(args.image)
     checkpoints = _checkpoints(args.gif or [])
     checkpoint = args.checkpoint or (str(checkpoints[-1]) if checkpoints else None)
-    model, config = _load(args.model, checkpoint, _device(args.device))
+    model, config = _load(args.model, checkpoint, find_device(args.device))
     try:
         inspector = ClusterInspector(model, config, size=args.size)
     except ValueError as error:

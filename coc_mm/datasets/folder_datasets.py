@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from mmengine.dataset import BaseDataset
 
 from coc_mm.registry import DATASETS
+from coc_mm.utils.images import IMAGE_SUFFIXES
 
 __all__ = ['PARTS', 'ClassFolders', 'ImageMaskFolders', 'hold_out', 'list_images']
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
 #: Of a folder without a validation split: all, or what :func:`hold_out` gives.
 PARTS = ('all', 'train', 'val')

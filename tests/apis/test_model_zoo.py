@@ -9,8 +9,7 @@ import torch
 import yaml
 
 from coc_mm.apis import get_model, list_models
-from coc_mm.apis.model_zoo import entries, find_entry
-from coc_mm.apis.zoo_tables import update_page
+from coc_mm.apis.model_zoo import entries, find_entry, update_page
 from coc_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

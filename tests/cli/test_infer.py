@@ -1,19 +1,13 @@
-"""Prediction on a real photograph, by the libraries' own functions and by the tool."""
+"""``tools/infer.py`` on a real photograph, and what it refuses."""
 
 import shutil
 
 import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tiny_projects import SCOPES
-
-from coc_mm.apis.infer import load_model
-from coc_mm.apis.tasks import TASKS
-from coc_mm.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -22,48 +16,6 @@ def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp('photo') / 'china.jpg'
     Image.fromarray(load_sample_image('china.jpg')).resize((320, 213)).save(path)
     return path
-
-
-# The libraries' own functions
-
-
-def test_image_classification_inferencer(projects, photo):
-    from mmpretrain import ImageClassificationInferencer
-
-    project = projects['mmpretrain']
-    inferencer = ImageClassificationInferencer(
-        str(project.config), pretrained=str(project.checkpoint), device='cpu', classes=['a', 'b']
-    )
-    (result,) = inferencer(str(photo))
-    assert result['pred_scores'].shape == (2,)
-    assert result['pred_scores'].sum() == pytest.approx(1, abs=1e-5)
-    assert result['pred_class'] == ['a', 'b'][result['pred_scores'].argmax()]
-
-
-def test_inference_detector(projects, photo):
-    from mmdet.apis import inference_detector, init_detector
-
-    project = projects['mmdet']
-    model = init_detector(str(project.config), str(project.checkpoint), device='cpu')
-    found = inference_detector(model, str(photo)).pred_instances
-    assert len(found) == 5  # all that max_per_img lets through, untrained as it is
-    assert found.masks.shape == (5, 213, 320)
-    assert (found.bboxes >= 0).all()
-    assert (found.bboxes <= torch.tensor([320, 213, 320, 213])).all()
-
-
-def test_inference_model(projects, photo):
-    from mmseg.apis import inference_model, init_model
-
-    project = projects['mmseg']
-    model = init_model(str(project.config), str(project.checkpoint), device='cpu')
-    result = inference_model(model, str(photo))
-    assert result.pred_sem_seg.data.shape == (1, 213, 320)
-    assert result.seg_logits.data.shape == (3, 213, 320)
-    assert torch.isfinite(result.seg_logits.data).all()
-
-
-# The tool
 
 
 def _infer(tool, project, *argv):
@@ -92,34 +44,6 @@ def test_the_scope_of_an_earlier_run_does_not_matter(tool, projects, photo):
         DefaultScope.get_instance(f'before {scope}', scope_name='mmengine')
         assert _infer(tool, projects[scope], photo) == 0
         assert DefaultScope.get_current_instance().scope_name == 'mmengine'
-
-
-def test_class_names_come_from_the_dataset_or_are_numbers(projects, photo):
-    project = projects['mmdet']
-    config = Config.fromfile(project.config)
-    model = load_model(config, str(project.checkpoint))
-    assert model.dataset_meta['classes'] == ('disc', 'box')
-    config.test_dataloader.dataset.pop('metainfo')
-    config.test_dataloader.dataset.type = 'BaseDetDataset'
-    task = TASKS['mmdet'](load_model(config, str(project.checkpoint)), score_thr=0.0)
-    table = task.report(task.predict(str(photo)), title='numbered')
-    assert set(table.columns[0].cells) <= {'0', '1'}
-    assert table.row_count == 5
-
-
-def test_names_and_colors_of_a_checkpoint_come_first(projects, tmp_path):
-    project = projects['mmseg']
-    content = torch.load(project.checkpoint)
-    names = dict(classes=('x', 'y', 'z'), palette=[[1, 2, 3]] * 3)
-    content['meta'] = dict(dataset_meta=names)
-    torch.save(content, tmp_path / 'named.pth')
-    model = load_model(Config.fromfile(project.config), str(tmp_path / 'named.pth'))
-    assert model.dataset_meta['classes'] == ['x', 'y', 'z']
-    assert model.dataset_meta['palette'] == names['palette']
-    content['meta'] = dict(CLASSES=('p', 'q', 'r'), PALETTE=[[9, 9, 9]] * 3)  # mmseg 0.x
-    torch.save(content, tmp_path / 'old.pth')
-    model = load_model(Config.fromfile(project.config), str(tmp_path / 'old.pth'))
-    assert model.dataset_meta['classes'] == ['p', 'q', 'r']
 
 
 def test_boxes_below_the_threshold_are_said_to_be_there(tool, projects, photo, capsys):
@@ -196,9 +120,3 @@ def test_options_reach_the_model(refused, projects, photo):
     option = ('--cfg-options', 'model.backbone.arch=tiny')
     says = ['of another model']
     refused('infer', photo, project.config, project.checkpoint, *option, says=says)
-
-
-def test_library_without_prediction(projects):
-    config = Config(dict(model=dict(), default_scope='coc_mm'))
-    with pytest.raises(UserError, match="not for default_scope 'coc_mm'"):
-        load_model(config, str(projects['mmdet'].checkpoint))

@@ -16,8 +16,8 @@ from PIL import Image
 from shrunk_configs import CONFIGS, load, make_ade, make_class_folders, make_coco
 from tiny_projects import ARCH, forget_singletons
 
-from coc_mm.apis.infer import run_infer
 from coc_mm.checkpoints.load import load_checkpoint_safely
+from coc_mm.cli.infer import run as infer
 from coc_mm.cli.train import main as train
 from coc_mm.datasets import resolve_custom
 from coc_mm.errors import run_command
@@ -134,7 +134,7 @@ def test_predicts_without_the_data(trained):
 def test_the_tool_predicts_without_the_data(trained, tmp_path, capsys):
     kind, config, checkpoint, image = trained
     argv = [image, config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu']
-    assert run_command(run_infer, [str(arg) for arg in argv]) == 0
+    assert run_command(infer, [str(arg) for arg in argv]) == 0
     assert any(path.stat().st_size > 0 for path in (tmp_path / 'out').rglob('image*'))
     if kind == 'classification':
         assert any(name in capsys.readouterr().out for name in CLASSES[kind])

@@ -15,9 +15,9 @@ from mmengine.config import Config
 from PIL import Image
 from tiny_projects import forget_singletons, write_project
 
-from coc_mm.apis.infer import run_infer
 from coc_mm.apis.start import build_model
 from coc_mm.cli.clusters import run_clusters
+from coc_mm.cli.infer import run as run_infer
 from coc_mm.errors import UserError, run_command
 from coc_mm.utils.image_checks import naming_bad_files, validate_image
 

@@ -54,13 +54,11 @@ def test_extent_covers_crop_and_padding():
 def project(request, tmp_path_factory):
     pytest.importorskip(request.param)
     from coc_mm.apis.config import load_config
-    from coc_mm.apis.tasks import TASKS
+    from coc_mm.apis.infer import load_model
 
     config = load_config(str(write_project(tmp_path_factory.mktemp(request.param), request.param)))
     torch.manual_seed(0)
-    model = TASKS[request.param].build(config.copy()).eval()
-    TASKS[request.param].set_classes(model, {}, config)
-    return request.param, model, config
+    return request.param, load_model(config, None), config
 
 
 def photo(size=(96, 130)):

@@ -1,31 +1,9 @@
 #!/usr/bin/env python
-"""Print parameters and multiply-adds of models beside the paper's."""
+"""Count parameters and multiply-adds of models."""
 
 import sys
-from pathlib import Path
 
-try:
-    import coc_mm
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import coc_mm  # noqa: F401
-
-from coc_mm.errors import run_command
-
-
-def main(argv=None) -> int:
-    """Count; return the exit status.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        int: 0, or 2 after a message about what the user gave.
-    """
-    from coc_mm.apis.complexity import run_complexity
-
-    return run_command(run_complexity, argv)
-
+from coc_mm.cli.complexity import main
 
 if __name__ == '__main__':
     sys.exit(main())

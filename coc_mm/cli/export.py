@@ -1,0 +1,171 @@
+"""``tools/deployment/export.py``: write a trained model for other runtimes and check it."""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coc_mm.cli.options import add_cfg_options, add_shape, at_least, make_parser
+from coc_mm.errors import TRACEBACK_VARIABLE, UserError, run_command
+
+__all__ = ['main', 'parse', 'run']
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse ``config checkpoint format out images shape rounds cfg_options``."""
+    parser = make_parser(
+        'export.py',
+        'Write a trained model as ONNX or as a program of torch.export, after checking it against '
+        'PyTorch on photographs.',
+        *('config', 'checkpoint'),
+    )
+    parser.add_argument(
+        '--format', required=True, choices=['onnx', 'torch-export'], help='what to write'
+    )
+    parser.add_argument(
+        '--out', help='the file; default: ./work_dirs/CONFIG_NAME/CONFIG_NAME.onnx or .pt2'
+    )
+    parser.add_argument(
+        '--images', help='check on the images of this folder; default: pictures of scikit-image'
+    )
+    add_shape(
+        parser,
+        'height and width of the images, or both; classifiers take no other. '
+        'Default: what the config tests with, 512 for detectors and segmentors',
+    )
+    parser.add_argument(
+        '--rounds', type=at_least(1), default=5, help='times that each side is timed; default: 5'
+    )
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+def _test_size(config: Any) -> tuple[int, int]:
+    """Height and width that a classifier is tested with."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    for step in reversed(dataset.get('pipeline') or []):
+        size = step.get('crop_size', step.get('scale'))
+        if isinstance(size, int):
+            return size, size
+        if size and len(size) == 2:
+            return (*size,) if 'crop_size' in step else tuple(size[::-1])
+    return 224, 224
+
+
+def _target(args: Namespace, suffix: str) -> Path:
+    stem = Path(args.config).stem
+    out = Path(args.out or Path('work_dirs') / stem / f'{stem}{suffix}')
+    if out.is_dir():
+        raise UserError(f'--out {out} is a folder; name a {suffix} file in it.')
+    if out.suffix != suffix:
+        raise UserError(f'--out {out}: --format {args.format} writes a {suffix} file; name one.')
+    return out
+
+
+def _need_runtime() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'--format onnx needs onnx, onnxscript and onnxruntime ({error}): '
+            'pip install onnx onnxscript onnxruntime'
+        ) from None
+
+
+def _load(args: Namespace) -> tuple[Any, str, tuple[int, int]]:
+    from coc_mm.apis.config import load_config, merge_options
+    from coc_mm.apis.export import MAX_SIZE, min_size
+    from coc_mm.apis.infer import load_model
+    from coc_mm.models.backbones import ContextCluster
+
+    config = load_config(args.config, args.cfg_options)
+    merge_options(config, args.cfg_options)
+    model: Any = load_model(config, args.checkpoint)
+    if not isinstance(getattr(model, 'backbone', None), ContextCluster):
+        raise UserError(
+            f'config {args.config} has no Context Cluster as its backbone; export works for those.'
+        )
+    scope = config.default_scope
+    shape = args.shape or (_test_size(config) if scope == 'mmpretrain' else (512, 512))
+    least = min_size(scope, model.backbone.folds)
+    if min(shape) < least or max(shape) > MAX_SIZE:
+        raise UserError(f'--shape: sides from {least} to {MAX_SIZE} can be exported, got {shape}.')
+    return model, scope, shape
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Export, check and time a model.
+
+    Raises:
+        UserError: The arguments or files cannot be used, the model cannot be traced, or what
+            was traced disagrees with PyTorch; no file is left then.
+        CheckpointError: The checkpoint cannot be read.
+    """
+    args = parse(argv)
+
+    from rich.console import Console
+
+    from coc_mm.apis.export import SUFFIXES, DeployModel
+    from coc_mm.apis.export_check import check, load_pictures, speed
+
+    out = _target(args, SUFFIXES[args.format])
+    if args.format == 'onnx':
+        _need_runtime()
+    model, scope, shape = _load(args)
+    deployable = DeployModel(model, scope)
+    pictures = load_pictures(args.images, deployable.channels)
+    console = Console()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f'.{out.stem}.part{out.suffix}')
+    try:
+        console.print('tracing, which takes a minute or several ...')
+        _write(args, model, deployable, shape, part)
+        report = check(model, scope, part, deployable.output_names, pictures, shape)
+        console.print(report.table())
+        if report.reason:
+            raise UserError(
+                f'what was exported gives something else than PyTorch: {report.reason}; '
+                'nothing is written.'
+            )
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    for line in speed(model, scope, out, pictures, shape, args.rounds):
+        console.print(line)
+    console.print(f'written: {out}', markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(
+    args: Namespace, model: Any, deployable: Any, shape: tuple[int, int], path: Path
+) -> None:
+    from coc_mm.apis.export import export_program, save_program
+
+    meta = getattr(model, 'dataset_meta', getattr(model, '_dataset_meta', None)) or {}
+    order = 'RGB, ' if deployable.channels == 3 else ''
+    facts = dict(
+        input=f'{order}0 to 255, float32, (batch, {deployable.channels}, height, width)',
+        config=Path(args.config).name,
+        classes=json.dumps(list(meta.get('classes') or [])),
+    )
+    try:
+        save_program(export_program(deployable, shape), path, deployable.output_names, facts)
+    except (UserError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the tracers have no common class of errors
+        if os.environ.get(TRACEBACK_VARIABLE, '0') != '0':
+            raise
+        reason = next((x.strip() for x in str(error).split('\n') if x.strip()), '')
+        raise UserError(
+            f'this model cannot be exported: {type(error).__name__}: {reason[:300]}\n'
+            'Heads other than linear classifiers and Semantic FPN may use what cannot be traced '
+            'with free sizes (COC_MM_TRACEBACK=1 shows where).'
+        ) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

@@ -1,0 +1,106 @@
+"""``tools/infer.py``: predict on images, print results and write pictures."""
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coc_mm.cli.options import add_cfg_options, add_device, at_least, between, make_parser
+from coc_mm.errors import UserError, explain, run_command
+from coc_mm.utils.images import WRITABLE_SUFFIXES, find_images
+
+__all__ = ['main', 'parse', 'run']
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse ``image config checkpoint out_dir device topk score_thr cfg_options``."""
+    parser = make_parser(
+        'infer.py',
+        'Predict on an image, or on the images of a folder.',
+        *('image', 'config', 'checkpoint'),
+    )
+    parser.add_argument(
+        '--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer'
+    )
+    add_device(parser)
+    parser.add_argument(
+        '--topk', type=at_least(1), default=5, help='classification: classes to print; default: 5'
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=between(0, 1, float),
+        default=0.3,
+        help='detection: least score shown; default: 0.3',
+    )
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Predict on images, print results and write pictures.
+
+    Raises:
+        UserError: The arguments, the config, the checkpoint or an image cannot be used; images
+            of a folder that can be are done first.
+    """
+    args = parse(argv)
+
+    from mmengine.registry import DefaultScope
+    from rich.console import Console
+
+    from coc_mm.apis.config import load_config, merge_options
+    from coc_mm.apis.infer import TASKS, find_device, load_model
+
+    images = find_images(args.image)
+    config = load_config(args.config, args.cfg_options)
+    merge_options(config, args.cfg_options)
+    default_dir = os.path.join('work_dirs', Path(args.config).stem, 'infer')
+    out_dir = Path(args.out_dir or config.get('out_dir') or default_dir)
+    if out_dir.exists() and out_dir.resolve() == images[0].parent.resolve():
+        raise UserError(
+            f'--out-dir {out_dir} is the folder of the images; pictures would replace them.'
+        )
+    device = find_device(args.device)
+    # A run of another library may have left its scope in this process.
+    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+        model = load_model(config, args.checkpoint, device)
+        task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
+        failed = _predict_all(task, images, out_dir, Console())
+    if failed:
+        listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
+        raise UserError(
+            f'{len(failed)} of {len(images)} images could not be used: {listed} '
+            '(the reasons are above).'
+        )
+
+
+def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any) -> list[str]:
+    """Predict on all images; return the names of those that could not be used."""
+    failed = []
+    for image in images:
+        try:
+            data, picture = task.read(str(image))
+            sample = task.predict(data)
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            if len(images) == 1:
+                raise UserError(f'image {image}: {message}') from error
+            console.print(f'skipped {image}: {message}', style='red', markup=False)
+            failed.append(image.name)
+            continue
+        # Other formats than the usual ones become PNG.
+        writable = image.suffix.lower() in WRITABLE_SUFFIXES
+        target = out_dir / (image.name if writable else f'{image.name}.png')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        task.draw(picture, sample, str(target))
+        console.print(task.report(sample, title=str(image)))
+        console.print(f'picture: {target}', markup=False, highlight=False, soft_wrap=True)
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

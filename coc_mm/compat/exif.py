@@ -1,0 +1,61 @@
+"""WebP and AVIF turned as their EXIF says, which OpenCV does for other formats alone.
+
+Without it a photograph is seen one way by Pillow (masks drawn on it, the demo) and another way by
+mmcv's loaders. It can go once OpenCV turns them itself.
+"""
+
+import functools
+import io
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ['turn_by_exif']
+
+
+def turn_by_exif(module: ModuleType) -> None:
+    """Wrap ``imfrombytes``, which all loaders of mmcv call.
+
+    Args:
+        module (ModuleType): ``mmcv.image.io``.
+    """
+    plain = module.imfrombytes
+
+    @functools.wraps(plain)
+    def imfrombytes(content, flag='color', channel_order='bgr', backend=None):
+        by_opencv = (backend or module.imread_backend) == 'cv2' and flag in ('color', 'grayscale')
+        kind = bytes(content[4:12])
+        if not by_opencv or not (kind.endswith(b'WEBP') or kind.startswith(b'ftypavi')):
+            return plain(content, flag, channel_order, backend)
+        image = plain(content, f'{flag}_ignore_orientation', 'bgr', backend)
+        if image is None:
+            return None
+        image = _turn(image, _orientation(content))
+        if flag == 'color' and channel_order == 'rgb':
+            image = image[..., ::-1].copy()
+        return image
+
+    module.imfrombytes = imfrombytes
+
+
+def _orientation(content: bytes) -> int:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.getexif().get(0x0112, 1)
+    except Exception:  # a format that Pillow lacks, or a damaged tag: as it is stored
+        return 1
+
+
+def _turn(image: 'np.ndarray', orientation: int) -> 'np.ndarray':
+    """Undo one of EXIF's eight orientations."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image.copy()
