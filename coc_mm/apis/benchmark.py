@@ -60,7 +60,7 @@ def measure(
         with torch.set_grad_enabled(training), torch.autocast(device.type, dtype, enabled=amp):
             outs = run(model, scope, image)
         if training:
-            sum(out.float().square().mean() for out in outs).backward()
+            torch.stack([out.float().square().mean() for out in outs]).sum().backward()
             model.zero_grad(set_to_none=True)
         if device.type == 'cuda':
             torch.cuda.synchronize(device)

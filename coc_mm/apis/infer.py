@@ -62,7 +62,8 @@ def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> n
         CheckpointError: The file cannot be read.
     """
     use_safe_loading()
-    return model_of(config, checkpoint and read_checkpoint(checkpoint), checkpoint or '', device)
+    content = read_checkpoint(checkpoint) if checkpoint else None
+    return model_of(config, content, checkpoint or '', device)
 
 
 def model_of(config: Config, content: Mapping | None, path: str, device: Any) -> nn.Module:
@@ -144,7 +145,7 @@ class _Task:
     def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
         self.model: Any = model
         self.topk, self.score_thr = topk, score_thr
-        config = getattr(model, 'cfg', None) or self.model._config
+        config: Config = getattr(model, 'cfg', None) or self.model._config
         pipeline = _test_dataset(config).get('pipeline') or config.get('test_pipeline')
         if not pipeline:
             raise UserError('the config sets neither test_pipeline nor a test_dataloader.')

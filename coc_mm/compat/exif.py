@@ -6,8 +6,7 @@ mmcv's loaders. It can go once OpenCV turns them itself.
 
 import functools
 import io
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ['turn_by_exif']
 
 
-def turn_by_exif(module: ModuleType) -> None:
+def turn_by_exif(module: Any) -> None:
     """Wrap ``imfrombytes``, which all loaders of mmcv call.
 
     Args:

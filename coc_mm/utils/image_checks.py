@@ -63,6 +63,8 @@ def _validate_by_opencv(path: str, reason: str) -> str | None:
     try:
         found = _decode(path, 'unchanged')
     except Exception as error:  # cv2.error, and whatever a format's own reader raises
+        if 'CV_IO_MAX_IMAGE' in str(error):
+            return 'is too large (more than 2^30 pixels)'
         return f'{reason} ({_one_line(error)})'
     if found is None:
         return reason

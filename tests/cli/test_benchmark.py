@@ -1,31 +1,20 @@
 """The benchmark tool as users run it, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from tool_fixtures import run_tool
 
 TOOL = 'analysis_tools/benchmark'
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _run(*argv, cwd):
-    environment = dict(os.environ, OMP_NUM_THREADS='1')
-    environment.pop('PYTHONPATH', None)
-    command = [sys.executable, ROOT / 'tools' / f'{TOOL}.py', *map(str, argv)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def test_as_a_process(projects, tmp_path):
     project = projects['mmpretrain']
     argv = (project.config, project.checkpoint, '--shape', 64, '--batch-size', 3)
-    done = _run(*argv, '--rounds', 5, '--device', 'cpu', '--json', 'out.json', cwd=tmp_path)
+    done = run_tool(
+        TOOL, *argv, '--rounds', 5, '--device', 'cpu', '--json', 'out.json', cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert 'images/s' in done.stdout
     found = json.loads((tmp_path / 'out.json').read_text())

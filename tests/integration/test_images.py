@@ -118,7 +118,7 @@ BAD = {
     'bomb.png': (_bytes(bomb()), r'is too large \(Image size \(3600000000 pixels\) exceeds'),
     'nan.tif': (lambda path: floating(path, np.nan), 'holds pixels that are NaN or infinite'),
     'inf.tif': (lambda path: floating(path, np.inf), 'holds pixels that are NaN or infinite'),
-    'bomb.tif': (_bytes(_colors_of_32_bits(80_000, 80_000)), r'is too large \(6400000000 pixels'),
+    'bomb.tif': (_bytes(_colors_of_32_bits(80_000, 80_000)), 'is too large'),
     'nan-colors.tif': (
         _bytes(_colors_of_32_bits(2, 1, np.array([1, 2, np.nan] * 2, '<f4').tobytes())),
         'NaN or infinite',
@@ -138,7 +138,7 @@ BAD = {
             b'\x76\x2f\x31\x01\x02\0\0\0dataWindow\0box2i\0\x10\0\0\0'
             + struct.pack('<4i', 0, 0, 99_999, 99_999)
         ),
-        'is too large',
+        'is not an image',
     ),
 }
 
