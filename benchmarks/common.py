@@ -2,7 +2,6 @@
 
 import csv
 import gc
-import os
 import platform
 import statistics
 import subprocess
@@ -15,6 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / 'results'
 sys.path.insert(0, str(ROOT))
+
+from coc_mm.utils.atomic_io import atomic_write  # noqa: E402
 
 
 def conditions(device='cpu'):
@@ -122,15 +123,13 @@ def write_csv(name, rows, keep=None):
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f'{name}.csv'
-    fresh = path.with_suffix('.tmp')
     if keep and path.exists():
         with open(path, newline='') as file:
             table = {row[keep]: row for row in csv.DictReader(file)}
         table.update({row[keep]: row for row in rows})
         rows = list(table.values())
-    with open(fresh, 'w', newline='') as file:
+    with atomic_write(path) as fresh, open(fresh, 'w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(fresh, path)
     return path

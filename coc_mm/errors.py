@@ -1,5 +1,6 @@
 """A user's mistake becomes one message and exit status 2; a bug keeps its traceback."""
 
+import errno
 import linecache
 import os
 import re
@@ -29,6 +30,8 @@ _MODULES_THAT_CHECK_INPUT = (
     'mmengine.runner.runner',
     'mmengine.runner._flexible_runner',
 )
+# What a full or read-only disk, a quota or a limit on the size of files says.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _BUILD_MODULE = 'mmengine.registry'
 _WORKER_MARK = re.compile(r'^Caught \w+ in (DataLoader worker|pin memory thread)')
 # What mmengine before 0.10.8 puts in front of an exception of a constructor.
@@ -147,6 +150,11 @@ def explain(error: BaseException) -> str | None:
         error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
     ):
         return _explain_missing_file(error)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return (
+            f'{error.filename or "a file"} cannot be written ({error.strerror}); what was written '
+            'before is whole.\nMake room; a training goes on with --resume.'
+        )
     if isinstance(error, ValueError) and on_purpose and _inside(module, _MODULES_THAT_CHECK_INPUT):
         return text
     if isinstance(error, AssertionError) and text.startswith('failed to load image: '):

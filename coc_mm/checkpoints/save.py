@@ -2,13 +2,13 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from coc_mm.errors import CheckpointError
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['check_target', 'save_checkpoint']
 
@@ -59,26 +59,14 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         CheckpointError: The file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix='.part', dir=path.parent, prefix='.')
-    except OSError as error:
-        raise CheckpointError(f'{path} cannot be written ({error.strerror}).') from None
-    os.close(handle)
-    try:
-        if path.suffix == '.safetensors':
-            from safetensors.torch import save_file
+        with atomic_write(path) as temporary:
+            if path.suffix == '.safetensors':
+                from safetensors.torch import save_file
 
-            weights = {k: v.contiguous() for k, v in checkpoint['state_dict'].items()}
-            header = {'format': 'pt', 'meta': json.dumps(checkpoint.get('meta') or {})}
-            save_file(weights, temporary, header)
-        else:
-            torch.save(checkpoint, temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's is for its owner alone
-        os.replace(temporary, path)
+                weights = {k: v.contiguous() for k, v in checkpoint['state_dict'].items()}
+                header = {'format': 'pt', 'meta': json.dumps(checkpoint.get('meta') or {})}
+                save_file(weights, temporary, header)
+            else:
+                torch.save(checkpoint, temporary)
     except OSError as error:
         raise CheckpointError(f'{path} cannot be written ({error.strerror}).') from None
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)

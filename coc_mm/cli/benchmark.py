@@ -9,6 +9,7 @@ from typing import Any
 
 from coc_mm.cli.options import add_cfg_options, add_device, add_shape, at_least, make_parser
 from coc_mm.errors import UserError, run_command
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['main', 'parse', 'run']
 
@@ -123,7 +124,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     Console().print(_table(facts, figures))
     if args.json:
-        Path(args.json).write_text(json.dumps({**facts, **figures}, indent=2) + '\n')
+        with atomic_write(args.json) as file:
+            file.write_text(json.dumps({**facts, **figures}, indent=2) + '\n')
 
 
 def _table(facts: dict, figures: dict) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from coc_mm.cli.options import add_cfg_options, add_shape, at_least, make_parser
 from coc_mm.errors import TRACEBACK_VARIABLE, UserError, run_command
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['main', 'parse', 'run']
 
@@ -119,9 +120,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     deployable = DeployModel(model, scope)
     pictures = load_pictures(args.images, deployable.channels)
     console = Console()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f'.{out.stem}.part{out.suffix}')
-    try:
+    with atomic_write(out, suffix=out.suffix) as part:
         console.print('tracing, which takes a minute or several ...')
         _write(args, model, deployable, shape, part)
         report = check(model, scope, part, deployable.output_names, pictures, shape)
@@ -131,9 +130,6 @@ def run(argv: Sequence[str] | None = None) -> None:
                 f'what was exported gives something else than PyTorch: {report.reason}; '
                 'nothing is written.'
             )
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
     for line in speed(model, scope, out, pictures, shape, args.rounds):
         console.print(line)
     console.print(f'written: {out}', markup=False, highlight=False, soft_wrap=True)

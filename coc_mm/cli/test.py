@@ -18,7 +18,6 @@ from coc_mm.cli.train import (
     build_runner,
     leaving_nothing_behind,
 )
-from coc_mm.compat.lost_processes import watching_processes
 from coc_mm.compat.results_folder import gather_in_log_dir
 from coc_mm.errors import run_command
 from coc_mm.utils.image_checks import naming_bad_files
@@ -84,8 +83,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, float]:
             if args.out and config.default_scope != 'mmseg':
                 runner.test_evaluator.metrics.append(_dump_metric(config.default_scope, args.out))
             gather_in_log_dir(runner)
-            with watching_processes():
-                return runner.test()
+            return runner.test()
 
 
 def _without_tta(config: Config) -> Config:

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from coc_mm.apis.amp import cpu_amp_config
 from coc_mm.apis.config import load_config, merge_train_args
@@ -27,7 +28,6 @@ from coc_mm.apis.start import (
 from coc_mm.checkpoints.load import load_checkpoint_safely, use_safe_loading
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.compat.cpu_distributed import name_rank, process_group_on_cpu, use_cpu_wrappers
-from coc_mm.compat.lost_processes import watching_processes
 from coc_mm.compat.results_folder import gather_in_log_dir
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
 from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
@@ -39,7 +39,6 @@ from coc_mm.engine.fault_tolerance.setup import (
 from coc_mm.errors import UserError, explain, print_rank0, run_command
 from coc_mm.utils.atomic_io import (
     check_writable,
-    explaining_full_disks,
     remove_partial_files,
 )
 from coc_mm.utils.image_checks import naming_bad_files
@@ -311,12 +310,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     ):
         _prepare_folders(config)
         _check_start(config)
-        with _processes(config), explaining_full_disks(folder):
+        with _processes(config):
             runner = build_runner(config)
             register_fault_tolerance_hooks(runner, signals)
             gather_in_log_dir(runner)
-            with watching_processes():
-                runner.train()
+            train = record(runner.train) if config.launcher == 'pytorch' else runner.train
+            train()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,8 +17,6 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.config import Config
 
-from coc_mm.compat.lost_processes import watching_processes
-
 __all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
 
 _VARIABLES = {
@@ -95,7 +93,7 @@ def use_cpu_wrappers(config: Config) -> None:
 
 @contextmanager
 def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterator[None]:
-    """Start a group of processes over gloo, watched for lost ones; end it afterwards.
+    """Start a group of processes over gloo; end it afterwards.
 
     Args:
         launcher (str): Who set the variables: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -107,7 +105,6 @@ def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterato
     )
     dist.init_process_group('gloo', **waiting)
     try:
-        with watching_processes():
-            yield
+        yield
     finally:
         dist.destroy_process_group()

@@ -21,6 +21,7 @@ from rich.progress import (
 from coc_mm.errors import PrepareError
 from coc_mm.prepare.archives import Entry, has_size, unpack
 from coc_mm.prepare.recipes import Archive, Part, Recipe
+from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.download import download, verify_checksum
 
 __all__ = ['find_lacking', 'prepare']
@@ -34,12 +35,9 @@ def _listing_path(root: Path, part: Part) -> Path:
 
 
 def _write_listing(root: Path, part: Part, files: dict[str, int]) -> None:
-    path = _listing_path(root, part)
-    path.parent.mkdir(exist_ok=True)
-    fresh = path.with_suffix('.new')
-    with gzip.open(fresh, 'wt', encoding='utf-8') as file:
+    listing = _listing_path(root, part)
+    with atomic_write(listing) as fresh, gzip.open(fresh, 'wt', encoding='utf-8') as file:
         file.writelines(f'{size}\t{name}\n' for name, size in sorted(files.items()))
-    os.replace(fresh, path)
 
 
 def _read_listing(root: Path, part: Part) -> dict[str, int] | None:

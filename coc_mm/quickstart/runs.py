@@ -17,7 +17,7 @@ from rich.console import Console
 from coc_mm.errors import UserError
 from coc_mm.quickstart.progress import LogFollower
 from coc_mm.quickstart.tasks import TASKS, Task, fingerprint, shipped, task_config, task_options
-from coc_mm.utils.atomic_io import write_whole
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['Record', 'TaskRun', 'run_tasks']
 
@@ -114,7 +114,8 @@ class TaskRun:
         )
 
     def _write(self, record: Record) -> None:
-        write_whole(json.dumps(asdict(record), indent=2).encode(), self.folder / RECORD)
+        with atomic_write(self.folder / RECORD) as file:
+            file.write_text(json.dumps(asdict(record), indent=2))
 
     def _resume_or_start(self, fresh: bool) -> Record:
         """Resume what is there, or set it aside and say why."""
@@ -252,6 +253,7 @@ def _write_summary(work_dir: Path, runs: dict[str, TaskRun]) -> None:
     found = {name: record for name, run in runs.items() if (record := run.results())}
     summary = {n: {**r.metrics, 'seconds': round(r.seconds, 1)} for n, r in found.items()}
     if summary:
-        write_whole(json.dumps(summary, indent=2).encode(), path)
+        with atomic_write(path) as file:
+            file.write_text(json.dumps(summary, indent=2))
     else:
         path.unlink(missing_ok=True)

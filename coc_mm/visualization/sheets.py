@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.maps import ClusterMaps
 
@@ -202,21 +203,11 @@ def stage_row(
     return row
 
 
-def _save_whole(path: Path, write) -> None:
-    """Write beside the target and move, so that no half of a file is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.part')
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
     """Write a picture as PNG, all of it or nothing; missing folders are made."""
     path = Path(path)
-    _save_whole(path, lambda part: Image.fromarray(picture).save(part, 'PNG'))
+    with atomic_write(path) as part:
+        Image.fromarray(picture).save(part, 'PNG')
     return path
 
 
@@ -239,10 +230,8 @@ def save_gif(
         Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE) for frame in frames
     ]
     duration = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * hold)]
-    _save_whole(
-        path,
-        lambda part: images[0].save(
+    with atomic_write(path) as part:
+        images[0].save(
             part, 'GIF', save_all=True, append_images=images[1:], duration=duration, loop=0
-        ),
-    )
+        )
     return path

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -76,7 +75,7 @@ def main(path):
     for library in {run['library'] for run in runs}:
         importlib.import_module(f'{library}.apis')
         importlib.import_module(f'{library}.utils').register_all_modules(False)
-    for name in ('apis.run', 'datasets', 'engine.fsdp', 'models', 'visualization'):
+    for name in ('cli.train', 'datasets', 'engine.fsdp', 'models', 'visualization'):
         importlib.import_module(f'coc_mm.{name}')
     fork = multiprocessing.get_context('fork')
     for run in runs:
@@ -90,7 +89,6 @@ def main(path):
             rank.join(300)
             if rank.is_alive():
                 rank.kill()
-        Path(f'{run["log"]}.ended').write_text(repr(time.time()))
         Path(f'{run["log"]}.status').write_text(json.dumps([rank.exitcode for rank in ranks]))
 
 

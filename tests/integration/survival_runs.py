@@ -63,9 +63,9 @@ def instrument(run, rank):
     """Make events happen where a training passes by, and losses be recorded."""
     from mmengine.hooks import LoggerHook
 
+    from coc_mm.compat.atomic_backend import AtomicLocalBackend
     from coc_mm.engine.fault_tolerance import atomic_checkpoint_hook as checkpoint_hook
     from coc_mm.engine.fault_tolerance import preemption as stop_signals
-    from coc_mm.utils import atomic_io as whole_files
 
     events = Events(run, rank)
     losses = open(f'{run["log"]}.{rank}.losses', 'a', buffering=1)  # noqa: SIM115
@@ -84,30 +84,18 @@ def instrument(run, rank):
 
     LoggerHook.after_train_iter, LoggerHook.after_val_iter = trained, validated
 
-    class Writer:
-        def __init__(self, path, mode):
-            self.file = open(path, mode)  # noqa: SIM115
-            self.kind = 'write' if '.pth' in str(path) else 'record'
+    write_bytes = Path.write_bytes
 
-        def __enter__(self):
-            return self
+    def written(path, content):
+        kind = 'write' if '.pth' in path.name else 'record'
+        events.happen(kind)
+        if events.is_last(kind):
+            write_bytes(path, content[: int(len(content) * events.kill.get('share', 0.5))])
+            time.sleep(0.01)
+            events.end()
+        return write_bytes(path, content)
 
-        def __exit__(self, *_):
-            self.file.close()
-
-        def write(self, content):
-            events.happen(self.kind)
-            if events.is_last(self.kind):
-                self.file.write(content[: int(len(content) * events.kill.get('share', 0.5))])
-                self.file.flush()
-                time.sleep(0.01)
-                events.end()
-            self.file.write(content)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-    whole_files.open = Writer
+    Path.write_bytes = written
     record_latest = checkpoint_hook.record_latest
 
     def recorded(runner, path):
@@ -115,13 +103,13 @@ def instrument(run, rank):
         record_latest(runner, path)
 
     checkpoint_hook.record_latest = stop_signals.record_latest = recorded
-    remove = whole_files.WholeFileBackend.remove
+    remove = AtomicLocalBackend.remove
 
     def removed(self, path):
         events.reach('removal')
         remove(self, path)
 
-    whole_files.WholeFileBackend.remove = removed
+    AtomicLocalBackend.remove = removed
 
 
 def one_rank(run, rank, port):

@@ -85,7 +85,7 @@ def _twice(folder, scopes):
         # Hashes order sets: they differ from run to run unless somebody fixes them.
         environment = dict(os.environ, OMP_NUM_THREADS='2', MPLBACKEND='Agg', PYTHONPATH=str(ROOT))
         environment['PYTHONHASHSEED'] = str(len(running))
-        script = ROOT / 'tests' / 'tools' / 'fork_ranks.py'
+        script = Path(__file__).with_name('fork_ranks.py')
         running.append(subprocess.Popen(
             [sys.executable, script, runs],
             env=environment, cwd=folder, stderr=subprocess.PIPE, text=True,

@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from coc_mm.registry import HOOKS
-from coc_mm.utils.atomic_io import write_whole
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['AtomicCheckpointHook', 'record_latest']
 
@@ -23,7 +23,8 @@ def record_latest(runner: Runner, path: str) -> None:
         path (str): Of the checkpoint.
     """
     if is_main_process():
-        write_whole(str(path).encode(), os.path.join(runner.work_dir, 'last_checkpoint'))
+        with atomic_write(os.path.join(runner.work_dir, 'last_checkpoint'), sync=True) as file:
+            file.write_bytes(os.fsencode(path))
 
 
 class _Later:

@@ -4,10 +4,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from coc_mm.compat.atomic_backend import use_atomic_saving
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler, PreemptionHook
 from coc_mm.engine.fault_tolerance.seeding import StepSeedHook
 from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResumeHook
-from coc_mm.utils.atomic_io import use_whole_files
 
 __all__ = ['adopt_seed', 'register_fault_tolerance_hooks', 'use_atomic_checkpoints']
 
@@ -21,7 +21,7 @@ def use_atomic_checkpoints(config: Config) -> None:
         config (Config): Of the runner; its checkpoint hook becomes ours, unless it is neither
             mmengine's nor left out. The process writes files through our storage from now on.
     """
-    use_whole_files()
+    use_atomic_saving()
     hooks = config.setdefault('default_hooks', ConfigDict())
     hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook'))
     if isinstance(hook, dict) and hook.get('type') in _PLAIN:

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from coc_mm.registry import HOOKS
-from coc_mm.utils.atomic_io import write_whole
+from coc_mm.utils.atomic_io import atomic_write
 
 __all__ = ['ValidateOnResumeHook']
 
@@ -47,8 +47,8 @@ class ValidateOnResumeHook(Hook):
             runner (Runner): Of the training.
         """
         if is_main_process() and runner._train_loop is not None:
-            path = self._record(runner)
-            write_whole(f'{runner.iter}\n'.encode(), path, sync=False)
+            with atomic_write(self._record(runner)) as file:
+                file.write_bytes(f'{runner.iter}\n'.encode())
 
     @staticmethod
     def _record(runner) -> Path:

@@ -133,7 +133,7 @@ def test_the_seed_of_a_run_is_kept():
 def test_the_checkpoint_hook_of_every_run_is_ours(monkeypatch):
     from mmengine.hooks import CheckpointHook
 
-    monkeypatch.setattr('coc_mm.engine.fault_tolerance.setup.use_whole_files', lambda: None)
+    monkeypatch.setattr('coc_mm.engine.fault_tolerance.setup.use_atomic_saving', lambda: None)
     ours = 'coc_mm.AtomicCheckpointHook'
     for hook in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
         config = Config(dict(default_hooks=dict(checkpoint=dict(type=hook, interval=3))))

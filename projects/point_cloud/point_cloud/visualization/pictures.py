@@ -1,12 +1,11 @@
 """A colored cloud as a PNG and as an HTML page that needs no network."""
 
-import os
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.visualization.palette import palette
 from projects.point_cloud.point_cloud.errors import PointCloudError
 
@@ -22,24 +21,13 @@ def _colors(cloud):
 
 
 @contextmanager
-def _whole(path):
-    """Write beside the target and move there, so that no half of a file is left."""
-    path = Path(path)
+def _written(path):
+    """Write atomically, with the error of this project."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(path.suffix, '.', path.parent)
+        with atomic_write(path, suffix=Path(path).suffix) as temporary:
+            yield temporary
     except OSError as error:
         raise PointCloudError(f'{path} cannot be written ({error.strerror})') from None
-    os.close(handle)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's is for its owner alone
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def save_png(cloud, path, title='', up='z'):
@@ -72,7 +60,7 @@ def save_png(cloud, path, title='', up='z'):
         axes.set_title(f'seen at {azimuth} degrees around {up}', fontsize=9)
     figure.suptitle(title, fontsize=12)
     figure.subplots_adjust(left=0.0, right=0.96, bottom=0.06, top=0.9, wspace=0.02)
-    with _whole(path) as temporary:
+    with _written(path) as temporary:
         figure.savefig(temporary)
 
 
@@ -126,5 +114,5 @@ def save_html(cloud, path, title='', up='z'):
         margin=dict(l=0, r=0, t=48, b=0),
         legend=dict(itemsizing='constant'),
     )
-    with _whole(path) as temporary:
+    with _written(path) as temporary:
         figure.write_html(temporary, include_plotlyjs=True)
