@@ -1,5 +1,6 @@
 """Which exceptions are explained, and which keep their traceback."""
 
+import errno
 import pathlib
 
 import pytest
@@ -53,6 +54,12 @@ def test_checks_are_found_behind_the_registry_of_older_mmengine():
     assert 'class `' not in message
 
 
+def test_a_full_disk_is_explained():
+    message = explain(OSError(errno.ENOSPC, 'No space left on device', 'a.pth'))
+    assert 'No space left' in message
+    assert '--resume' in message
+
+
 @pytest.mark.parametrize(
     'error',
     [
@@ -62,7 +69,7 @@ def test_checks_are_found_behind_the_registry_of_older_mmengine():
         RuntimeError('shape mismatch'),
         AssertionError('inside'),
         AttributeError('x'),
-        OSError(28, 'No space left on device'),
+        OSError(5, 'Input/output error'),
         UnicodeDecodeError('utf-8', b'', 0, 1, 'reason'),
     ],
 )
