@@ -3,6 +3,7 @@
 from coc_mm.ops.functional import (
     assign_points,
     can_run_fused,
+    can_run_matmul,
     can_run_reference,
     can_run_triton,
     context_cluster,
@@ -12,6 +13,7 @@ from coc_mm.ops.functional import (
 __all__ = [
     'assign_points',
     'can_run_fused',
+    'can_run_matmul',
     'can_run_reference',
     'can_run_triton',
     'context_cluster',

@@ -1,41 +1,37 @@
-"""How a map is cut into regions and where the centers of a region lie.
+"""How a map is divided into regions, and where the centers of a region lie.
 
-Both are separable, so everything is said for one axis. An axis of ``length``
-points cut by ``folds`` gives region ``i`` the points
-``[i * length // folds, (i + 1) * length // folds)``: regions differ by one
-point at most and none is empty (an axis shorter than its folds has one region
-per point). Where the folds divide the length this is the plain cut of the
-paper. Regions of unequal size are laid out side by side with the shorter ones
-padded; padded points carry no weight anywhere.
+Both are separable, so everything is defined for one axis. An axis of ``length`` points divided by
+``folds`` gives region ``i`` the points ``[i * length // folds, (i + 1) * length // folds)``:
+regions differ by one point at most and none is empty (an axis shorter than its folds has one
+region per point). Where the folds divide the length, these are the regions of the paper. Regions
+of unequal size are laid out side by side, the shorter ones padded; padding has no weight anywhere.
 
-A region of ``n`` points has ``proposals`` centers, center ``k`` averaging the
-points ``[floor(k * n / p), ceil((k + 1) * n / p))`` as adaptive average pooling
-does. With ``n < p`` some of these windows are the same. The first of equals
-wins by rule (``unique`` is False for the others), not by the luck of rounding.
+A region of ``n`` points has ``proposals`` centers, center ``k`` averaging the points
+``[floor(k * n / p), ceil((k + 1) * n / p))`` as adaptive average pooling does. With ``n < p`` some
+of these windows are the same; ``center_mask`` is False for all but the first of them, which
+therefore wins by rule and not by the luck of rounding.
 """
 
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 
 class Axis(NamedTuple):
-    """The cut of one axis into regions.
+    """One axis of a map, divided into regions.
 
     Attributes:
         length (int): Points on the axis.
         folds (int): Regions, at most ``length``.
         size (int): Points of the largest region, padding included.
-        index (Tensor | None): (folds * size,) int64, the point at each padded
-            place; None where the folds divide the length.
-        inverse (Tensor | None): (length,) int64, the padded place of each
-            point; None where the folds divide the length.
-        valid (Tensor | None): (folds, size) bool, False at padding; None where
-            the folds divide the length.
+        index (Tensor | None): (folds * size,), the point at each place; None without padding.
+        inverse (Tensor | None): (length,), the padded place of each point; None without padding.
+        valid (Tensor | None): (folds, size), False at padding; None without padding.
         pool (Tensor): (folds, proposals, size), the averaging weights.
-        unique (Tensor | None): (folds, proposals) bool, False for a center that
-            repeats the one before; None where no region is that small.
+        center_mask (Tensor | None): (folds, proposals), False for a center that repeats the one
+            before; None where no region is that small.
     """
 
     length: int
@@ -45,167 +41,159 @@ class Axis(NamedTuple):
     inverse: torch.Tensor | None
     valid: torch.Tensor | None
     pool: torch.Tensor
-    unique: torch.Tensor | None
+    center_mask: torch.Tensor | None
 
 
-def _build_axis(length, folds, proposals, device, dtype):
-    folds = min(folds, length)
-    size = -(-length // folds)
-    regions = torch.arange(folds, device=device)
-    start = regions * length // folds
-    count = (regions + 1) * length // folds - start
+def build_axis(
+    length: int, folds: int, proposals: int, device: torch.device, dtype: torch.dtype
+) -> Axis:
+    """Divide an axis. A symbolic ``length`` (``torch.export``) must be at least ``folds``."""
+    known = isinstance(length, int)
+    folds = min(folds, length) if known else folds
+    size = length if folds == 1 else (length + folds - 1) // folds
+    region = torch.arange(folds, device=device)
+    start = region * length // folds
+    count = (region + 1) * length // folds - start
     place = torch.arange(size, device=device)
 
-    index = inverse = valid = None
-    if length % folds:
+    index = inverse = valid = center_mask = None
+    if folds > 1 and not (known and length % folds == 0):
         valid = place < count[:, None]
-        # The last region is among the longest: no place lies beyond the last point.
-        index = (start[:, None] + place).flatten()
+        index = (start[:, None] + place).clamp(max=length - 1).flatten()
         point = torch.arange(length, device=device)
         region = ((point + 1) * folds - 1) // length
         inverse = region * size + point - start[region]
 
     center = torch.arange(proposals, device=device)
     first = center * count[:, None] // proposals
-    stop = -(-(center + 1) * count[:, None] // proposals)
+    stop = ((center + 1) * count[:, None] + proposals - 1) // proposals
     inside = (place >= first[..., None]) & (place < stop[..., None])
     pool = inside.to(dtype) / (stop - first)[..., None]
-
-    unique = None
-    if length // folds < proposals:
+    if proposals > 1 and not (known and length // folds >= proposals):
         repeats = (first[:, 1:] == first[:, :-1]) & (stop[:, 1:] == stop[:, :-1])
-        unique = torch.cat([torch.ones_like(repeats[:, :1]), ~repeats], dim=1)
-    return Axis(length, folds, size, index, inverse, valid, pool, unique)
+        center_mask = torch.cat([torch.ones_like(repeats[:, :1]), ~repeats], dim=1)
+    return Axis(length, folds, size, index, inverse, valid, pool, center_mask)
 
 
-@lru_cache(maxsize=512)
-def _cached_axis(length, folds, proposals, device, dtype):
-    # A tensor made in inference mode could not take part in training later.
-    with torch.inference_mode(False):
-        return _build_axis(length, folds, proposals, device, dtype)
+class RegionLayout:
+    """The R regions of a map, of N points (padding included) and M centers each, all row-major.
 
-
-def axis(length: int, folds: int, proposals: int, device: torch.device, dtype: torch.dtype) -> Axis:
-    """Return the :class:`Axis` of a cut, cached per size, device and dtype.
-
-    Args:
-        length (int): Points on the axis.
-        folds (int): Regions asked for.
-        proposals (int): Centers per region on this axis.
-        device (torch.device): Where its tensors live.
-        dtype (torch.dtype): Floating type of the averaging weights.
-
-    Returns:
-        Axis: The cut.
+    Attributes:
+        rows (Axis): The height.
+        cols (Axis): The width.
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
+        even (bool): Whether all regions are divided alike, without padding.
+        pool (Tensor): (R, M, N), the averaging weights; (1, M, N) if ``even``.
+        valid (Tensor | None): (R, N), False at padding; None where there is none.
+        center_mask (Tensor | None): (R, M), False for a center that repeats an earlier one; None
+            where none does.
     """
-    if torch.compiler.is_compiling():
-        return _build_axis(length, folds, proposals, device, dtype)
-    return _cached_axis(length, folds, proposals, device, dtype)
+
+    def __init__(self, rows: Axis, cols: Axis) -> None:
+        self.rows, self.cols = rows, cols
+        self.proposals = rows.pool.shape[1], cols.pool.shape[1]
+        self.even = rows.valid is None and cols.valid is None
+        self.pool = _outer(*(axis.pool[:1] if self.even else axis.pool for axis in (rows, cols)))
+        self.valid = self.center_mask = None
+        if not self.even:
+            self.valid = _outer(*(_or_ones(axis.valid, axis.pool[:, 0]) for axis in (rows, cols)))
+        if not (rows.center_mask is None and cols.center_mask is None):
+            masks = (_or_ones(axis.center_mask, axis.pool[..., 0]) for axis in (rows, cols))
+            self.center_mask = _outer(*masks)
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """Lay out (B, H, W, ...) with regions of equal size, padding with points nearby."""
+        for dim, axis in ((1, self.rows), (2, self.cols)):
+            x = x if axis.index is None else x.index_select(dim, axis.index)
+        return x
+
+    def unpad(self, x: torch.Tensor) -> torch.Tensor:
+        """Undo :meth:`pad`."""
+        for dim, axis in ((1, self.rows), (2, self.cols)):
+            x = x if axis.inverse is None else x.index_select(dim, axis.inverse)
+        return x
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, E, D) as (B, R, E, N, D), or (B, H, W, C) as (B, R, N, C)."""
+        rows, cols = self.rows, self.cols
+        x = self.pad(x)
+        x = x.reshape(x.shape[0], rows.folds, rows.size, cols.folds, cols.size, *x.shape[3:])
+        x = x.permute(0, 1, 3, *((5, 2, 4, 6) if x.dim() == 7 else (2, 4, 5)))
+        return x.flatten(-3, -2).flatten(1, 2)
+
+    def merge(self, x: torch.Tensor) -> torch.Tensor:
+        """Undo :meth:`split`."""
+        rows, cols = self.rows, self.cols
+        x = x.unflatten(-2, (rows.size, cols.size)).unflatten(1, (rows.folds, cols.folds))
+        x = x.permute(0, 1, *((4, 2, 5, 3, 6) if x.dim() == 7 else (3, 2, 4, 5)))
+        return self.unpad(x.flatten(3, 4).flatten(1, 2))
 
 
-def valid_points(rows: Axis, cols: Axis) -> torch.Tensor | None:
-    """Return which padded places hold a point.
-
-    Args:
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
-
-    Returns:
-        Tensor | None: (regions, size_h * size_w) bool, or None where all do.
-    """
-    return _outer(rows.valid, cols.valid, (rows.folds, rows.size), (cols.folds, cols.size))
+def _or_ones(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask
 
 
-def unique_centers(rows: Axis, cols: Axis) -> torch.Tensor | None:
-    """Return which centers do not repeat an earlier one.
-
-    Args:
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
-
-    Returns:
-        Tensor | None: (regions, M) bool, or None where no center repeats.
-    """
-    return _outer(rows.unique, cols.unique, rows.pool.shape[:2], cols.pool.shape[:2])
+def _outer(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Combine tables of rows (r, ...) and of columns (c, ...) to (r * c, ...), axis by axis."""
+    for dim in range(x.dim()):
+        x, y = x.unsqueeze(2 * dim + 1), y.unsqueeze(2 * dim)
+    x = x * y
+    for dim in range(x.dim() // 2):
+        x = x.flatten(dim, dim + 1)
+    return x
 
 
-def _outer(of_rows, of_cols, shape_rows, shape_cols):
-    if of_rows is None and of_cols is None:
-        return None
-    mask = of_cols if of_rows is None else of_rows
-    ones = mask.new_ones
-    of_rows = ones(tuple(shape_rows)) if of_rows is None else of_rows
-    of_cols = ones(tuple(shape_cols)) if of_cols is None else of_cols
-    mask = of_rows[:, None, :, None] & of_cols[None, :, None, :]
-    return mask.reshape(shape_rows[0] * shape_cols[0], shape_rows[1] * shape_cols[1])
-
-
-def pad(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
-    """Lay unequal regions out with equal size.
+def region_layout(
+    x: torch.Tensor, proposals: tuple[int, int], folds: tuple[int, int]
+) -> RegionLayout:
+    """Return the layout of a map, the same object for all maps alike.
 
     Args:
         x (Tensor): (B, H, W, ...).
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
+        folds (tuple[int, int]): Regions asked for, (rows, columns).
 
     Returns:
-        Tensor: (B, folds_h * size_h, folds_w * size_w, ...); ``x`` itself
-        where the folds divide it. Padding repeats a neighbour, and is finite.
+        RegionLayout: On the device of ``x``, averaging weights in float32 or float64.
     """
-    if rows.index is not None:
-        x = x.index_select(1, rows.index)
-    if cols.index is not None:
-        x = x.index_select(2, cols.index)
-    return x
+    height, width = x.shape[1:3]
+    if torch.jit.is_tracing():  # sizes are tensors
+        height, width = int(height), int(width)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    build = _cached_layout if runs_eagerly() else _build_layout
+    return build(height, width, tuple(proposals), tuple(folds), x.device, dtype)
 
 
-def unpad(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
-    """Undo :func:`pad`.
+def _build_layout(height, width, proposals, folds, device, dtype):
+    return RegionLayout(
+        build_axis(height, folds[0], proposals[0], device, dtype),
+        build_axis(width, folds[1], proposals[1], device, dtype),
+    )
 
-    Args:
-        x (Tensor): (B, folds_h * size_h, folds_w * size_w, ...).
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
 
-    Returns:
-        Tensor: (B, H, W, ...).
+@lru_cache(maxsize=512)
+def _cached_layout(*args):
+    # A tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        return _build_layout(*args)
+
+
+def runs_eagerly() -> bool:
+    """Say whether operators simply run, so that a tensor made now may be kept for later calls."""
+    return not (
+        torch.compiler.is_compiling()
+        or is_transformed()
+        or torch._C._len_torch_dispatch_stack()  # fake tensors, counters
+    )
+
+
+def is_transformed() -> bool:
+    """Say whether ``torch.jit.trace``, ``torch.func`` or forward AD is at work.
+
+    They look into operators, which autograd functions and kernels of our own do not let them do.
     """
-    if rows.inverse is not None:
-        x = x.index_select(1, rows.inverse)
-    if cols.inverse is not None:
-        x = x.index_select(2, cols.inverse)
-    return x
-
-
-def split(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
-    """Cut a padded map into regions.
-
-    Args:
-        x (Tensor): (B, folds_h * size_h, folds_w * size_w, E, D), see :func:`pad`.
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
-
-    Returns:
-        Tensor: (B, regions, E, N, D), N = size_h * size_w, both row-major.
-    """
-    b, _, _, e, d = x.shape
-    x = x.reshape(b, rows.folds, rows.size, cols.folds, cols.size, e, d)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6)
-    return x.reshape(b, rows.folds * cols.folds, e, rows.size * cols.size, d)
-
-
-def merge(x: torch.Tensor, rows: Axis, cols: Axis) -> torch.Tensor:
-    """Undo :func:`split`.
-
-    Args:
-        x (Tensor): (B, regions, E, N, D).
-        rows (Axis): The cut of the height.
-        cols (Axis): The cut of the width.
-
-    Returns:
-        Tensor: (B, folds_h * size_h, folds_w * size_w, E, D).
-    """
-    b, _, e, _, d = x.shape
-    x = x.reshape(b, rows.folds, cols.folds, e, rows.size, cols.size, d)
-    x = x.permute(0, 1, 4, 2, 5, 3, 6)
-    return x.reshape(b, rows.folds * rows.size, cols.folds * cols.size, e, d)
+    return not torch.compiler.is_compiling() and (
+        torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )

@@ -23,6 +23,22 @@ from coc_mm.registry import MODELS
 
 MIN_SIZE = 32
 _WHOLE = (int, np.integer)
+_TINY = dict(
+    depths=(3, 4, 5, 2),
+    dims=(32, 64, 196, 320),
+    mlp_ratios=(8, 8, 4, 4),
+    heads=(4, 4, 8, 8),
+    head_dim=24,
+    proposals=(2, 2, 2, 2),
+    folds=(8, 4, 2, 1),
+)
+_SMALL = dict(
+    dims=(64, 128, 320, 512),
+    mlp_ratios=(8, 8, 4, 4),
+    head_dim=32,
+    proposals=(2, 2, 2, 2),
+    folds=(8, 4, 2, 1),
+)
 
 
 @MODELS.register_module()
@@ -85,69 +101,15 @@ class ContextCluster(BaseModule):
         (1, 320, 2, 3)
     """
 
-    arch_zoo: dict[str, dict[str, Any]] = {
-        'tiny': dict(
-            depths=(3, 4, 5, 2),
-            dims=(32, 64, 196, 320),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(4, 4, 8, 8),
-            head_dim=24,
-            proposals=(2, 2, 2, 2),
-            folds=(8, 4, 2, 1),
-        ),
-        'tiny2': dict(
-            depths=(3, 4, 5, 2),
-            dims=(32, 64, 196, 320),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(4, 4, 8, 8),
-            head_dim=24,
-            proposals=(4, 2, 7, 4),
-            folds=(7, 7, 1, 1),
-        ),
-        'tiny_plain': dict(
-            depths=(3, 4, 5, 2),
-            dims=(32, 64, 196, 320),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(4, 4, 8, 8),
-            head_dim=24,
-            proposals=(4, 4, 2, 2),
-            folds=(1, 1, 1, 1),
-        ),
-        'small': dict(
-            depths=(2, 2, 6, 2),
-            dims=(64, 128, 320, 512),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(4, 4, 8, 8),
-            head_dim=32,
-            proposals=(2, 2, 2, 2),
-            folds=(8, 4, 2, 1),
-        ),
-        'medium': dict(
-            depths=(4, 4, 12, 4),
-            dims=(64, 128, 320, 512),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(6, 6, 12, 12),
-            head_dim=32,
-            proposals=(2, 2, 2, 2),
-            folds=(8, 4, 2, 1),
-        ),
-        'base_dim64': dict(
-            depths=(6, 6, 24, 6),
-            dims=(64, 128, 320, 512),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(8, 8, 16, 16),
-            head_dim=32,
-            proposals=(2, 2, 2, 2),
-            folds=(8, 4, 2, 1),
-        ),
+    arch_zoo: ClassVar[dict[str, dict[str, Any]]] = {
+        'tiny': _TINY,
+        'tiny2': dict(_TINY, proposals=(4, 2, 7, 4), folds=(7, 7, 1, 1)),
+        'tiny_plain': dict(_TINY, proposals=(4, 4, 2, 2), folds=(1, 1, 1, 1)),
+        'small': dict(_SMALL, depths=(2, 2, 6, 2), heads=(4, 4, 8, 8)),
+        'medium': dict(_SMALL, depths=(4, 4, 12, 4), heads=(6, 6, 12, 12)),
+        'base_dim64': dict(_SMALL, depths=(6, 6, 24, 6), heads=(8, 8, 16, 16)),
         'base_dim96': dict(
-            depths=(4, 4, 12, 4),
-            dims=(96, 192, 384, 768),
-            mlp_ratios=(8, 8, 4, 4),
-            heads=(8, 8, 16, 16),
-            head_dim=32,
-            proposals=(2, 2, 2, 2),
-            folds=(8, 4, 2, 1),
+            _SMALL, depths=(4, 4, 12, 4), dims=(96, 192, 384, 768), heads=(8, 8, 16, 16)
         ),
     }
     num_stages = 4
@@ -289,14 +251,7 @@ class ContextCluster(BaseModule):
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'ContextCluster':
-        """Set the mode; frozen stages, and norms if asked, stay in evaluation.
-
-        Args:
-            mode (bool): Training or evaluation. Defaults to True.
-
-        Returns:
-            ContextCluster: Itself.
-        """
+        """Set the mode; frozen stages, and norms if asked, stay in evaluation."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:

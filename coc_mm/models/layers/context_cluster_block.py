@@ -2,34 +2,33 @@
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 
 from coc_mm.models.layers.group_norm import GroupNorm1
+from coc_mm.models.layers.shortcuts import can_bypass
 from coc_mm.ops import context_cluster_packed
-from coc_mm.ops.backends.cpu_mixer import MixerSetting, MixerWeights, residual_mixer
-from coc_mm.ops.backends.cpu_mlp import residual_mlp
-from coc_mm.ops.functional import uses_fused
+from coc_mm.ops.backends import linear_at_centers
+from coc_mm.ops.backends.cpu_mixer import MixerSettings, MixerWeights, residual_mixer
+from coc_mm.ops.backends.cpu_mlp import MLPWeights, residual_mlp
+from coc_mm.ops.functional import ClusterSettings, uses_matmul
+from coc_mm.ops.regions import region_layout
 
 
 class ContextClusterMixer(nn.Module):
     """Exchange features within clusters of similar points.
 
-    Both spaces come from one projection; the operator between the projections
-    is :func:`coc_mm.ops.context_cluster`.
+    Both spaces come from one projection; the operator between the projections is
+    :func:`coc_mm.ops.context_cluster`.
 
     Args:
         embed_dims (int): Channels of a point.
         num_heads (int): Heads, E.
         head_dim (int): Channels of a head, D.
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-            Defaults to (2, 2).
+        proposals (tuple[int, int]): Centers per region, (rows, columns). Defaults to (2, 2).
         folds (tuple[int, int]): Regions, (rows, columns). Defaults to (1, 1).
         drop_rate (float): Dropout after the output projection. Defaults to 0.
-        denominator (str): 'similarity' or 'count', see the operator. Defaults
-            to 'similarity'.
-        backend (str | None): The operator's backend. Defaults to None, the
-            fastest that can run.
+        denominator (str): 'similarity' or 'count', see the operator. Defaults to 'similarity'.
+        backend (str | None): The operator's backend. Defaults to None, the fastest that can run.
     """
 
     def __init__(
@@ -57,41 +56,26 @@ class ContextClusterMixer(nn.Module):
         self.sim_beta = nn.Parameter(torch.zeros(1))
         self.drop = nn.Dropout(drop_rate)
 
+    @property
+    def settings(self) -> ClusterSettings:
+        """What the operator is asked for."""
+        return ClusterSettings(self.proposals, self.folds, self.denominator, self.backend)
+
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map points into the similarity space and the value space.
-
-        Args:
-            x (Tensor): (B, H, W, embed_dims).
-
-        Returns:
-            tuple[Tensor, Tensor]: Both (B, H, W, E, D), views of one tensor.
-        """
+        """Map points (B, H, W, C) into the similarity and the value space, (B, H, W, E, D) each."""
         return self._project(x).unbind(-3)
 
     def _project(self, x):
         return self.in_proj(x).unflatten(-1, (2, self.num_heads, self.head_dim))
 
-    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
-        """Mix.
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Everything before the output projection, (B, H, W, C) to (B, H, W, E * D)."""
+        x = self._project(x)
+        return context_cluster_packed(x, self.sim_alpha, self.sim_beta, *self.settings).flatten(-2)
 
-        Args:
-            x (Tensor): (B, H, W, embed_dims).
-            scale (Tensor | None): (embed_dims,), multiplies the output; it
-                rides on the projection. Defaults to None.
-
-        Returns:
-            Tensor: (B, H, W, embed_dims).
-        """
-        x = context_cluster_packed(
-            self._project(x),
-            self.sim_alpha,
-            self.sim_beta,
-            self.proposals,
-            self.folds,
-            self.denominator,
-            self.backend,
-        )
-        return self.drop(_scaled_linear(self.out_proj, x.flatten(-2), scale))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Mix a map (B, H, W, embed_dims)."""
+        return self.drop(self.out_proj(self.mix(x)))
 
 
 class MLP(nn.Module):
@@ -110,19 +94,37 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
-        """Transform.
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Everything before the second layer, (..., embed_dims) to (..., hidden_dims)."""
+        return self.drop(self.act(self.fc1(x)))
 
-        Args:
-            x (Tensor): (..., embed_dims).
-            scale (Tensor | None): (embed_dims,), multiplies the output; it
-                rides on the second layer. Defaults to None.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform points (..., embed_dims)."""
+        return self.drop(self.fc2(self.hidden(x)))
 
-        Returns:
-            Tensor: (..., embed_dims).
-        """
-        x = self.drop(self.act(self.fc1(x)))
-        return self.drop(_scaled_linear(self.fc2, x, scale))
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, leave whole images out and scale the others up.
+
+    Args:
+        drop_prob (float): Probability of leaving an image out.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop images of a batch (B, ...)."""
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        shape = (len(x), *[1] * (x.dim() - 1))
+        return x.div(keep) * (keep + torch.rand(shape, dtype=x.dtype, device=x.device)).floor()
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return f'drop_prob={self.drop_prob}'
 
 
 class ContextClusterBlock(nn.Module):
@@ -137,8 +139,7 @@ class ContextClusterBlock(nn.Module):
         folds (tuple[int, int]): Regions. Defaults to (1, 1).
         drop_rate (float): Dropout. Defaults to 0.
         drop_path_rate (float): Stochastic depth. Defaults to 0.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none.
-            Defaults to 1e-5.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-5.
         denominator (str): See the operator. Defaults to 'similarity'.
         backend (str | None): See the operator. Defaults to None.
     """
@@ -172,95 +173,102 @@ class ContextClusterBlock(nn.Module):
             self.layer_scale1 = nn.Parameter(value.clone())
             self.layer_scale2 = nn.Parameter(value)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the block.
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put norms and layer scales into the linear layers beside them: for inference, in place.
 
-        Args:
-            x (Tensor): (B, H, W, embed_dims).
-
-        Returns:
-            Tensor: (B, H, W, embed_dims).
+        Layers that are not plain (adapted, quantized) stay as they are, with what is beside them.
         """
-        return self._forward_mlp(
-            self._forward_mixer(x)
-        )  # a map of its own, which may be written over
+        mixer, mlp = self.mixer, self.mlp
+        for norm, linear in ((self.norm1, mixer.in_proj), (self.norm2, mlp.fc1)):
+            if type(linear) is nn.Linear:
+                linear.bias.add_(linear.weight @ norm.bias)
+                linear.weight.mul_(norm.weight)
+                norm.weight = norm.bias = None
+        for name, linear in (('layer_scale1', mixer.out_proj), ('layer_scale2', mlp.fc2)):
+            scale = getattr(self, name)
+            if type(linear) is nn.Linear and scale is not None:
+                linear.weight.mul_(scale[:, None])
+                linear.bias.mul_(scale)
+                setattr(self, name, None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run on a map (B, H, W, embed_dims)."""
+        return self._forward_mlp(self._forward_mixer(x))
 
     def _forward_mixer(self, x):
         mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
-        if not (_worth_pieces(x, mixer) and self._in_pieces(x, norm, mixer)):
-            return x + self.drop_path(mixer(norm(x), scale))
-        weight, bias = _scaled(mixer.out_proj, scale)
-        weights = MixerWeights(
-            *(norm.weight, norm.bias, mixer.in_proj.weight, mixer.in_proj.bias),
-            *(weight, bias, mixer.sim_alpha, mixer.sim_beta),
-        )
+        if not can_bypass(x, (norm, mixer, self.drop_path), _CLASSES):
+            return x + self.drop_path(_scaled(mixer(norm(x)), scale))
+        weights = (mixer.sim_alpha, mixer.sim_beta)
+        weights = (*_folded(mixer.out_proj, scale), *weights)
+        exporting = torch.compiler.is_exporting()
+        if not (self._can_tile(x, norm) and (exporting or _has_large_regions(x, mixer))):
+            return x + self.drop_path(mixer.drop(F.linear(mixer.mix(norm(x)), *weights[:2])))
+        weights = (mixer.in_proj.weight, mixer.in_proj.bias, *weights)
+        if exporting or (torch.compiler.is_compiling() and torch.is_grad_enabled()):
+            layout = region_layout(x, mixer.proposals, mixer.folds)
+            out = linear_at_centers.forward(
+                norm(x), *weights, mixer.num_heads, layout, mixer.denominator
+            )
+            return x + self.drop_path(out)
         alone = self._drops_paths()
-        setting = MixerSetting(
-            *(norm.eps, mixer.num_heads, mixer.proposals, mixer.folds, mixer.denominator),
+        settings = MixerSettings(
+            *(mixer.num_heads, mixer.proposals, mixer.folds, mixer.denominator, norm.eps),
             residual=not alone,
         )
-        out = residual_mixer(x, weights, setting)
+        out = residual_mixer(x, MixerWeights(norm.weight, norm.bias, *weights), settings)
         return x + self.drop_path(out) if alone else out
 
-    def _forward_mlp(self, x):
+    def _forward_mlp(self, x):  # x is a map of its own, which may be written over
         mlp, norm, scale = self.mlp, self.norm2, self.layer_scale2
-        if not self._in_pieces(x, norm, mlp):
-            return x + self.drop_path(mlp(norm(x), scale))
+        if not can_bypass(x, (norm, mlp, self.drop_path), _CLASSES):
+            return x + self.drop_path(_scaled(mlp(norm(x)), scale))
+        weights = _folded(mlp.fc2, scale)
+        traced = torch.compiler.is_compiling() and torch.is_grad_enabled()
+        if traced or torch.compiler.is_exporting() or not self._can_tile(x, norm):
+            return x + self.drop_path(mlp.drop(F.linear(mlp.hidden(norm(x)), *weights)))
         alone = self._drops_paths()
-        out = residual_mlp(
-            *(x, norm.weight, norm.bias, norm.eps, mlp.fc1.weight, mlp.fc1.bias),
-            *(*_scaled(mlp.fc2, scale), not alone, not alone),  # residual, own
-        )
+        weights = MLPWeights(norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, *weights)
+        out = residual_mlp(x, weights, norm.eps, residual=not alone, inplace=not alone)
         return x + self.drop_path(out) if alone else out
 
     def _drops_paths(self):
         return self.training and not isinstance(self.drop_path, nn.Identity)
 
-    def _in_pieces(self, x, *half):
-        """Whether a half may run piece by piece: on the CPU, with nobody looking inside.
+    def _can_tile(self, x, norm):
+        """Whether a half may run tile by tile: on the CPU, in full precision, without dropout.
 
-        The reference backend stands for the textbook, module after module.
+        The reference backend stands for the modules, one after the other.
         """
-        if x.device.type != 'cpu' or not uses_fused(self.mixer.backend):
-            return False
-        if torch.jit.is_tracing() or _is_exporting():
-            return False
-        parts = [part for module in half for part in module.modules()]
         return (
-            x.dtype in (torch.float32, torch.float64)
-            and x.dtype == half[0].weight.dtype
+            x.device.type == 'cpu'
+            and x.dtype in (torch.float32, torch.float64)
+            and x.dtype == self.mixer.in_proj.weight.dtype
             and not torch.is_autocast_enabled('cpu')
-            and not (self.training and any(isinstance(p, nn.Dropout) and p.p for p in parts))
-            # Not wrapped, sharded, quantized, adapted: such a module must be called itself.
-            and all(type(p) in _PLAIN for p in parts)
-            and not any(
-                p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts
-            )
+            and not (self.training and self.mixer.drop.p)
+            and uses_matmul(self.mixer.backend)
+            and (norm.weight is not None or torch.compiler.is_exporting())
         )
 
 
-# Since torch 2.7
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
-# Not a set: the compiler of torch 2.4 cannot look into one.
-_PLAIN = (ContextClusterMixer, MLP, GroupNorm1, nn.Linear, nn.GELU, nn.Dropout)
+_CLASSES = (ContextClusterMixer, MLP, GroupNorm1, DropPath)
+_CLASSES += (nn.Linear, nn.GELU, nn.Dropout, nn.Identity)
 
 
-def _worth_pieces(x, mixer):
+def _scaled(x, scale):
+    return x if scale is None else x * scale
+
+
+def _folded(linear, scale):
+    """Weight and bias with the layer scale in them: C x C' products, not one per point."""
+    if scale is None:
+        return linear.weight, linear.bias
+    return linear.weight * scale[:, None], linear.bias * scale
+
+
+def _has_large_regions(x, mixer):
     """Whether regions hold so many points that projecting values at the centers is less work."""
     (height, width), (rows, cols) = x.shape[1:3], mixer.folds
     points = -(-height // min(rows, height)) * -(-width // min(cols, width))
     return points >= 4 * mixer.proposals[0] * mixer.proposals[1]
-
-
-def _scaled_linear(linear, x, scale):
-    # Scaling the weight costs C x C', scaling the output would cost another
-    # pass over every point.
-    if scale is None:
-        return linear(x)
-    return F.linear(x, *_scaled(linear, scale))
-
-
-def _scaled(linear, scale):
-    if scale is None:
-        return linear.weight, linear.bias
-    return linear.weight * scale[:, None], linear.bias * scale

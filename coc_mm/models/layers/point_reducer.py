@@ -5,6 +5,8 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from coc_mm.ops.regions import runs_eagerly
+
 
 class PointReducer(nn.Module):
     """Merge neighbouring points into one by a strided convolution.
@@ -26,48 +28,19 @@ class PointReducer(nn.Module):
         self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reduce.
-
-        Args:
-            x (Tensor): (B, H, W, in_channels).
-
-        Returns:
-            Tensor: (B, H', W', out_channels).
-        """
+        """Reduce a map (B, H, W, in_channels) to (B, H', W', out_channels)."""
         return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
-def _build_positions(length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    # One row or one column has its only position at the start, as i / (H - 1)
-    # would have it for i = 0.
-    return torch.arange(length, device=device, dtype=dtype) / max(length - 1, 1) - 0.5
-
-
-@lru_cache(maxsize=512)
-def _cached_positions(length: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    # A tensor made in inference mode could not take part in training later.
-    with torch.inference_mode(False):
-        return _build_positions(length, device, dtype)
-
-
 def append_positions(image: torch.Tensor) -> torch.Tensor:
-    """Append the two position channels of every point to an image.
+    """Append the two position channels of every point: (B, C, H, W) to (B, H, W, C + 2).
 
-    Row ``i / (H - 1) - 0.5``, then column ``j / (W - 1) - 0.5`` (the released
-    weights need this form). Each axis is cached per length, device and dtype.
-
-    Args:
-        image (Tensor): (B, C, H, W).
-
-    Returns:
-        Tensor: (B, H, W, C + 2), in the dtype of ``image``.
+    Row ``i / (H - 1) - 0.5``, then column ``j / (W - 1) - 0.5`` (the released weights need this
+    form). Each axis is cached per length, device and dtype.
     """
     b, _, h, w = image.shape
-    build = _build_positions if torch.compiler.is_compiling() else _cached_positions
-    # Half precision cannot tell the positions of a large image apart while dividing.
-    dtype = torch.promote_types(image.dtype, torch.float32)
-    rows = build(h, image.device, dtype).to(image.dtype)
-    cols = build(w, image.device, dtype).to(image.dtype)
+    build = _cached_positions if runs_eagerly() else _build_positions
+    rows, cols = (build(n, image.device, image.dtype) for n in (h, w))
     return torch.cat(
         [
             image.permute(0, 2, 3, 1),
@@ -76,3 +49,18 @@ def append_positions(image: torch.Tensor) -> torch.Tensor:
         ],
         dim=-1,
     )
+
+
+def _build_positions(length, device, dtype):
+    # Half precision cannot tell the positions of a large image apart while dividing. A single row
+    # has its position at the start, as i / (H - 1) would have it for i = 0.
+    exact = torch.promote_types(dtype, torch.float32)
+    place = torch.arange(length, device=device, dtype=exact)
+    return (place / max(length - 1, 1) - 0.5).to(dtype)
+
+
+@lru_cache(maxsize=512)
+def _cached_positions(*args):
+    # A tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        return _build_positions(*args)
