@@ -18,8 +18,9 @@ from rich.table import Table
 
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops import context_cluster_packed, regions
+from coc_mm.ops import context_cluster_packed
 from coc_mm.ops.backends import reference
+from coc_mm.ops.regions import RegionLayout, region_layout
 
 BACKENDS = ('reference', 'fused', 'triton')
 DTYPE = torch.bfloat16
@@ -106,11 +107,11 @@ def _tied(tensors, proposals, folds):
     """Say which points have two best centers within rounding, (1, regions, E, N)."""
     x, alpha, beta = (t.detach().double() for t in tensors)
     x = x.unbind(-3)[0]
-    rows, cols = _axes(x.shape, proposals, folds, x.device)
-    x = regions.split(regions.pad(x, rows, cols), rows, cols)
+    layout = region_layout(x, proposals, folds)
+    x = layout.split(x)
     tied = []
     for region in range(x.shape[1]):  # one at a time: 64-bit similarities are large
-        s = reference.similarity(x[:, [region]], alpha, beta, *_one(rows, cols, region))
+        s = reference.similarity(x[:, [region]], alpha, beta, _one(layout, region))
         if s.shape[-2] == 1:
             return torch.zeros(*x.shape[:-1], dtype=torch.bool, device=x.device)
         best = s.topk(2, -2).values
@@ -118,29 +119,23 @@ def _tied(tensors, proposals, folds):
     return torch.cat(tied, 1)
 
 
-def _axes(shape, proposals, folds, device):
-    return tuple(
-        regions.axis(shape[1 + i], folds[i], proposals[i], device, torch.float64) for i in range(2)
-    )
-
-
-def _one(rows, cols, region):
-    """Return the cut of one region alone."""
-    i, j = divmod(region, cols.folds)
+def _one(layout, region):
+    """Return the layout of one region alone."""
 
     def pick(axis, k):
-        parts = (axis.valid, axis.pool, axis.unique)
-        valid, pool, unique = (None if t is None else t[k : k + 1] for t in parts)
-        return axis._replace(folds=1, valid=valid, pool=pool, unique=unique)
+        parts = (axis.valid, axis.pool, axis.center_mask)
+        valid, pool, mask = (None if t is None else t[k : k + 1] for t in parts)
+        return axis._replace(folds=1, valid=valid, pool=pool, center_mask=mask)
 
-    return pick(rows, i), pick(cols, j)
+    i, j = divmod(region, layout.cols.folds)
+    return RegionLayout(pick(layout.rows, i), pick(layout.cols, j))
 
 
 def _spread(clear, shape, count, proposals, folds):
     """Lay (1, regions, E) out as a map (1, H, W, E, 1)."""
-    rows, cols = _axes(shape, proposals, folds, clear.device)
+    like = torch.empty(shape[:3], dtype=torch.float64, device=clear.device)
     mask = clear[..., None, None].expand(*clear.shape, count, 1)
-    return regions.unpad(regions.merge(mask, rows, cols), rows, cols)
+    return region_layout(like, proposals, folds).merge(mask)
 
 
 class Training:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,13 +15,6 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
-from coc_mm.models.layers import ContextClusterBlock
-from coc_mm.models.layers.context_cluster_block import _scaled
-from coc_mm.ops.backends.linear_at_centers import (
-    ExportableMixer,
-    ExportableMLP,
-    ExportableStage,
-)
 
 __all__ = ['SUFFIXES', 'DeployModel', 'export_program', 'min_size', 'save_program']
 
@@ -62,11 +56,8 @@ class DeployModel(nn.Module):
         self.model = revert_sync_batchnorm(deepcopy(model)).eval().requires_grad_(False)
         backbone = self.model.backbone
         backbone.with_cp = False
-        for stage, proposals, folds in zip(
-            backbone.stages, backbone.proposals, backbone.folds, strict=True
-        ):
-            blocks = [_exportable(block) for block in stage.blocks]
-            stage.blocks = nn.ModuleList([ExportableStage(blocks, proposals, folds)])
+        for block in chain(*backbone.blocks):
+            block.fold()
 
     @property
     def output_names(self) -> list[str]:
@@ -95,21 +86,6 @@ class DeployModel(nn.Module):
             return (self.model.encode_decode(x, [meta]),)
         scores = self.model(x, mode='tensor')
         return (scores.sigmoid() if self.multilabel else scores.softmax(1),)
-
-
-def _exportable(block: ContextClusterBlock) -> tuple[ExportableMixer, ExportableMLP]:
-    mixer, mlp = block.mixer, block.mlp
-    out_weight, out_bias = _scaled(mixer.out_proj, block.layer_scale1)
-    return (
-        ExportableMixer(
-            *(block.norm1, mixer.in_proj.weight, mixer.in_proj.bias, out_weight, out_bias),
-            *(mixer.sim_alpha, mixer.sim_beta, mixer.num_heads, mixer.denominator),
-        ),
-        ExportableMLP(
-            *(block.norm2, mlp.fc1.weight, mlp.fc1.bias),
-            *_scaled(mlp.fc2, block.layer_scale2),
-        ),
-    )
 
 
 def min_size(scope: str, folds: Sequence[tuple[int, int]]) -> int:

@@ -7,6 +7,7 @@ have made otherwise must be such a tie, and is counted.
 """
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,8 @@ from rich.table import Table
 from coc_mm.apis.export import min_size
 from coc_mm.errors import UserError
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops import regions
 from coc_mm.ops.backends import reference
+from coc_mm.ops.regions import region_layout
 from coc_mm.utils.images import find_images, read_image, to_picture
 
 __all__ = ['Report', 'check', 'load_pictures', 'speed']
@@ -177,10 +178,11 @@ class AssignmentTies:
 
 
 @contextlib.contextmanager
-def replaying(choices: Sequence[torch.Tensor]) -> Iterator[AssignmentTies]:
-    """Let mixers take choices instead of making them, by the textbook.
+def replaying(model: torch.nn.Module, choices: Sequence[torch.Tensor]) -> Iterator[AssignmentTies]:
+    """Let mixers take choices instead of making them, by the reference.
 
     Args:
+        model (nn.Module): The model.
         choices (list[Tensor]): (B, R, N, E) each, in the order of the mixers.
 
     Yields:
@@ -188,44 +190,30 @@ def replaying(choices: Sequence[torch.Tensor]) -> Iterator[AssignmentTies]:
     """
     ties, left = AssignmentTies(), list(choices)
 
-    def forward(mixer, x, scale=None):
+    def forward(mixer, x):
         features, values = mixer.project(x)
-        rows, cols = (
-            regions.axis(
-                x.shape[1 + i], mixer.folds[i], mixer.proposals[i], x.device, features.dtype
-            )
-            for i in range(2)
-        )
-        f, v = (regions.split(regions.pad(t, rows, cols), rows, cols) for t in (features, values))
-        s = reference.similarity(f, mixer.sim_alpha, mixer.sim_beta, rows, cols)
-        valid = regions.valid_points(rows, cols)
-        index = left.pop(0).reshape(f.shape[0], f.shape[1], f.shape[3], f.shape[2])
-        index = index.permute(0, 1, 3, 2).unsqueeze(-2)  # (B, R, E, 1, N)
-        gap = s.amax(-2, keepdim=True) - s.gather(-2, index)
-        other = index != s.argmax(-2, keepdim=True)
-        if valid is not None:
-            gap, other = gap * valid[:, None, None], other & valid[:, None, None]
+        layout = region_layout(features, mixer.proposals, mixer.folds)
+        alpha, beta = mixer.sim_alpha, mixer.sim_beta
+        s = reference.similarity(layout.split(features), alpha, beta, layout)
+        index = left.pop(0).reshape(s.shape[0], s.shape[1], s.shape[4], s.shape[2]).mT
+        gap = s.amax(-2) - s.gather(-2, index.unsqueeze(-2)).squeeze(-2)  # (B, R, E, N)
+        other = index != s.argmax(-2)
+        if layout.valid is not None:
+            gap, other = gap * layout.valid[:, None], other & layout.valid[:, None]
         ties.points += x.shape[:3].numel() * mixer.num_heads
         ties.other += int(other.sum())
         ties.widest = max(ties.widest, gap.max().item())
-        mask = torch.zeros_like(s).scatter_(-2, index, 1)
-        if valid is not None:
-            mask = mask * valid[:, None, None]
-        s = s * mask
-        total = (s if mixer.denominator == 'similarity' else mask).sum(-1, keepdim=True) + 1
-        g = (s @ v + reference.pool(v, rows, cols)) / total
-        out = regions.unpad(regions.merge(s.transpose(-2, -1) @ g, rows, cols), rows, cols)
-        weight, bias = mixer.out_proj.weight, mixer.out_proj.bias
-        if scale is not None:
-            weight, bias = weight * scale[:, None], bias * scale
-        return F.linear(out.flatten(-2), weight, bias)
+        out = reference.forward(
+            *(features, values, alpha, beta, layout, mixer.denominator), assignment=index
+        )
+        return mixer.out_proj(out.flatten(-2))
 
-    from coc_mm.models.layers import ContextClusterBlock
-
-    with (
-        mock.patch.object(ContextClusterMixer, 'forward', forward),
-        mock.patch.object(ContextClusterBlock, '_in_pieces', return_value=False),
-    ):
+    with contextlib.ExitStack() as stack:
+        for mixer in model.modules():
+            if isinstance(mixer, ContextClusterMixer):
+                stack.enter_context(
+                    mock.patch.object(mixer, 'forward', functools.partial(forward, mixer))
+                )
         yield ties
 
 
@@ -288,7 +276,7 @@ def check(
         found, choices = exported(image)
         if len(choices) != mixers:
             raise RuntimeError(f'{len(choices)} choices in the graph, {mixers} mixers in the model')
-        with replaying(choices) as ties:
+        with replaying(model, choices) as ties:
             wanted = library_outputs(model, scope, image)
         plain = library_outputs(model, scope, image)
         label = f'{count}x3x{height}x{width}'

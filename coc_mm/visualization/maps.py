@@ -121,7 +121,7 @@ def _center_positions(
     """(clusters, 2): the middles of the windows that centers average."""
     axes = []
     for length, n, f in zip(size, proposals, folds, strict=True):
-        cut = regions.axis(length, f, n, torch.device('cpu'), torch.float64)
+        cut = regions.build_axis(length, f, n, torch.device('cpu'), torch.float64)
         start = torch.tensor(_edges(length, f)[:-1], dtype=torch.float64)
         middle = cut.pool @ (torch.arange(cut.size, dtype=torch.float64) + 0.5)
         axes.append((start[:, None] + middle) / length)  # (folds, proposals)

@@ -1,5 +1,7 @@
 """Models ready to export beside the ones that they were made from."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from lively import enliven
@@ -9,16 +11,16 @@ from coc_mm.apis import export
 from coc_mm.apis.export_check import batch_of, library_outputs, load_pictures
 from coc_mm.apis.start import build_model
 from coc_mm.models.layers import ContextClusterBlock
-from coc_mm.ops.backends.linear_at_centers import ExportableStage
 
 
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
 @pytest.mark.parametrize(('proposals', 'folds'), [((2, 2), (2, 2)), ((3, 2), (1, 1))])
-def test_stage(proposals, folds, denominator):
+def test_block(proposals, folds, denominator):
     """Any size, from regions of one point to regions of unequal size, gives the block's map."""
     block = ContextClusterBlock(8, 2, 4, 2, proposals, folds, denominator=denominator)
     block = enliven(block).double()
-    stage = ExportableStage([export._exportable(block)], proposals, folds).double()
+    stage = deepcopy(block)
+    stage.fold()
     sizes = [(2, 2), (4, 4), (5, 7), (3, 9), (16, 8)]
     for size in sizes:
         x = torch.randn(2, *size, 8, dtype=torch.float64)

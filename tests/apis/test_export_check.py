@@ -36,11 +36,11 @@ def test_choices_are_replayed(exported):
     (found,), choices = Exported(out, watched=True)(image)
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-4)
     assert len(choices) == 4
-    with replaying(choices) as ties:
+    with replaying(net, choices) as ties:
         same = library_outputs(net, 'mmpretrain', image)[0]
     assert ties.widest < 1e-5
     torch.testing.assert_close(same, found, rtol=1e-4, atol=1e-5)
-    with replaying([3 - x for x in choices]) as ties:
+    with replaying(net, [3 - x for x in choices]) as ties:
         other = library_outputs(net, 'mmpretrain', image)[0]
     assert ties.other > ties.points / 2
     assert ties.widest > 1e-3

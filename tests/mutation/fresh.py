@@ -17,10 +17,10 @@ STATS = Path('mutmut-stats.json')
 
 
 def pytest_runtest_setup(item):
-    regions._cached_axis.cache_clear()
+    regions._cached_layout.cache_clear()
     for name, module in (('fused', fused), ('reference', reference)):
         _, can_run = interface._BACKENDS[name]
-        interface._BACKENDS[name] = (interface._in_pytorch(module.forward), can_run)
+        interface._BACKENDS[name] = (interface._in_float32(module.forward), can_run)
 
 
 def pytest_collection_modifyitems(items):

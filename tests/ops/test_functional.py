@@ -1,6 +1,5 @@
 """The operator's functions: what they refuse, take by default, and whom they ask."""
 
-from contextlib import nullcontext
 from itertools import product
 from types import SimpleNamespace
 
@@ -10,12 +9,15 @@ import torch
 from coc_mm.ops import (
     assign_points,
     can_run_fused,
+    can_run_matmul,
     can_run_reference,
     context_cluster,
     context_cluster_packed,
+    functional,
 )
 from coc_mm.ops.backends import triton_op as triton
-from coc_mm.ops.functional import _BACKENDS, _axes, _choose, uses_fused
+from coc_mm.ops.functional import _BACKENDS, ClusterSettings, _choose, _on_gpu, uses_matmul
+from coc_mm.ops.regions import region_layout
 
 
 def points(*shape):
@@ -26,7 +28,7 @@ def scalars():
     return tuple(torch.tensor([x], dtype=torch.float64) for x in (-1.3, 0.4))
 
 
-@pytest.mark.parametrize('name', ['reference', 'fused', 'environment', 'nonsense'])
+@pytest.mark.parametrize('name', ['reference', 'matmul', 'fused', 'environment', 'nonsense'])
 def test_backend_choice(name, monkeypatch):
     features, values = points(1, 4, 4, 1, 2)
     calls = []
@@ -56,8 +58,8 @@ def test_a_refusing_backend_raises_when_named(monkeypatch):
     monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], refuse))
     with pytest.raises(RuntimeError, match='not on this device'):
         context_cluster(features, values, *scalars(), backend='fused')
-    context_cluster(features, values, *scalars())
-    assert can_run_reference(features) is can_run_fused(features) is True
+    assert can_run_reference(features) is can_run_matmul(features) is True
+    assert can_run_fused is can_run_matmul
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_messages():
         "unknown denominator 'mean': choose one of ('similarity', 'count')"
     )
     assert message(context_cluster, *inputs, backend='nonsense') == (
-        "unknown backend 'nonsense': choose one of ['fused', 'reference', 'triton']"
+        "unknown backend 'nonsense': choose one of ['fused', 'matmul', 'reference', 'triton']"
     )
     for shape in [(1, 4, 4, 3, 1, 2), (1, 4, 4, 2, 1)]:
         assert message(context_cluster_packed, torch.zeros(shape), *scalars()) == (
@@ -145,17 +147,19 @@ def test_defaults_are_the_paper_s():
         (None, None, True),
         ('', None, True),
         ('fused', None, True),
+        ('matmul', None, True),
+        ('reference', 'matmul', True),
         ('reference', None, False),
         ('reference', 'fused', True),
         ('fused', 'reference', False),
         (None, 'triton', False),
     ],
 )
-def test_uses_fused(variable, backend, expected, monkeypatch):
+def test_uses_matmul(variable, backend, expected, monkeypatch):
     monkeypatch.delenv('COC_MM_BACKEND', raising=False)
     if variable is not None:
         monkeypatch.setenv('COC_MM_BACKEND', variable)
-    assert uses_fused(backend) is expected
+    assert uses_matmul(backend) is expected
 
 
 def test_a_backend_is_asked_about_the_setting(monkeypatch):
@@ -168,14 +172,11 @@ def test_a_backend_is_asked_about_the_setting(monkeypatch):
 
     features, values = points(1, 4, 6, 1, 2)
     monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], can_run))
+    monkeypatch.setitem(_BACKENDS, 'matmul', (_BACKENDS['matmul'][0], can_run))
     packed = torch.stack([features, values], dim=-3)
-    for backend in (None, 'fused'):
-        context_cluster(features, values, *scalars(), (3, 2), (1, 2), backend=backend)
-        context_cluster_packed(packed, *scalars(), (3, 2), (1, 2), backend=backend)
-    assert asked == [
-        ((1, 4, 6, 1, 2), (3, 2), (1, 2), named) for named in (False, False, True, True)
-    ]
+    context_cluster(features, values, *scalars(), (3, 2), (1, 2), backend='matmul')
+    context_cluster_packed(packed, *scalars(), (3, 2), (1, 2), backend='matmul')
+    assert asked == [((1, 4, 6, 1, 2), (3, 2), (1, 2), True)] * 2
 
 
 def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
@@ -187,19 +188,20 @@ def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
         return arguments[0]
 
     monkeypatch.setattr(triton, 'forward', forward)
-    monkeypatch.setitem(_BACKENDS, 'triton', (forward, lambda *args, **kwargs: True))
-    monkeypatch.setitem(_BACKENDS, 'fused', (lambda *args: forward(*args), can_run_fused))
-    projected, setting = torch.randn(1, 4, 6, 2, 1, 3), ((3, 2), (1, 2), 'count')
+    monkeypatch.setitem(_BACKENDS, 'triton', (_on_gpu, lambda *args, **kwargs: True))
+    monkeypatch.setitem(_BACKENDS, 'matmul', (lambda *args: forward(*args), can_run_matmul))
+    projected, settings = torch.randn(1, 4, 6, 2, 1, 3), ((3, 2), (1, 2), 'count')
     alpha, beta = scalars()
-    out = context_cluster_packed(projected, alpha, beta, *setting, backend='triton')
+    out = context_cluster_packed(projected, alpha, beta, *settings, backend='triton')
     assert out is projected
-    context_cluster_packed(projected, alpha, beta, *setting, backend='fused')
+    context_cluster_packed(projected, alpha, beta, *settings, backend='matmul')
     (whole, nothing, *others), (features, values, *same) = got
     assert whole is projected
     assert nothing is None
     assert torch.equal(features, projected[:, :, :, 0])
     assert torch.equal(values, projected[:, :, :, 1])
-    assert others == same == [alpha, beta, *setting]
+    assert others == [alpha, beta, *settings]
+    assert same == [alpha, beta, ClusterSettings(*settings, 'matmul')]
 
 
 @pytest.mark.parametrize('device', ['cuda', 'cpu', 'xpu'])
@@ -212,20 +214,18 @@ def test_kernels_are_the_choice_of_nvidia_s_devices_alone(device, monkeypatch):
         return True
 
     monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    monkeypatch.setitem(_BACKENDS, 'triton', (triton.forward, can_run))
+    monkeypatch.setattr(functional, 'can_run_triton', can_run)
+    monkeypatch.setitem(_BACKENDS, 'triton', (_on_gpu, can_run_matmul))
     features = SimpleNamespace(device=SimpleNamespace(type=device))
-    chosen = _choose(features, (2, 2), (1, 1), None)
-    assert chosen is _BACKENDS['triton' if device == 'cuda' else 'fused'][0]
+    chosen = _choose(features, ClusterSettings())
+    assert chosen is _BACKENDS['triton' if device == 'cuda' else 'matmul'][0]
     assert asked == ([features] if device == 'cuda' else [])
 
 
-def test_everything_stays_on_the_device(monkeypatch):
-    # The device without data has no autocast.
-    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+def test_everything_stays_on_the_device():
     features = torch.empty(1, 5, 7, 2, 3, device='meta')
     found = assign_points(features, *(t.float().to('meta') for t in scalars()), (2, 2), (2, 1))
     assert [(t.device.type, t.dtype, tuple(t.shape)) for t in found] == [
         ('meta', dtype, (1, 5, 7, 2)) for dtype in (torch.int64, torch.int64, torch.float32)
     ]
-    axes = _axes(features, (2, 2), (2, 1), torch.float32)
-    assert [axis.pool.device.type for axis in axes] == ['meta'] * 2
+    assert region_layout(features, (2, 2), (2, 1)).pool.device.type == 'meta'

@@ -1,4 +1,4 @@
-"""The cut of an axis, written out by hand."""
+"""Regions of an axis and of a map, written out by hand."""
 
 from itertools import product
 
@@ -10,35 +10,35 @@ from coc_mm.ops import regions
 CPU = torch.device('cpu')
 
 
-def cut(length, folds, proposals, dtype=torch.float64):
-    return regions.axis(length, folds, proposals, CPU, dtype)
+def divide(length, folds, proposals, dtype=torch.float64):
+    return regions.build_axis(length, folds, proposals, CPU, dtype)
 
 
-def test_even_cut():
-    axis = cut(6, 2, 3, torch.float32)
+def test_even_regions():
+    axis = divide(6, 2, 3, torch.float32)
     assert (axis.length, axis.folds, axis.size) == (6, 2, 3)
     # Nothing is padded and no center repeats: nothing has to be looked up.
-    assert (axis.index, axis.inverse, axis.valid, axis.unique) == (None,) * 4
+    assert (axis.index, axis.inverse, axis.valid, axis.center_mask) == (None,) * 4
     assert axis.pool.dtype == torch.float32
     assert torch.equal(axis.pool, torch.eye(3).expand(2, 3, 3))
 
 
-def test_uneven_cut():
+def test_uneven_regions():
     """Seven points in three regions of two, two and three; two centers each."""
-    axis = cut(7, 3, 2)
+    axis = divide(7, 3, 2)
     assert (axis.length, axis.folds, axis.size) == (7, 3, 3)
     assert axis.index.tolist() == [0, 1, 2, 2, 3, 4, 4, 5, 6]
     assert axis.inverse.tolist() == [0, 1, 3, 4, 6, 7, 8]
     assert axis.valid.tolist() == [[True, True, False], [True, True, False], [True] * 3]
     small, large = [[1, 0, 0], [0, 1, 0]], [[0.5, 0.5, 0], [0, 0.5, 0.5]]
     assert axis.pool.tolist() == [small, small, large]
-    assert axis.unique is None
+    assert axis.center_mask is None
     assert axis.index.dtype == axis.inverse.dtype == torch.int64
 
 
 def test_padding_repeats_a_point_of_the_axis():
     # The last region is never the shortest, so only folds near the length reach its end.
-    axis = cut(5, 4, 1)
+    axis = divide(5, 4, 1)
     assert axis.valid.tolist() == [[True, False]] * 3 + [[True, True]]
     assert axis.index.tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
 
@@ -56,66 +56,69 @@ def test_padding_repeats_a_point_of_the_axis():
     ],
 )
 def test_centers_that_repeat_one(setting, unique):
-    axis = cut(*setting)
+    axis = divide(*setting)
     assert axis.folds == min(setting[0], setting[1])
-    assert (axis.unique if axis.unique is None else axis.unique.tolist()) == unique
+    assert (axis.center_mask if axis.center_mask is None else axis.center_mask.tolist()) == unique
     torch.testing.assert_close(axis.pool.sum(-1), torch.ones_like(axis.pool[..., 0]))
 
 
 def test_masks_of_both_axes():
     """Rows first; an axis without a mask of its own takes all."""
-    rows, cols = cut(3, 2, 3), cut(2, 1, 2)
-    assert regions.valid_points(rows, cols).tolist() == [
-        [True, True, False, False],
-        [True, True, True, True],
-    ]
-    assert regions.valid_points(cols, rows).tolist() == [
-        [True, False, True, False],
-        [True, True, True, True],
-    ]
-    assert regions.unique_centers(rows, cols).tolist() == [[True] * 2 + [False] * 4, [True] * 6]
-    assert regions.unique_centers(cols, rows).tolist() == [[True, False, False] * 2, [True] * 6]
-    assert regions.unique_centers(rows, rows).sum().item() == 1 + 3 + 3 + 9
-    assert regions.valid_points(cols, cols) is regions.unique_centers(cols, cols) is None
+    short, long = divide(3, 2, 3), divide(2, 1, 2)
+    layout, turned = regions.RegionLayout(short, long), regions.RegionLayout(long, short)
+    assert layout.valid.tolist() == [[True, True, False, False], [True] * 4]
+    assert turned.valid.tolist() == [[True, False, True, False], [True] * 4]
+    assert layout.center_mask.tolist() == [[True] * 2 + [False] * 4, [True] * 6]
+    assert turned.center_mask.tolist() == [[True, False, False] * 2, [True] * 6]
+    assert regions.RegionLayout(short, short).center_mask.sum().item() == 1 + 3 + 3 + 9
+    even = regions.RegionLayout(long, long)
+    assert even.valid is even.center_mask is None
+    assert (even.pool.shape, layout.pool.shape) == ((1, 4, 4), (2, 6, 4))
+    torch.testing.assert_close(layout.pool.sum(-1), torch.ones(2, 6, dtype=torch.float64))
 
 
-def test_an_axis_is_computed_once():
-    assert cut(7, 3, 2) is cut(7, 3, 2)
-    others = [cut(7, 3, 2, torch.float32), cut(7, 3, 1), cut(7, 2, 2), cut(8, 3, 2)]
-    assert all(other is not cut(7, 3, 2) for other in others)
-    assert cut(7, 3, 2, torch.float32).pool.dtype == torch.float32
+def test_a_layout_is_built_once():
+    def layout(*size, dtype=torch.float64, **settings):
+        settings = dict(proposals=(2, 2), folds=(3, 2)) | settings
+        return regions.region_layout(torch.empty(1, *size, dtype=dtype), **settings)
+
+    assert layout(7, 5) is layout(7, 5) is layout(7, 5, 4)
+    assert layout(7, 5, dtype=torch.float16) is layout(7, 5, dtype=torch.float32)
+    others = [layout(7, 5, dtype=torch.float32), layout(7, 6), layout(7, 5, folds=(3, 3))]
+    assert all(other is not layout(7, 5) for other in [*others, layout(7, 5, proposals=(1, 2))])
+    assert others[0].pool.dtype == torch.float32
 
 
 def test_maps_there_and_back():
     x = torch.arange(2 * 5 * 7 * 2 * 3).reshape(2, 5, 7, 2, 3)
     visited = 0
-    for rows, cols in [(cut(5, 2, 1), cut(7, 7, 1)), (cut(5, 5, 1), cut(7, 3, 2))]:
-        padded = regions.pad(x, rows, cols)
-        parts = regions.split(padded, rows, cols)
+    for rows, cols in [(divide(5, 2, 1), divide(7, 7, 1)), (divide(5, 5, 1), divide(7, 3, 2))]:
+        layout = regions.RegionLayout(rows, cols)
+        parts = layout.split(x)
         assert parts.shape == (2, rows.folds * cols.folds, 2, rows.size * cols.size, 3)
-        assert torch.equal(regions.merge(parts, rows, cols), padded)
-        assert torch.equal(regions.unpad(padded, rows, cols), x)
+        assert torch.equal(layout.merge(parts), x)
+        assert torch.equal(layout.split(x[:, :, :, 1]), parts[:, :, 1])
+        assert torch.equal(layout.merge(parts[:, :, 1]), x[:, :, :, 1])
+        assert torch.equal(layout.unpad(layout.pad(x)), x)
         visited += 1
     assert visited == 2
-    rows = cols = cut(4, 2, 1)
+    layout = regions.RegionLayout(divide(4, 2, 1), divide(4, 2, 1))
     x = torch.arange(16).reshape(1, 4, 4, 1, 1)
-    assert regions.pad(x, rows, cols) is regions.unpad(x, rows, cols) is x
-    assert regions.split(x, rows, cols)[0, 1, 0, :, 0].tolist() == [2, 3, 6, 7]
+    assert layout.pad(x) is layout.unpad(x) is x
+    assert layout.split(x)[0, 1, 0, :, 0].tolist() == [2, 3, 6, 7]
 
 
-@pytest.mark.parametrize('compiling', [False, True])
 @pytest.mark.parametrize('setting', [(6, 2, 3), (7, 3, 3), (3, 2, 4)])
-def test_tables_live_where_they_are_wanted(setting, compiling, monkeypatch):
-    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: compiling)
-    axis = regions.axis(*setting, torch.device('meta'), torch.float32)
+def test_tables_live_where_they_are_wanted(setting):
+    axis = regions.build_axis(*setting, torch.device('meta'), torch.float32)
     tables = [entry for entry in axis if isinstance(entry, torch.Tensor)]
     assert {table.device.type for table in tables} == {'meta'}
-    assert len(tables) == sum(isinstance(entry, torch.Tensor) for entry in cut(*setting))
+    assert len(tables) == sum(isinstance(entry, torch.Tensor) for entry in divide(*setting))
 
 
 def test_every_place_holds_a_point_of_the_axis():
     for length, folds in product(range(1, 40), range(1, 12)):
-        axis = cut(length, folds, 2)
+        axis = divide(length, folds, 2)
         index = torch.arange(length) if axis.index is None else axis.index
         assert sorted(set(index.tolist())) == list(range(length))
         assert axis.folds == min(folds, length)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from coc_mm.models import ContextCluster
-from coc_mm.ops import regions
 from coc_mm.ops.backends import reference
+from coc_mm.ops.regions import region_layout
 from coc_mm.visualization import ClusterMaps, cluster_maps, find_backbone, record_clusters
 
 
@@ -120,14 +120,10 @@ def test_maps_are_the_argmax_of_the_reference_backend(size):
     for (s, b), m in maps.items():
         mixer = model.stages[s].blocks[b].mixer
         features, _ = mixer.project(points[s, b])
-        cut = [
-            regions.axis(n, f, p, features.device, features.dtype)
-            for n, f, p in zip(m.size, mixer.folds, mixer.proposals, strict=True)
-        ]
-        x = regions.split(regions.pad(features, *cut), *cut)
-        sim = reference.similarity(x, mixer.sim_alpha, mixer.sim_beta, *cut)
-        index = regions.merge(sim.argmax(-2)[..., None], *cut)
-        expected = regions.unpad(index, *cut)[..., 0].permute(0, 3, 1, 2)
+        layout = region_layout(features, mixer.proposals, mixer.folds)
+        x = layout.split(features)
+        sim = reference.similarity(x, mixer.sim_alpha, mixer.sim_beta, layout)
+        expected = layout.merge(sim.argmax(-2)[..., None])[..., 0].permute(0, 3, 1, 2)
         assert torch.equal(m.center_index, expected)
         assert m.assignment.max() < m.num_clusters == sim.shape[1] * sim.shape[3]
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from coc_mm.models.layers import ContextClusterBlock
+from coc_mm.ops import context_cluster_packed
 from coc_mm.ops.backends import cpu_mixer as mixer
 from coc_mm.ops.backends import cpu_mlp as mlp
-from coc_mm.ops.backends import cpu_tiles as pieces
-from coc_mm.ops.backends.cpu_mixer import MixerSetting, MixerWeights, residual_mixer
-from coc_mm.ops.backends.cpu_mlp import residual_mlp
+from coc_mm.ops.backends.cpu_mixer import MixerSettings, MixerWeights, residual_mixer
+from coc_mm.ops.backends.cpu_mlp import MLPWeights, residual_mlp
 
 # Images, height, width, channels, heads, head channels, proposals, folds
 MAPS = [
@@ -42,21 +43,31 @@ def agree(ours, theirs, inputs, names):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f'{n}: {m}')
 
 
+def by_modules(x, w, settings):
+    """The same, one operation after the other."""
+    y = F.group_norm(x.permute(0, 3, 1, 2), 1, w.norm_weight, w.norm_bias, settings.eps)
+    y = F.linear(y.permute(0, 2, 3, 1), w.in_weight, w.in_bias)
+    y = y.unflatten(-1, (2, settings.heads, -1))
+    out = context_cluster_packed(y, w.alpha, w.beta, *settings[1:4], 'reference').flatten(-2)
+    out = F.linear(out, w.out_weight, w.out_bias)
+    return x + out if settings.residual else out
+
+
 @pytest.mark.parametrize('residual', [True, False])
 @pytest.mark.parametrize('piece', PIECES)
 @pytest.mark.parametrize('denominator', ['similarity', 'count'])
 @pytest.mark.parametrize('case', MAPS)
 def test_mixer(case, denominator, piece, residual, monkeypatch):
-    monkeypatch.setattr(pieces, 'PIECE', piece)
+    monkeypatch.setattr(mixer, 'TILE_BYTES', piece)
     b, h, w, c, e, d, proposals, folds = case
     inner = e * d
     inputs = tensors(
         *((b, h, w, c), (c,), (c,), (2 * inner, c), (2 * inner,), (c, inner), (c,), (1,), (1,))
     )
     weights = MixerWeights(*inputs[1:])
-    setting = MixerSetting(1e-5, e, proposals, folds, denominator, residual)
-    ours = residual_mixer(inputs[0], weights, setting)
-    theirs = mixer.plain(inputs[0], weights, setting)
+    settings = MixerSettings(e, proposals, folds, denominator, 1e-5, residual)
+    ours = residual_mixer(inputs[0], weights, settings)
+    theirs = by_modules(inputs[0], weights, settings)
     agree(ours, theirs, inputs, ('x', *MixerWeights._fields))
 
 
@@ -64,12 +75,12 @@ def test_mixer(case, denominator, piece, residual, monkeypatch):
 @pytest.mark.parametrize('piece', [1 << 23, 8 * 24 * 5 * 2, 8 * 24 * 40])
 @pytest.mark.parametrize('shape', [(2, 5, 7, 6), (3, 4, 4, 6)])
 def test_mlp(shape, piece, residual, monkeypatch):
-    monkeypatch.setattr(mlp, 'PIECE', piece)
+    monkeypatch.setattr(mlp, 'TILE_BYTES', piece)
     c = shape[-1]
     inputs = tensors(shape, (c,), (c,), (24, c), (24,), (c, 24), (c,))
     x, *rest = inputs
-    ours = residual_mlp(x, *rest[:2], 1e-5, *rest[2:], residual=residual)
-    theirs = mlp.plain(x, *rest, 1e-5, residual)
+    ours = residual_mlp(x, MLPWeights(*rest), 1e-5, residual)
+    theirs = mlp._whole(x, MLPWeights(*rest), 1e-5, residual)
     agree(ours, theirs, inputs, ('x', 'norm', 'shift', 'fc1', 'bias1', 'fc2', 'bias2'))
 
 
@@ -228,16 +239,16 @@ def test_operators_keep_the_rules_of_the_dispatcher():
         )
     )
     checks = ('test_schema', 'test_faketensor')
-    arguments = (x, weights, 1e-5, e, [2, 2], [2, 1], 'similarity', True)
+    arguments = (x, weights, e, [2, 2], [2, 1], 'similarity', 1e-5, True)
     torch.library.opcheck(torch.ops.coc_mm.residual_mixer, arguments, test_utils=checks)
     mlp_weights = [t.detach() for t in tensors((c,), (c,), (8, c), (8,), (c, 8), (c,))]
-    arguments = (x, *mlp_weights, 1e-5, False)
+    arguments = (x, mlp_weights, 1e-5, False)
     torch.library.opcheck(torch.ops.coc_mm.residual_mlp, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize('piece', PIECES)
 def test_without_gradients_nothing_is_kept_and_nothing_given_is_written(piece, monkeypatch):
-    monkeypatch.setattr(mlp, 'PIECE', piece)
+    monkeypatch.setattr(mlp, 'TILE_BYTES', piece)
     module, x = block(), torch.randn(2, 8, 9, 8, dtype=torch.float64)
     before, kept = x.clone(), []
     forward = mlp._forward
@@ -259,12 +270,12 @@ def test_without_gradients_nothing_is_kept_and_nothing_given_is_written(piece, m
 
 def test_an_input_that_may_be_replaced_is():
     x, *rest = tensors((2, 4, 5, 6), (6,), (6,), (24, 6), (24,), (6, 24), (6,))
-    args = (*rest[:2], 1e-5, *rest[2:])
+    args = (MLPWeights(*rest), 1e-5)
     with torch.no_grad():
         expected = residual_mlp(x, *args)
         given = x.clone()
-        out = residual_mlp(given, *args, own=True)
+        out = residual_mlp(given, *args, inplace=True)
     assert out.data_ptr() == given.data_ptr()
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    with_gradient = residual_mlp(x, *args, own=True)
+    with_gradient = residual_mlp(x, *args, inplace=True)
     assert with_gradient.data_ptr() != x.data_ptr()

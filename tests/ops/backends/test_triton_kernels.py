@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from coc_mm.models.layers import ContextClusterMixer
-from coc_mm.ops import can_run_triton, context_cluster, context_cluster_packed, regions
+from coc_mm.ops import can_run_triton, context_cluster, context_cluster_packed
 from coc_mm.ops.backends import reference
+from coc_mm.ops.regions import region_layout
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0') == '1'
 if not INTERPRETED and not torch.cuda.is_available():
@@ -70,11 +71,8 @@ def run(tensors, grad, *setting, backend):
 def nearest_gap(projected, alpha, beta, proposals, folds):
     """Return by how much the best center of any point beats the second, float64."""
     x = projected.double().unbind(-3)[0]
-    rows, cols = (
-        regions.axis(x.shape[1 + i], folds[i], proposals[i], x.device, x.dtype) for i in range(2)
-    )
-    x = regions.split(regions.pad(x, rows, cols), rows, cols)
-    s = reference.similarity(x, alpha.double(), beta.double(), rows, cols)
+    layout = region_layout(x, proposals, folds)
+    s = reference.similarity(layout.split(x), alpha.double(), beta.double(), layout)
     if s.shape[-2] == 1:
         return 1.0
     best = s.topk(2, -2).values
