@@ -8,10 +8,10 @@ from coc_mm.models.layers.group_norm import GroupNorm1
 from coc_mm.models.layers.shortcuts import can_bypass
 from coc_mm.ops import context_cluster_packed
 from coc_mm.ops.backends import linear_at_centers
-from coc_mm.ops.backends.cpu_mixer import MixerSettings, MixerWeights, residual_mixer
+from coc_mm.ops.backends.cpu_mixer import residual_mixer
 from coc_mm.ops.backends.cpu_mlp import MLPWeights, residual_mlp
+from coc_mm.ops.backends.linear_at_centers import MixerSettings, MixerWeights
 from coc_mm.ops.functional import ClusterSettings, uses_matmul
-from coc_mm.ops.regions import region_layout
 
 
 class ContextClusterMixer(nn.Module):
@@ -184,7 +184,8 @@ class ContextClusterBlock(nn.Module):
             if type(linear) is nn.Linear:
                 linear.bias.add_(linear.weight @ norm.bias)
                 linear.weight.mul_(norm.weight)
-                norm.weight = norm.bias = None
+                norm.register_parameter('weight', None)
+                norm.register_parameter('bias', None)
         for name, linear in (('layer_scale1', mixer.out_proj), ('layer_scale2', mlp.fc2)):
             scale = getattr(self, name)
             if type(linear) is nn.Linear and scale is not None:
@@ -200,36 +201,37 @@ class ContextClusterBlock(nn.Module):
         mixer, norm, scale = self.mixer, self.norm1, self.layer_scale1
         if not can_bypass(x, (norm, mixer, self.drop_path), _CLASSES):
             return x + self.drop_path(_scaled(mixer(norm(x)), scale))
-        weights = (mixer.sim_alpha, mixer.sim_beta)
-        weights = (*_folded(mixer.out_proj, scale), *weights)
+        out_weight, out_bias = _folded(mixer.out_proj, scale)
         exporting = torch.compiler.is_exporting()
         if not (self._can_tile(x, norm) and (exporting or _has_large_regions(x, mixer))):
-            return x + self.drop_path(mixer.drop(F.linear(mixer.mix(norm(x)), *weights[:2])))
-        weights = (mixer.in_proj.weight, mixer.in_proj.bias, *weights)
-        if exporting or (torch.compiler.is_compiling() and torch.is_grad_enabled()):
-            layout = region_layout(x, mixer.proposals, mixer.folds)
-            out = linear_at_centers.forward(
-                norm(x), *weights, mixer.num_heads, layout, mixer.denominator
-            )
+            out = mixer.drop(F.linear(mixer.mix(norm(x)), out_weight, out_bias))
             return x + self.drop_path(out)
+        weights = MixerWeights(
+            *(norm.weight, norm.bias, mixer.in_proj.weight, mixer.in_proj.bias),
+            *(out_weight, out_bias, mixer.sim_alpha, mixer.sim_beta),
+        )
         alone = self._drops_paths()
         settings = MixerSettings(
             *(mixer.num_heads, mixer.proposals, mixer.folds, mixer.denominator, norm.eps),
             residual=not alone,
         )
-        out = residual_mixer(x, MixerWeights(norm.weight, norm.bias, *weights), settings)
+        if exporting or (torch.compiler.is_compiling() and torch.is_grad_enabled()):
+            return x + self.drop_path(linear_at_centers.forward(norm(x), weights, settings))
+        out = residual_mixer(x, weights, settings)
         return x + self.drop_path(out) if alone else out
 
     def _forward_mlp(self, x):  # x is a map of its own, which may be written over
         mlp, norm, scale = self.mlp, self.norm2, self.layer_scale2
         if not can_bypass(x, (norm, mlp, self.drop_path), _CLASSES):
             return x + self.drop_path(_scaled(mlp(norm(x)), scale))
-        weights = _folded(mlp.fc2, scale)
+        weight2, bias2 = _folded(mlp.fc2, scale)
         traced = torch.compiler.is_compiling() and torch.is_grad_enabled()
         if traced or torch.compiler.is_exporting() or not self._can_tile(x, norm):
-            return x + self.drop_path(mlp.drop(F.linear(mlp.hidden(norm(x)), *weights)))
+            return x + self.drop_path(mlp.drop(F.linear(mlp.hidden(norm(x)), weight2, bias2)))
         alone = self._drops_paths()
-        weights = MLPWeights(norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, *weights)
+        weights = MLPWeights(
+            *(norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, weight2, bias2)
+        )
         out = residual_mlp(x, weights, norm.eps, residual=not alone, inplace=not alone)
         return x + self.drop_path(out) if alone else out
 
@@ -252,8 +254,8 @@ class ContextClusterBlock(nn.Module):
         )
 
 
-_CLASSES = (ContextClusterMixer, MLP, GroupNorm1, DropPath)
-_CLASSES += (nn.Linear, nn.GELU, nn.Dropout, nn.Identity)
+_OURS = (ContextClusterMixer, MLP, GroupNorm1, DropPath)
+_CLASSES = (*_OURS, nn.Linear, nn.GELU, nn.Dropout, nn.Identity)
 
 
 def _scaled(x, scale):

@@ -14,9 +14,7 @@ _PLAIN = (torch.Tensor, nn.Parameter)
 _TRACED = (*_PLAIN, FakeTensor, FunctionalTensor)  # what compilers and exporters put in their place
 
 
-def can_bypass(
-    x: torch.Tensor, modules: Iterable[nn.Module | None], classes: tuple[type, ...]
-) -> bool:
+def can_bypass(x: torch.Tensor, modules: Iterable[nn.Module], classes: tuple[type, ...]) -> bool:
     """Say whether nobody can notice that modules are not called, only their weights used.
 
     So not where anything observes, replaces, adapts, shards, quantizes, transforms or traces one

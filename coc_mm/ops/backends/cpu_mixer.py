@@ -13,35 +13,12 @@ import torch.nn.functional as F
 
 from coc_mm.ops.backends import linear_at_centers
 from coc_mm.ops.backends.cpu_mlp import affine, moments, norm_backward
+from coc_mm.ops.backends.linear_at_centers import MixerSettings, MixerWeights
 from coc_mm.ops.backends.reference import EPS, differentiable_grads
 from coc_mm.ops.regions import region_layout
 
 # Features of one tile, in bytes.
 TILE_BYTES = 4 << 20
-
-
-class MixerWeights(NamedTuple):
-    """The tensors of the mixer half of a block."""
-
-    norm_weight: torch.Tensor  # (C,)
-    norm_bias: torch.Tensor  # (C,)
-    in_weight: torch.Tensor  # (2 * E * D, C), the similarity space, then the value space
-    in_bias: torch.Tensor  # (2 * E * D,)
-    out_weight: torch.Tensor  # (C, E * D)
-    out_bias: torch.Tensor  # (C,)
-    alpha: torch.Tensor  # (1,)
-    beta: torch.Tensor  # (1,)
-
-
-class MixerSettings(NamedTuple):
-    """What is not a tensor."""
-
-    heads: int
-    proposals: tuple[int, int]
-    folds: tuple[int, int]
-    denominator: str
-    eps: float  # of the norm
-    residual: bool = True  # whether the input is added
 
 
 def residual_mixer(x: torch.Tensor, weights: MixerWeights, settings: MixerSettings) -> torch.Tensor:
@@ -149,10 +126,7 @@ class _ResidualMixer(torch.autograd.Function):
 def _whole(x, w, settings):
     """The same of operations that autograd knows."""
     y = F.group_norm(x.permute(0, 3, 1, 2), 1, w.norm_weight, w.norm_bias, settings.eps)
-    layout = region_layout(x, settings.proposals, settings.folds)
-    out = linear_at_centers.forward(
-        y.permute(0, 2, 3, 1), *w[2:], settings.heads, layout, settings.denominator
-    )
+    out = linear_at_centers.forward(y.permute(0, 2, 3, 1), w, settings)
     return x + out if settings.residual else out
 
 

@@ -157,7 +157,7 @@ _BUFFERS = threading.local()
 
 def _buffer(name, like, rows, channels):
     """Return memory that all tiles and calls of a thread use in turn: fresh pages are slow."""
-    key, size, held = (name, like.dtype), rows * channels, vars(_BUFFERS)
+    key, size, held = f'{name} {like.dtype}', rows * channels, vars(_BUFFERS)
     if key not in held or held[key].numel() < size:
         with torch.inference_mode(False):  # to be of use outside as well
             held[key] = like.new_empty(size)

@@ -21,15 +21,17 @@ def forward(
     """Cluster, aggregate and dispatch, as :func:`coc_mm.ops.backends.reference.forward` does."""
     x, v = layout.split(features), layout.split(values)
     b, r, e, n, d = x.shape
-    pool, valid, center_mask = layout.pool, layout.valid, layout.center_mask
+    valid, center_mask = layout.valid, layout.center_mask
     if layout.even:
-        pool = pool.expand(b * r * e, -1, -1)
+        pool = layout.pool.expand(b * r * e, -1, -1)
         center_mask = None if center_mask is None else center_mask[:1]
     else:
-        pool, valid, center_mask = (
-            None if t is None else t[None, :, None].expand(b, r, e, *t.shape[1:]).flatten(0, 2)
-            for t in (pool, valid, center_mask)
-        )
+
+        def per_group(table):
+            return table[None, :, None].expand(b, r, e, *table.shape[1:]).flatten(0, 2)
+
+        pool = per_group(layout.pool)
+        valid, center_mask = (None if t is None else per_group(t) for t in (valid, center_mask))
     inputs = (x.reshape(b * r * e, n, d), v.reshape(b * r * e, n, d), alpha, beta)
     tables = (pool, valid, center_mask, denominator)
     if torch.compiler.is_compiling() or is_transformed():
@@ -78,8 +80,8 @@ class _Cluster(torch.autograd.Function):
         x, v, alpha, beta, pool, valid, center_mask, s, index, g, total = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the gradient of this gradient is wanted
 
-            def again(*inputs):
-                return _cluster(*inputs, pool, valid, center_mask, ctx.denominator)[0]
+            def again(x, v, alpha, beta):
+                return _cluster(x, v, alpha, beta, pool, valid, center_mask, ctx.denominator)[0]
 
             return (*differentiable_grads(again, (x, v, alpha, beta), grad), None, None, None, None)
         zeros = s.new_zeros(*x.shape[:2], pool.shape[1])
