@@ -1,51 +1,55 @@
-"""Your own data: see what lies in ``data_root`` and complete a ``*_custom.py`` config.
+"""Your own data: complete a ``*_custom.py`` config from what lies in ``data_root``.
 
-mmengine applies ``--cfg-options`` when the config file has long been evaluated, so a
-file cannot compute from ``data_root``. :func:`resolve_custom` does it afterwards: it
-finds splits and classes and writes them into datasets, heads and metrics. Nothing
-stays to be found out, so the config that a run leaves in its work dir, and the
-checkpoint's list of classes, are all that testing and inference need.
+mmengine applies ``--cfg-options`` when the config file has long been evaluated, so a file cannot
+compute from ``data_root``. :func:`resolve_custom` does it afterwards: it finds splits and classes
+and writes them into datasets, heads and metrics. The config that a run leaves in its work dir, and
+the checkpoint's list of classes, are then all that inference needs.
 """
 
 import colorsys
-import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
-from PIL import Image
 
-from coc_mm.datasets.coco_checks import check_coco, check_masks, missing_images
-from coc_mm.datasets.folder_datasets import list_images, pair_masks
+from coc_mm.datasets.coco import count_training, missing_images, read_coco
+from coc_mm.datasets.folder_datasets import (
+    SPLITS,
+    hold_out,
+    list_class_folders,
+    list_files,
+    list_images,
+    pair_masks,
+    split_folder,
+)
+from coc_mm.datasets.mask_values import mask_values
+from coc_mm.utils.images import IMAGE_SUFFIXES
 
 __all__ = ['resolve_custom', 'set_classes']
 
-SPLITS = {
-    'train': ('train', 'training', 'train2017'),
-    'val': ('val', 'valid', 'validation', 'val2017', 'test'),
-}
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Masks looked into to see whether given classes fit.
-MASKS_CHECKED = 64
-UNLABELLED = 255
+# Settings of a dataset that say where the data lie, which are found out.
+_FOUND = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'split')
 
 
 def resolve_custom(cfg: Config) -> list[str]:
     """Complete a config for own data, in place. Any other config is left alone.
 
-    Called by the tools after ``--cfg-options`` are merged; a second call changes
-    nothing. The entries of the config that count, all at the top level:
+    Called by the tools after ``--cfg-options`` are merged; a second call changes nothing. The
+    entries of the config that count, all at the top level:
 
-    - ``custom_data``: 'class_folders', 'coco' or 'image_masks', the kind of data; a
-      config without it is not for own data.
+    - ``custom_data``: 'class_folders', 'coco' or 'image_masks', the kind of data; a config
+      without it is not for own data.
     - ``data_root``: the folder.
     - ``classes``: None to discover them, a list, or a text file with a name per line.
       ``classes.txt`` in ``data_root`` is taken where it exists.
     - ``pretrained``: a checkpoint whose backbone training starts from, or None.
-    - ``reduce_zero_label`` (image_masks): mask value 0 is unlabelled, 1 the first class.
+    - ``reduce_zero_label`` (image_masks): mask value 0 is unlabeled, 1 the first class.
+
+    Settings of the datasets that do not say where data lie (``pipeline``, ``filter_cfg``,
+    ``indices``, ...) stay, and so do wrappers such as ``RepeatDataset`` around them.
 
     Args:
         cfg (Config): The config.
@@ -94,23 +98,23 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     """
     cfg.classes = list(classes)
     for node in (cfg.get('model'), cfg.get('data_preprocessor')):
-        _set_everywhere(node, 'num_classes', len(classes))
+        for child in _dicts(node):
+            if 'num_classes' in child:
+                child['num_classes'] = len(classes)
 
 
-def _set_everywhere(node, key, value):
-    """Set a key in every dict of a nested config that has it."""
+def _dicts(node) -> Iterator[dict]:
+    """All dicts of a nested config."""
     if isinstance(node, (list, tuple)):
         for child in node:
-            _set_everywhere(child, key, value)
+            yield from _dicts(child)
     elif isinstance(node, dict):
-        if key in node:
-            node[key] = value
-        for child in node.values():
-            _set_everywhere(child, key, value)
+        yield node
+        yield from _dicts(list(node.values()))
 
 
-def _given_classes(cfg, root):
-    """Return the names given by the config or a file, or None."""
+def _given_classes(cfg: Config, root: Path) -> list[str] | None:
+    """The names given by the config or a file, or None."""
     given = cfg.get('classes')
     if given is None and (root / 'classes.txt').is_file():
         given = str(root / 'classes.txt')
@@ -129,58 +133,82 @@ def _given_classes(cfg, root):
             given = file.read_text(encoding='utf-8-sig').splitlines()
         except (OSError, UnicodeError) as error:
             raise ValueError(f'{file} is no text file of class names: {error}') from None
-    names = [str(name).strip() for name in given]
-    names = [name for name in names if name]
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f'classes={given}: list names, classes=[cat,dog], or name a text file')
+    names = [name for name in (str(name).strip() for name in given) if name]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
         raise ValueError(f'{where}: ' + (f'{twice[0]} is listed twice' if twice else 'no names'))
     return names
 
 
-def _split_dir(parent, split):
-    """Return the folder of a split below another, or None."""
-    return next((parent / n for n in SPLITS[split] if (parent / n).is_dir()), None)
-
-
-def _relative(path, root):
+def _relative(path: Path, root: Path) -> str:
     text = path.relative_to(root).as_posix()
     return '' if text == '.' else text
 
 
-def _set_datasets(cfg, root, train, val):
-    """Put datasets into the loaders, each with the pipeline that is there.
+def _inner_datasets(dataset: dict) -> list[dict]:
+    """The datasets inside of wrappers, or the dataset itself."""
+    inner = dataset.get('dataset') or dataset.get('datasets')
+    if inner is None:
+        return [dataset]
+    children = inner if isinstance(inner, (list, tuple)) else [inner]
+    return [found for child in children for found in _inner_datasets(child)]
 
-    ``train`` and ``val`` are dicts of arguments; val None takes validation away.
-    """
+
+def _set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> None:
+    """Write what was found into the datasets; ``val`` None takes validation away."""
     for name in LOADERS:
-        settings = train if name.startswith('train') else val
-        if settings is None:
+        found = train if name.startswith('train') else val
+        if found is None:
             cfg[name] = None
         elif cfg.get(name) is not None:
-            pipeline = cfg[name].dataset.pipeline
-            cfg[name].dataset = dict(data_root=str(root), **settings, pipeline=pipeline)
+            dataset = cfg[name].dataset
+            if any(d.get('type', '').endswith('KFoldDataset') for d in _dicts(dataset)):
+                found = dict(train, **({'part': 'all'} if 'part' in train else {}))
+            for inner in _inner_datasets(dataset):
+                for key in _FOUND:
+                    inner.pop(key, None)
+                inner.update(found, data_root=str(root))
     if val is None:
         for name in ('val_cfg', 'val_evaluator', 'test_cfg', 'test_evaluator'):
             cfg[name] = None
 
 
-def _summary(root, classes, found):
+def _summary(root: Path, classes: list[str], found: str) -> list[str]:
     shown = ', '.join(classes[:8]) + (', ...' if len(classes) > 8 else '')
     return [f'custom data: {root}: {found}; {len(classes)} classes ({shown})']
 
 
-def _class_folder_names(folder):
-    return sorted(x.name for x in folder.iterdir() if x.is_dir() and x.name[0] not in '._')
+def _check_held_out(root: Path, count: int, what: str) -> None:
+    if not count:
+        raise ValueError(
+            f'{root} has no validation split, and {what} to hold out for one; add images, or a '
+            'folder val beside train (docs/custom_data.md).'
+        )
+
+
+def _match_folders(classes: list[str], names: list[str]) -> tuple[list[str], list[str]]:
+    """Classes and their folders; lines such as 'n01440764 tench' name both."""
+    pairs = [name.split(maxsplit=1) for name in classes]
+    if not set(classes) <= set(names) and all(pair[0] in names for pair in pairs):
+        folders, titles = [pair[0] for pair in pairs], [pair[-1] for pair in pairs]
+        return (titles if len(set(titles)) == len(titles) else folders), folders
+    return classes, classes
 
 
 def _resolve_class_folders(cfg, root, classes):
-    train, val = _split_dir(root, 'train'), _split_dir(root, 'val')
-    if train is None or not _class_folder_names(train):
-        train, val = root, None  # no splits: the root holds the class folders
-    names = _class_folder_names(train)
+    splits = {split: split_folder(root, split) for split in SPLITS}
+    # Without class folders in it, it is no split, but may be a class of that name.
+    splits = {split: x for split, x in splits.items() if x and list_class_folders(x)}
+    train, val = splits.get('train', root), splits.get('val')
+    names = [name for name in list_class_folders(train) if train / name not in splits.values()]
+    files = {name: list_files(train / name) for name in names}
+    images = {n: [f for f in files[n] if f.lower().endswith(IMAGE_SUFFIXES)] for n in names}
     if classes is None:
-        classes = [name for name in names if list_images(train / name)]
-    absent = [name for name in classes if name not in names]
+        classes = [name for name in names if images[name]]
+    classes, folders = _match_folders(classes, names)
+    absent = [name for name in folders if name not in names]
     if absent:
         raise ValueError(
             f'{train} has no folder for the class {absent[0]!r}; it has '
@@ -191,8 +219,26 @@ def _resolve_class_folders(cfg, root, classes):
             f'{train} holds {len(classes)} folders with images, and a classifier needs at least '
             'two: FOLDER/train/CLASS/*.jpg, or FOLDER/CLASS/*.jpg'
         )
+    found = {train: [name for name in names if images[name]]}
+    if val:
+        found[val] = [name for name in list_class_folders(val) if list_images(val / name)]
+        if not set(found[val]) & set(folders):
+            raise ValueError(f'{val} holds no images of the classes {", ".join(folders[:8])}')
+    else:
+        held = sum(len(hold_out(images[name], 'val')) for name in folders)
+        _check_held_out(root, held, 'each class has one image, too few')
+    for split, inside in found.items():
+        unknown = [name for name in inside if name not in folders]
+        if unknown:
+            raise ValueError(
+                f'{split} holds folders that are no class: {", ".join(unknown[:5])}. The '
+                f'{len(folders)} classes are {", ".join(folders[:5])}...; remove the folders, or '
+                'add them to the classes (classes.txt).'
+            )
     set_classes(cfg, classes)
     base = dict(type='coc_mm.ClassFolders', metainfo=dict(classes=classes))
+    if folders != classes:
+        base['folders'] = folders
     parts = ('all', 'all') if val else ('train', 'val')
     _set_datasets(
         cfg,
@@ -200,13 +246,34 @@ def _resolve_class_folders(cfg, root, classes):
         dict(base, data_prefix=dict(img_path=_relative(train, root)), part=parts[0]),
         dict(base, data_prefix=dict(img_path=_relative(val or train, root)), part=parts[1]),
     )
-    found = f'training images in {_relative(train, root) or "its class folders"}, '
-    found += f'validation in {_relative(val, root)}' if val else 'a fifth held out for validation'
-    return _summary(root, classes, found)
+    count = sum(len(hold_out(images[name], parts[0])) for name in folders)
+    says = f'{count} training images in {_relative(train, root) or "its class folders"}, '
+    says += f'validation in {_relative(val, root)}' if val else 'a fifth held out for validation'
+    return _summary(root, classes, says) + _say_left_out(train, files, images)
 
 
-def _coco_json(root, split):
+def _say_left_out(folder: Path, files: dict[str, list], images: dict[str, list]) -> list[str]:
+    """Name class folders without images, and count files that are no images by suffix."""
+    empty = [name for name in files if not images[name]]
+    suffixes = Counter(
+        Path(file).suffix.lower() or file
+        for name in files
+        for file in sorted(set(files[name]) - set(images[name]))
+    )
+    says = [f'folders without images: {", ".join(empty[:8])}'] if empty else []
+    if suffixes:
+        counted = ', '.join(f'{suffix} ({n})' for suffix, n in suffixes.most_common(8))
+        says.append(f'files that are not read as images: {counted}')
+    return [f'custom data: {folder}: left out: {"; ".join(says)}.'] if says else []
+
+
+def _coco_json(root: Path, split: str) -> Path | None:
     """Find the annotation file of a split."""
+    there = {
+        path.relative_to(root).as_posix().casefold(): path
+        for pattern in ('*.json', '*/*.json')
+        for path in root.glob(pattern)
+    }
     places = [
         place
         for name in SPLITS[split]
@@ -217,7 +284,7 @@ def _coco_json(root, split):
             f'{name}.json',
         )
     ]
-    file = next((root / place for place in places if (root / place).is_file()), None)
+    file = next((there[place] for place in places if place in there), None)
     if file is None and split == 'train':
         raise ValueError(
             f'{root} has no COCO annotations for training: annotations/train.json or '
@@ -227,23 +294,14 @@ def _coco_json(root, split):
     return file
 
 
-def _read_coco(file):
-    """Return what a file holds and remarks on it."""
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{file} is not a COCO annotation file: {str(error)[:200]}') from None
-    return content, check_coco(file, content)
-
-
-def _coco_images(root, split, file, content):
+def _coco_images(root: Path, split: str, file: Path, content: dict) -> Path:
     """Find the folder that the file names of an annotation file are relative to."""
     name = content['images'][0]['file_name']
-    folders = [file.parent, *(root / n for n in SPLITS[split])]
-    folders += [root / 'images' / n for n in SPLITS[split]] + [root / 'images', root]
+    places = [file.parent, split_folder(root, split), split_folder(root / 'images', split)]
+    folders = [x for x in (*places, root / 'images', root) if x and x.is_dir()]
     folder = next((x for x in folders if os.path.isfile(x / name)), None)
     if folder is None:
-        tried = ', '.join(_relative(x, root) or '.' for x in folders if x.is_dir())
+        tried = ', '.join(_relative(x, root) or '.' for x in folders)
         raise ValueError(
             f'{file} names the image {name[:200]}, which is in none of the folders {tried} of '
             f'{root}'
@@ -258,26 +316,22 @@ def _coco_images(root, split, file, content):
 
 
 def _resolve_coco(cfg, root, classes):
-    files = {split: _coco_json(root, split) for split in SPLITS}
-    contents, remarks = {}, []
-    for split in [split for split in SPLITS if files[split]]:
-        contents[split], more = _read_coco(files[split])
-        remarks += more
-    known = {
-        split: [category['name'] for category in content['categories']]
-        for split, content in contents.items()
-    }
-    absent = [name for name in classes or [] if name not in known['train']]
-    if absent:
-        raise ValueError(
-            f'{files["train"]} has no category {absent[0]!r}; it has '
-            f'{", ".join(known["train"][:8])}'
-        )
-    # mmdet labels categories in the order of the file, whatever that of the classes.
-    order = {
-        split: [name for name in names if classes is None or name in classes]
-        for split, names in known.items()
-    }
+    files = {split: file for split in SPLITS if (file := _coco_json(root, split))}
+    with_masks = any(step.get('with_mask') for step in _dicts(cfg.train_dataloader))
+    contents, order, sets = {}, {}, {}
+    remarks: list[str] = []
+    for split, file in files.items():
+        used, content, more = read_coco(file, with_masks)
+        contents[split], remarks = content, remarks + more
+        names = [category['name'] for category in content['categories']]
+        absent = [name for name in classes or [] if name not in names]
+        if absent and split == 'train':
+            raise ValueError(f'{file} has no category {absent[0]!r}; it has {", ".join(names[:8])}')
+        # mmdet labels categories in the order of the file, whatever that of the classes.
+        order[split] = [name for name in names if classes is None or name in classes]
+        images = _relative(_coco_images(root, split, file, content), root)
+        ann_file = _relative(file, root) if used == file else str(used)
+        sets[split] = dict(type='CocoDataset', ann_file=ann_file, data_prefix=dict(img=images))
     classes = order['train']
     if len(set(classes)) < len(classes):
         raise ValueError(f'{files["train"]} has two categories of one name')
@@ -286,58 +340,47 @@ def _resolve_coco(cfg, root, classes):
             f'{files["val"]} lists other categories than {files["train"]}, or in another order; '
             'both need the same list.'
         )
-    if _wants_masks(cfg):
-        for split, content in contents.items():
-            check_masks(files[split], content)
     set_classes(cfg, classes)
-    sets = {}
-    for split, content in contents.items():
-        images = _relative(_coco_images(root, split, files[split], content), root)
-        sets[split] = dict(
-            type='CocoDataset',
-            ann_file=_relative(files[split], root),
-            data_prefix=dict(img=images),
-            metainfo=dict(classes=classes, palette=_palette(len(classes))),
-        )
-    train = dict(sets['train'], filter_cfg=dict(filter_empty_gt=True, min_size=32))
+    for found in sets.values():
+        found['metainfo'] = dict(classes=classes, palette=_palette(len(classes)))
+    for inner in _inner_datasets(cfg.train_dataloader.dataset):
+        inner.setdefault('filter_cfg', dict(filter_empty_gt=True, min_size=32))
     val = dict(sets['val'], test_mode=True) if 'val' in sets else None
-    _set_datasets(cfg, root, train, val)
+    _set_datasets(cfg, root, sets['train'], val)
+    dataset = _inner_datasets(cfg.train_dataloader.dataset)[0]
+    trained, more = count_training(files['train'], contents['train'], classes, dataset)
     if val:
-        for name in ('val_evaluator', 'test_evaluator'):
-            if cfg.get(name) is not None:
-                cfg[name].ann_file = str(files['val'])
-    found = ', '.join(
-        f'{_relative(files[s], root)} ({len(c["images"])} images)' for s, c in contents.items()
-    )
-    return _summary(root, classes, found + ('' if val else ', so no validation')) + remarks
+        for metric in _dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
+            if metric.get('type', '').endswith('CocoMetric'):
+                metric['ann_file'] = str(root / val['ann_file'])
+    counts = {split: len(content['images']) for split, content in contents.items()}
+    says = {split: f'{count} images' for split, count in counts.items()}
+    if trained < counts['train']:
+        says['train'] = f'{trained} of {says["train"]}'
+    summary = ', '.join(f'{_relative(files[s], root)} ({says[s]})' for s in contents)
+    summary += '' if val else ', so no validation'
+    return _summary(root, classes, summary) + remarks + more
 
 
-def _wants_masks(cfg):
-    steps = cfg.train_dataloader.dataset.pipeline
-    return any(step.get('with_mask') for step in steps)
-
-
-def _palette(count):
-    """Colors around the wheel, neighbours far apart."""
+def _palette(count: int) -> list[tuple]:
+    """Colors around the wheel, neighbors far apart."""
     wheel = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.75, 0.95) for i in range(count)]
     return [tuple(round(255 * x) for x in color) for color in wheel]  # mmdet draws with tuples only
 
 
-def _image_mask_dirs(root):
-    """Find the folders of images and masks of both splits; a split may have none."""
-    found: dict[str, list] = {}
-    for split in SPLITS:
-        for masks in ('annotations', 'masks', 'labels'):
-            pair = [_split_dir(root / x, split) for x in ('images', masks)]
-            parent = _split_dir(root, split)
-            if None in pair and parent is not None:
-                pair = [parent / 'images', parent / masks]
-            if None not in pair and all(x.is_dir() for x in pair):
-                found.setdefault(split, pair)
+def _image_mask_folders(root):
+    """Find the folders of images and masks of both splits; validation may have none."""
+    found: dict[str, tuple] = {}
     for masks in ('annotations', 'masks', 'labels'):
-        pair = [root / 'images', root / masks]
-        if 'train' not in found and all(x.is_dir() for x in pair):
-            found = dict(train=pair)
+        for split in SPLITS:
+            images = split_folder(root / 'images', split), split_folder(root / masks, split)
+            parent = split_folder(root, split)
+            for pair in (images, (parent / 'images', parent / masks) if parent else (None, None)):
+                if pair[0] and pair[1] and pair[0].is_dir() and pair[1].is_dir():
+                    found.setdefault(split, pair)
+    for masks in ('annotations', 'masks', 'labels'):
+        if 'train' not in found and (root / 'images').is_dir() and (root / masks).is_dir():
+            found = dict(train=(root / 'images', root / masks))
     if 'train' not in found:
         raise ValueError(
             f'{root} has no images with masks: images/train and annotations/train are expected '
@@ -346,93 +389,57 @@ def _image_mask_dirs(root):
     return found
 
 
-def _mask_values(path):
-    """Return the values that occur in a mask, sorted."""
-    try:
-        with Image.open(path) as mask:
-            mode = mask.mode
-            if mode in ('1', 'L', 'P', 'I', 'I;16'):
-                values = np.unique(np.asarray(mask, dtype=np.int64))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f'mask {path} cannot be read ({str(error)[:200]}); replace it, or take it away with '
-            'its image.'
-        ) from None
-    if mode not in ('1', 'L', 'P', 'I', 'I;16'):
-        what = 'values that are no whole numbers' if mode == 'F' else 'several channels'
-        raise ValueError(
-            f'mask {path} has {what} ({mode}): a mask has one channel, whose values are the '
-            'indices of the classes (an 8-bit grey or palette PNG).'
-        )
-    if values[0] < 0 or values[-1] > UNLABELLED:
-        raise ValueError(f'mask {path} has the value {values[-1]}; at most 255 are possible.')
-    return values
-
-
-def _values_of(folder, names):
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(_mask_values, [folder / name for name in names])
-        values = sorted({int(v) for one in found for v in one} - {UNLABELLED})
-    return values
-
-
-def _discover_mask_classes(dirs, names, reduce_zero):
-    """Name classes after the values in the masks of both splits; say which none learns."""
-    values = {split: _values_of(dirs[split][1], names[split]) for split in dirs}
+def _resolve_image_masks(cfg, root, classes):
+    reduce_zero = bool(cfg.get('reduce_zero_label', False))
+    folders = _image_mask_folders(root)
+    names = {split: [mask for _, mask in pair_masks(*pair)] for split, pair in folders.items()}
+    if 'val' not in folders:
+        held = len(hold_out(names['train'], 'val'))
+        _check_held_out(root, held, 'there is one image with a mask, too few')
+    found = {split: mask_values(folders[split][1], names[split]) for split in folders}
+    values = {split: sorted(set().union(*each.values())) for split, each in found.items()}
     if values['train'] in ([], [0]):
         raise ValueError(
-            f'the masks in {dirs["train"][1]} hold nothing but {values["train"] or "255"} (and '
-            '255, which means unlabelled): write the index of its class into every pixel, e.g. 1 '
+            f'the masks in {folders["train"][1]} hold nothing but {values["train"] or "255"} (and '
+            '255, which means unlabeled): write the index of its class into every pixel, e.g. 1 '
             'instead of 255.'
         )
-    highest = max(found[-1] for found in values.values() if found)
+    highest = max(each[-1] for each in values.values() if each)
+    if classes is None:
+        classes = [str(value) for value in range(int(reduce_zero), highest + 1)]
+    for split, each in found.items():
+        beyond = {n: v[-1] for n, v in each.items() if v and v[-1] - reduce_zero >= len(classes)}
+        if beyond:
+            name, value = next(iter(beyond.items()))
+            raise ValueError(
+                f'{len(beyond)} masks in {folders[split][1]}, e.g. {name}, hold the value {value}, '
+                f'but there are {len(classes)} classes, so {len(classes) - 1 + reduce_zero} is the '
+                'highest index. List all classes in classes.txt; if 0 means unlabeled and 1 is '
+                'the first class: --cfg-options reduce_zero_label=True'
+            )
     unseen = sorted(set(values.get('val', ())) - set(values['train']))
-    remark = []
+    remarks = []
     if unseen:
-        remark = [
-            f'custom data: {dirs["val"][1]} holds {", ".join(map(str, unseen[:8]))}'
+        remarks = [
+            f'custom data: {folders["val"][1]} holds {", ".join(map(str, unseen[:8]))}'
             f'{", ..." if len(unseen) > 8 else ""}, which no mask for training has: such classes '
             'are not learned and lower the mean.'
         ]
-    return [str(value) for value in range(int(reduce_zero), highest + 1)], remark
-
-
-def _check_mask_values(dirs, names, classes, reduce_zero):
-    """Refuse given classes that are too few, as far as a sample of the masks tells."""
-    for split, (_, masks) in dirs.items():
-        step = max(1, len(names[split]) // MASKS_CHECKED)
-        highest = max(_values_of(masks, names[split][::step]), default=0)
-        if highest - int(reduce_zero) >= len(classes):
-            raise ValueError(
-                f'masks in {masks} hold the value {highest}, but there are {len(classes)} '
-                f'classes, so {len(classes) - 1 + reduce_zero} is the highest index. List all '
-                'classes in classes.txt; if 0 means unlabelled and 1 is the first class: '
-                '--cfg-options reduce_zero_label=True'
-            )
-
-
-def _resolve_image_masks(cfg, root, classes):
-    reduce_zero = bool(cfg.get('reduce_zero_label', False))
-    dirs = _image_mask_dirs(root)
-    names = {split: [m for _, m in pair_masks(*pair)] for split, pair in dirs.items()}
-    remark = []
-    if classes is None:
-        classes, remark = _discover_mask_classes(dirs, names, reduce_zero)
-    else:
-        _check_mask_values(dirs, names, classes, reduce_zero)
     set_classes(cfg, classes)
     base = dict(
         type='coc_mm.ImageMaskFolders',
         metainfo=dict(classes=classes, palette=_palette(len(classes))),
         reduce_zero_label=reduce_zero,
     )
-    parts = dict(train='all', val='all') if 'val' in dirs else dict(train='train', val='val')
+    parts = dict(train='all', val='all') if 'val' in folders else dict(train='train', val='val')
     sets = {}
     for split, part in parts.items():
-        images, masks = (_relative(x, root) for x in dirs.get(split, dirs['train']))
+        images, masks = (_relative(x, root) for x in folders.get(split, folders['train']))
         prefix = dict(img_path=images, seg_map_path=masks)
         sets[split] = dict(base, data_prefix=prefix, part=part)
     _set_datasets(cfg, root, sets['train'], sets['val'])
-    found = f'{len(names["train"])} images with masks for training, '
-    found += f'{len(names["val"])} for validation' if 'val' in dirs else 'a fifth of them held out'
-    return _summary(root, classes, found) + remark
+    says = f'{len(names["train"])} images with masks for training, '
+    says += (
+        f'{len(names["val"])} for validation' if 'val' in folders else 'a fifth of them held out'
+    )
+    return _summary(root, classes, says) + remarks

@@ -1,9 +1,10 @@
 """Datasets that are a folder: images in class folders, images with masks.
 
-They need none of the task libraries themselves; their items are what mmpretrain's
-and mmseg's pipelines expect.
+They need none of the task libraries; their items are what mmpretrain's and mmseg's pipelines
+expect.
 """
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,43 +15,75 @@ from mmengine.dataset import BaseDataset
 from coc_mm.registry import DATASETS
 from coc_mm.utils.images import IMAGE_SUFFIXES
 
-__all__ = ['PARTS', 'ClassFolders', 'ImageMaskFolders', 'hold_out', 'list_images']
+__all__ = [
+    'ClassFolders',
+    'ImageMaskFolders',
+    'hold_out',
+    'list_class_folders',
+    'list_files',
+    'list_images',
+    'pair_masks',
+    'split_folder',
+]
 
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
+#: Names of the folders and files of a split, in any case, the preferred first.
+SPLITS = {
+    'train': ('train', 'training', 'train2017'),
+    'val': ('val', 'valid', 'validation', 'val2017', 'test', 'testing', 'test2017'),
+}
 #: Of a folder without a validation split: all, or what :func:`hold_out` gives.
 PARTS = ('all', 'train', 'val')
 T = TypeVar('T')
 
 
-def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
-    """List the images below a folder.
-
-    Args:
-        folder (str | Path): The folder.
-        suffixes (Sequence[str]): What counts as an image, in any case.
+def list_files(folder: str | Path) -> list[str]:
+    """List the files below a folder and the folders it links to.
 
     Returns:
-        list[str]: Paths relative to the folder with ``/``, sorted; nothing hidden.
+        list[str]: Paths relative to the folder with ``/``, sorted; nothing hidden, and nothing
+        of the ``__MACOSX`` that macOS adds to zip files.
     """
-    folder = Path(folder)
-    found = (path.relative_to(folder) for path in folder.rglob('*'))
-    return sorted(
-        path.as_posix()
-        for path in found
-        if path.suffix.lower() in suffixes and not any(x.startswith('.') for x in path.parts)
-    )
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] != '.' and name != '__MACOSX']
+        found += [Path(parent, name).relative_to(folder) for name in names if name[0] != '.']
+    return sorted(path.as_posix() for path in found)
 
 
-def hold_out(names: list[T], part: str, fraction: float) -> list[T]:
+def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
+    """List those of :func:`list_files` that have one of some suffixes, in any case."""
+    return [name for name in list_files(folder) if name.lower().endswith(tuple(suffixes))]
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """List the names of subfolders, sorted, but for those that start with ``.`` or ``_``."""
+    return sorted(x.name for x in folder.iterdir() if x.is_dir() and x.name[0] not in '._')
+
+
+def split_folder(parent: Path, split: str) -> Path | None:
+    """Find the folder of a split, 'train' or 'val', below another; None if there is none."""
+    found = {}
+    if parent.is_dir():
+        found = {x.name.casefold(): x for x in sorted(parent.iterdir()) if x.is_dir()}
+    return next((found[name] for name in SPLITS[split] if name in found), None)
+
+
+def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
     """Split names into those to train with and those held out.
 
-    The choice depends on the names alone, so it is the same in every run.
+    The choice depends on the number of names alone, so it is the same in every run.
 
     Args:
         names (list): In a fixed order.
         part (str): 'train', 'val', or 'all' for no split.
-        fraction (float): Share held out, above 0 and below 1; at least one name is,
-            if there are two.
+        fraction (float): Share held out, above 0 and below 1; at least one name, if there are
+            two.
 
     Returns:
         list: The part, in the given order.
@@ -71,67 +104,63 @@ def hold_out(names: list[T], part: str, fraction: float) -> list[T]:
 
 @DATASETS.register_module()
 class ClassFolders(BaseDataset):
-    """Images in one folder per class.
+    """Images in one folder per class, for mmpretrain.
 
     Args:
         data_root (str): The root folder.
-        data_prefix (dict): ``img_path``, the folder below it that holds the class
-            folders. Defaults to ``dict(img_path='')``, the root itself.
-        metainfo (dict): ``classes``, the names of the class folders in the order of
-            their labels.
+        data_prefix (dict): ``img_path``, the folder below it that holds the class folders; the
+            root itself by default.
+        metainfo (dict): ``classes``, the names of the classes in the order of their labels.
+        folders (Sequence[str], optional): Name of the folder of each class, where it is not that
+            of the class. Other folders are left out.
         part (str): 'all', or 'train' and 'val' to hold images of every class out.
-            Defaults to 'all'.
-        val_fraction (float): Share of each class held out. Defaults to 0.2.
+        val_fraction (float): Share of each class held out.
         **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ValueError: Folders and classes differ, or there is no image.
+        ValueError: There is no image.
     """
 
     def __init__(
-        self, data_root: str = '', part: str = 'all', val_fraction: float = 0.2, **kwargs: Any
+        self,
+        data_root: str = '',
+        folders: Sequence[str] | None = None,
+        part: str = 'all',
+        val_fraction: float = 0.2,
+        **kwargs: Any,
     ) -> None:
-        self.part, self.val_fraction = part, val_fraction
+        self.folders, self.part, self.val_fraction = folders, part, val_fraction
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the images.
-
-        Returns:
-            list[dict]: With ``img_path`` (str) and ``gt_label`` (int).
-        """
+        """List the images, each with ``img_path`` (str) and ``gt_label`` (int)."""
         root = Path(self.data_prefix['img_path'])
-        classes = list(self.metainfo['classes'])
-        folders = sorted(x.name for x in root.iterdir() if x.is_dir() and x.name[0] != '.')
-        unknown = [name for name in folders if name not in classes]
-        if unknown:
-            raise ValueError(
-                f'{root} holds folders that are no class: {", ".join(unknown[:5])}. The '
-                f'{len(classes)} classes are {", ".join(classes[:5])}...; remove the folders, '
-                'or add them to the classes (classes.txt).'
-            )
-        items = []
-        for label, name in enumerate(classes):
-            images = list_images(root / name) if name in folders else []
-            for image in hold_out(images, self.part, self.val_fraction):
-                items.append(dict(img_path=str(root / name / image), gt_label=label))
+        items = [
+            dict(img_path=str(root / name / image), gt_label=label)
+            for label, name in enumerate(self.folders or self.metainfo['classes'])
+            for image in hold_out(list_images(root / name), self.part, self.val_fraction)
+        ]
         if not items:
             raise ValueError(f'{root} holds no images ({", ".join(IMAGE_SUFFIXES)})')
         return items
 
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The label of an image in a list, as ``ClassBalancedDataset`` wants it."""
+        return [self.get_data_info(idx)['gt_label']]
+
 
 @DATASETS.register_module()
 class ImageMaskFolders(BaseDataset):
-    """Images in one folder, index masks of the same names in another.
+    """Images in one folder, index masks of the same names in another, for mmseg.
 
     Args:
         data_root (str): The root folder.
         data_prefix (dict): ``img_path`` and ``seg_map_path``, folders below it.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
-        reduce_zero_label (bool): Index 0 is unlabelled and index 1 the first class.
-            Defaults to False, index 0 is the first class. 255 is always unlabelled.
-        part (str): 'all', or 'train' and 'val' to hold images out. Defaults to 'all'.
-        val_fraction (float): Share held out. Defaults to 0.2.
+        reduce_zero_label (bool): Index 0 is unlabelled and index 1 the first class; by default
+            index 0 is the first class. 255 is always unlabelled.
+        part (str): 'all', or 'train' and 'val' to hold images out.
+        val_fraction (float): Share held out.
         **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
@@ -152,12 +181,7 @@ class ImageMaskFolders(BaseDataset):
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
 
     def load_data_list(self) -> list[dict]:
-        """List the pairs.
-
-        Returns:
-            list[dict]: With ``img_path``, ``seg_map_path`` and what mmseg's
-            ``LoadAnnotations`` asks for.
-        """
+        """List the images with what mmseg's ``LoadAnnotations`` asks for."""
         images, masks = self.data_prefix['img_path'], self.data_prefix['seg_map_path']
         pairs = hold_out(pair_masks(images, masks), self.part, self.val_fraction)
         return [
@@ -173,14 +197,10 @@ class ImageMaskFolders(BaseDataset):
 
 
 def pair_masks(images: str | Path, masks: str | Path) -> list[tuple[str, str]]:
-    """Find the mask of every image, which differs from it in the suffix alone.
-
-    Args:
-        images (str | Path): Folder of the images.
-        masks (str | Path): Folder of the masks.
+    """Find the mask of every image below a folder: its path but for the suffix is the same.
 
     Returns:
-        list[tuple[str, str]]: Relative paths, sorted.
+        list[tuple[str, str]]: Relative paths of image and mask, sorted.
 
     Raises:
         ValueError: There is no image, or an image without a mask.

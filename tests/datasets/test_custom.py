@@ -2,42 +2,37 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from own_data import (
+    BOXES,
+    COCO,
+    FOLDERS,
+    MASKS,
+    build,
+    change_entries,
+    dataset,
+    labels,
+    paths,
+    resolved,
+    write_coco,
+)
 from PIL import Image
 from shrunk_configs import CONFIGS, make_ade, make_class_folders, make_coco
 
 from coc_mm.datasets import ClassFolders, ImageMaskFolders, resolve_custom, set_classes
-from coc_mm.datasets.folder_datasets import hold_out, list_images
-
-FOLDERS = 'classification/coc-small_1xb64-50e_custom.py'
-COCO = 'detection/mask-rcnn_coc-s-c4_fpn_1xb2-12e_custom.py'
-BOXES = 'detection/retinanet_coc-s-c4_fpn_1xb2-12e_custom.py'
-MASKS = 'segmentation/fpn_coc-s-c4_1xb4-50e-512x512_custom.py'
+from coc_mm.datasets.folder_datasets import list_images
 
 
-def resolved(name, root, **options):
-    cfg = Config.fromfile(CONFIGS / name)
-    cfg.merge_from_dict(dict(data_root=str(root), **options))
-    lines = resolve_custom(cfg)
-    return cfg, '\n'.join(lines)
-
-
-def dataset(cfg, loader='train_dataloader', **overrides):
-    """Build the dataset of a loader without its pipeline."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return DATASETS.build(dict(cfg[loader].dataset, pipeline=[], **overrides))
-
-
-def paths(data):
-    return [data.get_data_info(i)['img_path'] for i in range(len(data))]
-
-
-def labels(data):
-    return [data.get_data_info(i)['gt_label'] for i in range(len(data))]
+@pytest.fixture
+def tiny_data(tmp_path):
+    make_coco(tmp_path / 'objects', categories=('disc', 'ring'))
+    make_ade(tmp_path / 'ade')
+    make_class_folders(tmp_path / 'folders')
+    return tmp_path
 
 
 def test_other_configs_are_left_alone():
@@ -82,14 +77,24 @@ class TestClassFolders:
         assert paths(dataset(resolved(FOLDERS, tmp_path)[0])) == paths(train)
         assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 3
 
-    @pytest.mark.parametrize('val', ['val', 'validation', 'test'])
-    def test_splits_are_kept(self, tmp_path, val):
-        make_class_folders(tmp_path / 'train', ('b', 'a'), per_class=3)
+    @pytest.mark.parametrize(
+        ('train', 'val'),
+        [('train', 'val'), ('train', 'test'), ('Training', 'Testing'), ('TRAIN', 'Val')],
+    )
+    def test_splits_are_kept(self, tmp_path, train, val):
+        make_class_folders(tmp_path / train, ('b', 'a'), per_class=3)
         make_class_folders(tmp_path / val, ('b', 'a'), per_class=2)
         cfg, report = resolved(FOLDERS, tmp_path)
-        assert f'validation in {val}' in report
+        assert f'6 training images in {train}, validation in {val}; 2 classes (a, b)' in report
         assert len(dataset(cfg)) == 6
         assert labels(dataset(cfg, 'test_dataloader')) == [0, 0, 1, 1]
+
+    def test_validation_beside_the_classes(self, tmp_path):
+        make_class_folders(tmp_path, ('a', 'b'), per_class=3)
+        make_class_folders(tmp_path / 'Val', ('a', 'b'), per_class=1)
+        cfg, _ = resolved(FOLDERS, tmp_path)
+        assert cfg.classes == ['a', 'b']
+        assert (len(dataset(cfg)), len(dataset(cfg, 'val_dataloader'))) == (6, 2)
 
     def test_a_class_called_train(self, tmp_path):
         make_class_folders(tmp_path, ('bus', 'train'), per_class=3)
@@ -108,11 +113,37 @@ class TestClassFolders:
         assert [p.split('/')[-2] for p in paths(data)] == ['c', 'a', 'b']
         assert labels(data) == [0, 1, 2]
 
-    def test_empty_folders_are_no_class(self, tmp_path):
-        make_class_folders(tmp_path / 'train', ('a', 'b'))
-        (tmp_path / 'train' / 'c').mkdir()
-        with pytest.raises(ValueError, match='holds folders that are no class: c'):
-            dataset(resolved(FOLDERS, tmp_path)[0])
+    def test_lines_that_name_folder_and_class(self, tmp_path):
+        make_class_folders(tmp_path, ('n01440764', 'n01443537'), per_class=2)
+        (tmp_path / 'classes.txt').write_text('n01443537 goldfish\nn01440764 tench, Tinca\n')
+        cfg, _ = resolved(FOLDERS, tmp_path)
+        data = dataset(cfg)
+        assert data.metainfo['classes'] == ['goldfish', 'tench, Tinca']
+        assert ['n01443537' in path for path in paths(data)] == [True, False]
+
+    def test_what_is_left_out_is_said(self, tmp_path):
+        make_class_folders(tmp_path / 'train', ('a', 'b'), per_class=2)
+        folder = tmp_path / 'train'
+        for name in ('bird', 'c', '__MACOSX', '_x', '.cache'):
+            (folder / name).mkdir()
+        for name in ('bird/1.HEIC', '__MACOSX/._0.jpg', 'a/notes.txt', 'a/.hidden.jpg'):
+            (folder / name).write_bytes(b'x')
+        cfg, report = resolved(FOLDERS, tmp_path)
+        assert f'{folder}: left out: folders without images: bird, c; files that' in report
+        assert '.txt (1), .heic (1).' in report
+        assert len(dataset(cfg)) == 2
+        assert dataset(cfg).get_cat_ids(1) == [1]
+
+    def test_all_that_can_be_read_is_used(self, tmp_path):
+        make_class_folders(tmp_path / 'x', ('a', 'b'), per_class=5)
+        for suffix in ('.jfif', '.JPG'):
+            shutil.copy(tmp_path / 'x' / 'a' / 'a0.jpg', tmp_path / 'x' / 'a' / f'more{suffix}')
+        make_class_folders(tmp_path, ('elsewhere',), per_class=3)
+        (tmp_path / 'x' / 'b' / 'disk').symlink_to(tmp_path / 'elsewhere')
+        (tmp_path / 'x' / 'b' / 'loop').symlink_to(tmp_path / 'x' / 'b')
+        cfg, report = resolved(FOLDERS, tmp_path / 'x')
+        assert 'left out' not in report
+        assert len(dataset(cfg)) + len(dataset(cfg, 'val_dataloader')) == 7 + 8
 
     def test_messages(self, tmp_path):
         make_class_folders(tmp_path / 'one', ('a',))
@@ -125,21 +156,18 @@ class TestClassFolders:
             resolved(FOLDERS, tmp_path / 'two', classes=['a', 'b', 'a'])
         with pytest.raises(ValueError, match=r'classes=names\.txt: no such file'):
             resolved(FOLDERS, tmp_path / 'two', classes='names.txt')
-
-
-@pytest.mark.parametrize(('count', 'held'), [(1, 0), (2, 1), (3, 1), (5, 1), (10, 2), (101, 20)])
-def test_hold_out(count, held):
-    names = [str(i) for i in range(count)]
-    train, val = (hold_out(names, part, 0.2) for part in ('train', 'val'))
-    assert len(val) == held
-    assert sorted(train + val) == sorted(names)
-    assert hold_out(names, 'all', 0.2) == names
-
-
-@pytest.mark.parametrize(('part', 'fraction'), [('test', 0.2), ('val', 0), ('val', 1)])
-def test_hold_out_refuses(part, fraction):
-    with pytest.raises(ValueError, match='must be'):
-        hold_out(['a', 'b'], part, fraction)
+        with pytest.raises(ValueError, match='classes=3: list names'):
+            resolved(FOLDERS, tmp_path / 'two', classes=3)
+        make_class_folders(tmp_path / 'three', ('a', 'b', 'c'))
+        with pytest.raises(ValueError, match='holds folders that are no class: c'):
+            resolved(FOLDERS, tmp_path / 'three', classes=['a', 'b'])
+        make_class_folders(tmp_path / 'other' / 'train', ('a', 'b'))
+        make_class_folders(tmp_path / 'other' / 'val', ('x',))
+        with pytest.raises(ValueError, match='val holds no images of the classes a, b'):
+            resolved(FOLDERS, tmp_path / 'other')
+        make_class_folders(tmp_path / 'few', ('a', 'b'), per_class=1)
+        with pytest.raises(ValueError, match='each class has one image, too few to hold out'):
+            resolved(FOLDERS, tmp_path / 'few')
 
 
 class TestCoco:
@@ -215,14 +243,71 @@ class TestCoco:
         with pytest.raises(ValueError, match=r'names the image 1\.jpg, which is in none of'):
             resolved(COCO, tmp_path)
         shutil.move(tmp_path / 'elsewhere', tmp_path / 'train2017')
-        self.edit(tmp_path, 'train', lambda c: c['annotations'][0].pop('area'))
-        with pytest.raises(
-            ValueError, match=r'instances_train2017\.json: annotation 1 has no area'
+
+    def test_any_case(self, tmp_path):
+        root = write_coco(tmp_path)
+        (root / 'val').rename(root / 'Valid')
+        (root / 'annotations').rename(root / 'Annotations')
+        (root / 'Annotations' / 'val.json').rename(root / 'Annotations' / 'Testing.json')
+        cfg, _ = resolved(COCO, root)
+        assert paths(dataset(cfg, 'val_dataloader'))[0] == str(root / 'Valid' / '1.png')
+
+    def test_settings_of_the_dataset_are_kept(self, tmp_path):
+        def half(content):
+            content['annotations'] = content['annotations'][:4]
+
+        write_coco(tmp_path, half)
+        visited = 0
+        for options, count in (
+            ({}, 2),
+            ({'train_dataloader.dataset.filter_cfg.filter_empty_gt': False}, 4),
+            ({'train_dataloader.dataset.indices': 1}, 1),
         ):
+            cfg, report = resolved(BOXES, tmp_path, **options)
+            assert len(dataset(cfg)) == count
+            assert f'train.json ({count} of 4 images)' in report or count == 4
+            visited += 1
+        assert visited == 3
+        assert '2 images without boxes' in resolved(BOXES, tmp_path)[1]
+
+    @pytest.mark.parametrize(
+        ('change', 'size', 'says'),
+        [
+            (change_entries(iscrowd=1), 64, '8 boxes of a crowd or to be ignored'),
+            (change_entries(ignore=1), 64, '8 boxes of a crowd or to be ignored'),
+            (change_entries(segmentation=[[1, 2, 20, 30]]), 64, '4 images without boxes'),
+            (lambda content: None, 24, r'4 images below 32 pixels \(filter_cfg.min_size\)'),
+        ],
+        ids=['crowd', 'ignore', 'lines', 'small'],
+    )
+    def test_nothing_left_to_train_on_is_refused(self, tmp_path, change, size, says):
+        write_coco(tmp_path, change, size)
+        with pytest.raises(ValueError, match=rf'train.json: no box is left .* 4 images: {says}'):
             resolved(COCO, tmp_path)
-        (tmp_path / 'annotations' / 'instances_train2017.json').write_text('{"images": [')
-        with pytest.raises(ValueError, match='is not a COCO annotation file'):
-            resolved(COCO, tmp_path)
+
+    def test_a_class_without_boxes_is_named(self, tmp_path):
+        write_coco(tmp_path, change_entries(category_id=1))
+        assert 'train.json: no box to train on of b;' in resolved(BOXES, tmp_path)[1]
+
+    def test_one_normalized_copy_for_all(self, tmp_path):
+        write_coco(tmp_path, change_entries(id=lambda entry: entry['id'] - 1))
+        before = (tmp_path / 'annotations' / 'val.json').read_bytes()
+        cfg, report = resolved(BOXES, tmp_path)
+        assert (tmp_path / 'annotations' / 'val.json').read_bytes() == before
+        copy = cfg.val_evaluator.ann_file
+        assert copy == cfg.val_dataloader.dataset.ann_file == cfg.test_evaluator.ann_file
+        assert min(entry['id'] for entry in json.loads(Path(copy).read_text())['annotations']) == 1
+        assert 'val.json: annotation ids are missing, text, twice or below 1' in report
+        assert cfg.train_dataloader.dataset.ann_file != copy
+
+    def test_several_metrics(self, tmp_path):
+        write_coco(tmp_path)
+        cfg = Config.fromfile(CONFIGS / BOXES)
+        metrics = [dict(cfg.val_evaluator), dict(type='VOCMetric')]
+        cfg.merge_from_dict(dict(data_root=str(tmp_path), val_evaluator=metrics))
+        resolve_custom(cfg)
+        assert cfg.val_evaluator[0].ann_file == str(tmp_path / 'annotations' / 'val.json')
+        assert cfg.val_evaluator[1] == dict(type='VOCMetric')
 
 
 class TestImageMasks:
@@ -320,6 +405,74 @@ class TestImageMasks:
             Image.fromarray(np.array([[0, 255]], np.uint8)).save(file)
         with pytest.raises(ValueError, match=r'hold nothing but \[0\].*instead of 255'):
             resolved(MASKS, tmp_path)
+
+    def test_every_mask_is_held_against_the_classes(self, tmp_path):
+        make_ade(tmp_path, splits=('',))
+        (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
+        for k in range(4, 150):
+            for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
+                (tmp_path / folder / f'{k}.{suffix}').symlink_to(f'0.{suffix}')
+        resolved(MASKS, tmp_path)
+        wrong = tmp_path / 'annotations' / '77.png'
+        wrong.unlink()
+        Image.fromarray(np.full((64, 96), 9, np.uint8)).save(wrong)
+        with pytest.raises(ValueError, match=r'1 masks in .*, e\.g\. 77\.png, hold the value 9'):
+            resolved(MASKS, tmp_path)
+
+    def test_one_pair_cannot_be_split(self, tmp_path):
+        make_ade(tmp_path, splits=('',))
+        for path in (*tmp_path.glob('images/[1-3].jpg'), *tmp_path.glob('annotations/[1-3].png')):
+            path.unlink()
+        with pytest.raises(ValueError, match='there is one image with a mask, too few to hold'):
+            resolved(MASKS, tmp_path)
+
+
+class TestWrappers:
+    """Datasets inside of others are completed where they are."""
+
+    def wrapped(self, name, root, loader='train_dataloader', **wrapper):
+        cfg = Config.fromfile(CONFIGS / name)
+        cfg.data_root = str(root)
+        inner = cfg[loader].dataset
+        cfg[loader].dataset = dict(wrapper, dataset=inner)
+        resolve_custom(cfg)
+        return cfg
+
+    @pytest.mark.parametrize(
+        ('wrapper', 'count'),
+        [
+            (dict(type='RepeatDataset', times=3), 36),
+            (dict(type='ClassBalancedDataset', oversample_thr=0.5), 24),
+        ],
+    )
+    def test_class_folders(self, tmp_path, wrapper, count):
+        make_class_folders(tmp_path)
+        cfg = self.wrapped(FOLDERS, tmp_path, **wrapper)
+        assert cfg.train_dataloader.dataset.type == wrapper['type']
+        assert len(build(cfg)) == count
+
+    def test_folds(self, tmp_path):
+        make_class_folders(tmp_path)
+        fold = dict(type='KFoldDataset', num_splits=3, fold=0)
+        train = build(self.wrapped(FOLDERS, tmp_path, **fold))
+        val = build(self.wrapped(FOLDERS, tmp_path, 'val_dataloader', **fold, test_mode=True),
+                    'val_dataloader')  # fmt: skip
+        assert (len(train), len(val)) == (10, 5)
+
+    def test_concat_and_mosaic(self, tmp_path):
+        write_coco(tmp_path)
+        cfg = Config.fromfile(CONFIGS / BOXES)
+        cfg.data_root = str(tmp_path)
+        inner = dict(type='CocoDataset', pipeline=[])
+        cfg.train_dataloader.dataset = dict(
+            type='MultiImageMixDataset',
+            dataset=dict(type='ConcatDataset', datasets=[inner, dict(inner, indices=3)]),
+            pipeline=[dict(type='Mosaic', img_scale=(64, 64))],
+        )
+        resolve_custom(cfg)
+        data = build(cfg)
+        assert type(data).__name__ == 'MultiImageMixDataset'
+        assert len(data) == 4 + 3
 
 
 @pytest.mark.parametrize('name', [FOLDERS, COCO, BOXES, MASKS])

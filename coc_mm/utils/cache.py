@@ -1,0 +1,24 @@
+"""The folder for files that can be made again."""
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ['cache_folder']
+
+
+def cache_folder(name: str) -> Path:
+    """Return ``$XDG_CACHE_HOME/coc_mm/NAME`` (``~/.cache`` by default), made if it is not there.
+
+    Where that cannot be written, a folder among the temporary files is taken.
+    """
+    home = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    for parent in (home / 'coc_mm', Path(tempfile.gettempdir(), f'coc_mm-{os.getuid()}')):
+        folder = parent / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            break
+    return folder
