@@ -13,6 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('COC_MM_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

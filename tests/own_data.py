@@ -47,7 +47,7 @@ def labels(data):
 def write_coco(root, change=lambda content: None, size=64, splits=('train', 'val')):
     """Four images with a box and a mask of each of two classes, in ``train`` and ``val``."""
     for split in splits:
-        (root / split).mkdir(parents=True)
+        (root / split).mkdir(parents=True, exist_ok=True)
         (root / 'annotations').mkdir(exist_ok=True)
         content = dict(images=[], annotations=[], categories=[])
         content['categories'] = [dict(id=1, name='a'), dict(id=2, name='b')]

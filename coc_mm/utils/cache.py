@@ -8,12 +8,12 @@ __all__ = ['cache_folder']
 
 
 def cache_folder(name: str) -> Path:
-    """Return ``$XDG_CACHE_HOME/coc_mm/NAME`` (``~/.cache`` by default), made if it is not there.
+    """Return ``$COC_MM_CACHE/NAME`` (``~/.cache/coc_mm`` by default), made if it is not there.
 
     Where that cannot be written, a folder among the temporary files is taken.
     """
-    home = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    for parent in (home / 'coc_mm', Path(tempfile.gettempdir(), f'coc_mm-{os.getuid()}')):
+    home = Path(os.environ.get('COC_MM_CACHE') or '~/.cache/coc_mm').expanduser()
+    for parent in (home, Path(tempfile.gettempdir(), f'coc_mm-{os.getuid()}')):
         folder = parent / name
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,6 @@ def _scope_ends_with_the_test():
     DefaultScope._instance_dict.update(before)
 
 
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / '.cache'))
-
-
 @pytest.fixture(scope='session')
 def tiny_data(tmp_path_factory):
     """A folder with data as the configs expect it below ``data/``."""

@@ -21,7 +21,10 @@ def _objects(split):
     content = json.loads((COCO / 'annotations' / f'instances_{split}.json').read_text())
     wanted = {c['id'] for c in content['categories'] if c['name'] in CLASSES}
     shown = [a for a in content['annotations'] if a['category_id'] in wanted and not a['iscrowd']]
-    images = sorted({a['image_id'] for a in shown})[: IMAGES[split]]
+    images = set()
+    for category in sorted(wanted):
+        found = sorted({a['image_id'] for a in shown if a['category_id'] == category})
+        images.update(found[: IMAGES[split] // len(wanted)])
     return dict(
         images=[image for image in content['images'] if image['id'] in images],
         annotations=[a for a in shown if a['image_id'] in images],

@@ -1,6 +1,5 @@
-"""Images, masks and annotation files as they should not be: used as shown, or refused by name."""
+"""Images and masks as they should not be: used as shown, or refused by name."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +7,14 @@ import pytest
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from own_data import COCO, FOLDERS, MASKS, resolved, write_coco
 from PIL import Image
 
-from coc_mm.datasets import resolve_custom
 from coc_mm.errors import UserError
 from coc_mm.utils.image_checks import naming_bad_files
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-NAMES = dict(
-    mmpretrain='classification/coc-small_1xb64-50e_custom.py',
-    mmdet='detection/mask-rcnn_coc-s-c4_fpn_1xb2-12e_custom.py',
-    mmseg='segmentation/fpn_coc-s-c4_1xb4-50e-512x512_custom.py',
-)
+NAMES = dict(mmpretrain=FOLDERS, mmdet=COCO, mmseg=MASKS)
 
 
 def _gradient(width=40, height=24):
@@ -112,14 +107,8 @@ def test_broken_images_are_named(kind, tmp_path):
         pipeline(dict(img_path=str(path), seg_fields=[]))
 
 
-def resolved(scope, root):
-    cfg = Config.fromfile(CONFIGS / NAMES[scope])
-    cfg.data_root = str(root)
-    return cfg, '\n'.join(resolve_custom(cfg))
-
-
 def dataset(scope, root):
-    cfg, _ = resolved(scope, root)
+    cfg, _ = resolved(NAMES[scope], root)
     with DefaultScope.overwrite_default_scope(scope):
         return DATASETS.build(cfg.train_dataloader.dataset)
 
@@ -153,79 +142,10 @@ def test_masks_of_turned_images_are_named(masks):
         data[0]
 
 
-@pytest.mark.parametrize('value', [-1, 256, 70000])
-def test_values_that_are_no_class_are_named(masks, value):
-    Image.fromarray(np.full((64, 64), value, np.int32)).save(masks / 'annotations' / '1.tif')
-    (masks / 'annotations' / '1.tif').rename(masks / 'annotations' / '1.png')
-    with pytest.raises(ValueError, match=rf'mask .*1\.png has the value {value}'):
-        resolved('mmseg', masks)
-
-
-@pytest.fixture
-def coco(tmp_path):
-    """A COCO folder; call it with a change of its content."""
-    (tmp_path / 'annotations').mkdir()
-    (tmp_path / 'train').mkdir()
-    content = dict(images=[], annotations=[], categories=[dict(id=1, name='x')])
-    for k in (1, 2):
-        _gradient(64, 48).convert('RGB').save(tmp_path / 'train' / f'{k}.jpg')
-        content['images'].append(dict(id=k, file_name=f'{k}.jpg', height=48, width=64))
-        outline = [[4, 4, 40, 4, 40, 40, 4, 40]]
-        entry = dict(id=k, image_id=k, category_id=1, iscrowd=0, bbox=[4, 4, 36, 36], area=1296)
-        content['annotations'].append(dict(entry, segmentation=outline))
-
-    def write(change=lambda content: None):
-        change(content)
-        (tmp_path / 'annotations' / 'train.json').write_text(json.dumps(content))
-        return tmp_path
-
-    return write
-
-
-def _set(name, key, value):
-    return lambda content: content[name][1].__setitem__(key, value)
-
-
-WRONG = {
-    'a missing image': (_set('images', 'file_name', 'none.jpg'), r'1 of 2 images .* none\.jpg'),
-    'an unknown image': (_set('annotations', 'image_id', 7), 'annotation 2 is of image 7'),
-    'an unknown category': (_set('annotations', 'category_id', 9), 'is of category 9'),
-    'a box of three': (_set('annotations', 'bbox', [1, 2, 3]), r'has the bbox \[1, 2, 3\]'),
-    'a box of nan': (_set('annotations', 'bbox', [1, 2, 3, float('nan')]), 'has the bbox'),
-    'no height': (lambda c: c['images'][1].pop('height'), 'image 2 has no height'),
-    'an image twice': (_set('images', 'id', 1), 'two entries of images have the id 1'),
-    'text': (lambda c: c.update(images='none'), 'images is no list'),
-    'numbers': (lambda c: c.update(annotations=[1]), 'annotations holds 1, which is no object'),
-}
-
-
-@pytest.mark.parametrize('kind', WRONG)
-def test_wrong_annotation_files_are_refused(kind, coco):
-    change, says = WRONG[kind]
-    root = coco(change)
-    with pytest.raises(ValueError, match=rf'train\.json.*{says}'):
-        resolved('mmdet', root)
-
-
-@pytest.mark.parametrize('content', ['', '[]', '[1]', '{"images": [', '{"images": 1e999}'])
-def test_files_that_are_no_annotations_are_refused(content, coco):
-    root = coco()
-    (root / 'annotations' / 'train.json').write_text(content)
-    with pytest.raises(ValueError, match=r'train\.json is not a COCO annotation file'):
-        resolved('mmdet', root)
-
-
-@pytest.mark.parametrize('box', [[70, 4, 10, 10], [-20, 4, 10, 10], [4, 4, 0, 10], [4, 4, -3, 9]])
-def test_boxes_that_cannot_be_learned_are_counted(box, coco):
-    root = coco(_set('annotations', 'bbox', box))
-    assert 'train.json: 1 of 2 boxes lie outside of their image' in resolved('mmdet', root)[1]
-    data = dataset('mmdet', root)
-    found = [len(data.get_data_info(k)['instances']) for k in (0, 1)]
-    assert found == [1, 0]
-
-
-def test_images_of_another_size_than_recorded_are_named(coco):
-    root = coco(lambda content: [image.update(height=64, width=48) for image in content['images']])
-    data = dataset('mmdet', root)
-    with naming_bad_files(), pytest.raises(UserError, match=r'48 x 64 pixels .* says 64 x 48'):
+def test_images_of_another_size_than_recorded_are_named(tmp_path):
+    write_coco(tmp_path, splits=('train',))
+    for path in (tmp_path / 'train').iterdir():
+        _gradient(64, 48).convert('RGB').save(path)
+    data = dataset('mmdet', tmp_path)
+    with naming_bad_files(), pytest.raises(UserError, match=r'48 x 64 pixels .* says 64 x 64'):
         data[0]

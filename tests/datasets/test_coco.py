@@ -1,0 +1,194 @@
+"""COCO files as people have them: used as they are meant, or refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+from own_data import change_entries, write_coco
+
+from coc_mm.datasets.coco import count_training, missing_images, read_coco
+
+mask_utils = pytest.importorskip('pycocotools.mask')
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a COCO file with a change and read it."""
+
+    def call(change=lambda content: None, with_masks=True):
+        file = write_coco(tmp_path, change, splits=('train',)) / 'annotations' / 'train.json'
+        used, content, remarks = read_coco(file, with_masks)
+        assert json.loads(used.read_text()) == content
+        return used == file, content, '\n'.join(remarks)
+
+    return call
+
+
+def _set(name, key, value):
+    return lambda content: content[name][1].__setitem__(key, value)
+
+
+def test_a_normal_file_is_used_itself(read):
+    same, _, remarks = read()
+    assert same
+    assert remarks == ''
+
+
+WRONG = {
+    'an unknown image': (_set('annotations', 'image_id', 7), 'annotation 2 is of image 7'),
+    'an unknown category': (_set('annotations', 'category_id', 9), 'is of category 9'),
+    'a box of three': (_set('annotations', 'bbox', [1, 2, 3]), r'has the bbox \[1, 2, 3\]'),
+    'a box of nan': (_set('annotations', 'bbox', [1, 2, 3, float('nan')]), 'has the bbox'),
+    'a box of text': (_set('annotations', 'bbox', 'none'), r"'none': \[x, y, width, height\]"),
+    'no height': (lambda c: c['images'][1].pop('height'), 'image 2 has no height'),
+    'a tall height': (_set('images', 'height', 'tall'), "image 2 has the height 'tall': a number"),
+    'a name of 3': (_set('categories', 'name', 3), 'category 2 has the name 3: text is due'),
+    'an image twice': (_set('images', 'id', 1), 'two entries of images have the id 1'),
+    'text': (lambda c: c.update(images='none'), 'images is no list'),
+    'numbers': (lambda c: c.update(annotations=[1]), 'annotations holds 1, which is no object'),
+    'nothing': (lambda c: c.update(annotations=[]), 'it has no annotations'),
+    'no masks': (change_entries(segmentation=[]), '8 of 8 annotations have no segmentation'),
+    'masks of text': (_set('annotations', 'segmentation', 'x'), 'neither polygons nor run lengths'),
+    'a flat polygon': (_set('annotations', 'segmentation', [1, 2]), 'mask that is no list of poly'),
+    'a polygon of None': (_set('annotations', 'segmentation', [[1, None]]), 'no list of polygons'),
+    'another size': (
+        _set('annotations', 'segmentation', dict(size=[9, 64], counts=[576])),
+        r'annotation 2 has a mask that says its size is \[9, 64\]; its image has',
+    ),
+    'run lengths that end early': (
+        _set('annotations', 'segmentation', dict(size=[64, 64], counts=[99])),
+        'run lengths that do not fill its 64 x 64 pixels',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', WRONG)
+def test_wrong_files_are_refused(kind, read):
+    change, says = WRONG[kind]
+    with pytest.raises(ValueError, match=rf'train\.json.*{says}'):
+        read(change)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '[1]', '{"images": [', '{"images": 1e999}'])
+def test_files_that_are_no_annotations_are_refused(content, tmp_path):
+    (tmp_path / 'train.json').write_text(content)
+    with pytest.raises(ValueError, match=r'train\.json is not a COCO annotation file'):
+        read_coco(tmp_path / 'train.json', False)
+
+
+@pytest.mark.parametrize('box', [[70, 4, 10, 10], [-20, 4, 10, 10], [4, 4, 0, 10], [4, 4, -3, 9]])
+def test_boxes_that_cannot_be_learned_are_left_out(box, read):
+    _, content, remarks = read(_set('annotations', 'bbox', box))
+    assert 'train.json: 1 of 8 boxes lie outside of their image or have no extent' in remarks
+    assert [entry['id'] for entry in content['annotations']] == [1, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    'ids',
+    [
+        lambda entry: entry['id'] - 1,
+        lambda entry: (entry['id'] - 1) % 2 + 1,
+        lambda entry: f'u-{entry["id"]}',
+        None,
+    ],
+    ids=['from zero', 'per image', 'text', 'none'],
+)
+def test_annotation_ids_are_numbered_anew(ids, read):
+    _, content, remarks = read(change_entries(id=ids))
+    assert [entry['id'] for entry in content['annotations']] == list(range(1, 9))
+    assert 'numbered anew' in remarks
+
+
+def test_text_ids_of_images_and_categories(read):
+    def change(content):
+        for name, keys in (('images', ['image_id']), ('categories', ['category_id'])):
+            for entry in content[name]:
+                entry['id'] = f'x{entry["id"]}'
+            for entry in content['annotations']:
+                for key in keys:
+                    entry[key] = f'x{entry[key]}'
+
+    _, content, _ = read(change)
+    assert [image['id'] for image in content['images']] == [1, 2, 3, 4]
+    assert [entry['category_id'] for entry in content['annotations']] == [1, 2] * 4
+
+
+@pytest.mark.parametrize('area', [None, 0, -1, 'x'])
+def test_what_is_missing_is_filled_in(read, area):
+    _, content, _ = read(change_entries(iscrowd=None, area=area))
+    assert {(entry['iscrowd'], entry['area']) for entry in content['annotations']} == {(0, 21 * 21)}
+
+
+def test_ignored_boxes_are_crowd_for_training_and_evaluation(read):
+    _, content, _ = read(change_entries(ignore=1))
+    assert all(entry['iscrowd'] == 1 for entry in content['annotations'])
+
+
+def test_polygons_that_enclose_nothing_are_left_out(read):
+    good = [1, 1, 9, 1, 9, 9]
+
+    def change(content):
+        for entry, bad in zip(
+            content['annotations'], ([1, 1, 9, 9], [1, 1, 9, 1, 9], []), strict=False
+        ):
+            entry['segmentation'] = [bad]
+        content['annotations'][3]['segmentation'] = [good, [1, 1]]
+
+    _, content, remarks = read(change)
+    assert '3 of 8 masks have no polygon of three points' in remarks
+    assert content['annotations'][0]['segmentation'] == [good]
+    assert read(change, with_masks=False)[0], 'of no matter to boxes alone'
+
+
+@pytest.mark.parametrize('compressed', [True, False])
+def test_run_lengths(read, compressed):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[5:9, 3:20] = 1
+    runs = mask_utils.encode(np.asfortranarray(mask))
+    runs['counts'] = runs['counts'].decode()
+    if not compressed:
+        flat = np.flatnonzero(np.diff(mask.ravel('F'))) + 1
+        runs['counts'] = np.diff([0, *flat, mask.size]).tolist()
+    assert read(change_entries(segmentation=runs))[0]
+
+
+def test_truth_scores_one_whatever_the_ids(read, tmp_path):
+    """pycocotools takes id 0 for no match: 0.782 of 1 before ids were numbered anew."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    _, content, _ = read(change_entries(id=lambda entry: entry['id'] - 1))
+    truth, found = COCO(), COCO()
+    for api in (truth, found):
+        api.dataset = json.loads(json.dumps(content))
+        for entry in api.dataset['annotations']:
+            entry['score'] = 1.0
+        api.createIndex()
+    evaluation = COCOeval(truth, found, 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+
+
+def test_counts_of_training(read, tmp_path):
+    _, content, _ = read()
+    content['annotations'][0]['iscrowd'] = 1
+    content['images'][3]['height'] = 20
+    settings = dict(filter_cfg=dict(min_size=32, filter_empty_gt=True))
+    count, (said,) = count_training('x.json', content, ['a', 'b'], settings)
+    assert count == 3
+    assert '1 images below 32 pixels' in said
+    assert '1 boxes of a crowd' in said
+    for indices, expected in ((2, 2), (-1, 1), ([0, 2], 2), (None, 4)):
+        assert count_training('x.json', content, ['a', 'b'], dict(indices=indices))[0] == expected
+    with pytest.raises(ValueError, match='no box is left to train on, of 4 images: 4 images below'):
+        count_training('x.json', content, ['a'], dict(filter_cfg=dict(min_size=99)))
+
+
+def test_missing_images(tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / '1.jpg').touch()
+    names = ['a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'x' * 5000 + '/1.jpg']
+    content = dict(images=[dict(file_name=name) for name in names])
+    assert missing_images(tmp_path, content) == names[1:]

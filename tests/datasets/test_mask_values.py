@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from coc_mm.datasets import mask_values as module
+from coc_mm.datasets.mask_values import mask_values
+
+
+def save(path, values, dtype=np.uint8):
+    Image.fromarray(np.asarray(values, dtype)).save(path)
+
+
+def test_values_are_read_once(tmp_path, monkeypatch):
+    save(tmp_path / 'a.png', [[0, 255, 3]])
+    save(tmp_path / 'b.png', [[255]])
+    assert mask_values(tmp_path, ['a.png', 'b.png']) == {'a.png': [0, 3], 'b.png': []}
+    reads = []
+    read = module._values
+    monkeypatch.setattr(module, '_values', lambda path: reads.append(path.name) or read(path))
+    save(tmp_path / 'b.png', [[7, 7]])
+    assert mask_values(tmp_path, ['a.png', 'b.png']) == {'a.png': [0, 3], 'b.png': [7]}
+    assert reads == ['b.png']
+
+
+@pytest.mark.parametrize('value', [-1, 256, 70000])
+def test_values_that_are_no_class_are_named(tmp_path, value):
+    save(tmp_path / '1.tif', [[value]], np.int32)
+    with pytest.raises(ValueError, match=rf'mask .*1\.tif has the value {value}'):
+        mask_values(tmp_path, ['1.tif'])
+
+
+def test_fractions_and_damage_are_named(tmp_path):
+    save(tmp_path / '1.tif', [[0.5]], np.float32)
+    with pytest.raises(ValueError, match=r'1\.tif has values that are no whole numbers \(F\)'):
+        mask_values(tmp_path, ['1.tif'])
+    (tmp_path / '2.png').write_bytes(b'text')
+    with pytest.raises(ValueError, match=r'mask .*2\.png cannot be read .*replace it'):
+        mask_values(tmp_path, ['2.png'])
