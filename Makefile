@@ -2,7 +2,7 @@
 #
 #   VENV=DIR      environment to use (default .venv). One that exists and was not made here is
 #                 used with the torch it has; what is missing is added to it.
-#   TORCH=2.6.0   another torch than the tested one, for a driver that needs it.
+#   TORCH=2.10.0   another torch than the tested one, for a driver that needs it.
 #   ARGS='-k op'  arguments of pytest (default: two workers).
 #   PYTHON=...    interpreter that makes the environment (default python3).
 

@@ -32,20 +32,25 @@ def _read_safetensors(module):
     )
 
 
-def _read_official_weights(module):
+def _rename_official_weights(module):
     # Imported when weights are loaded: coc_mm.checkpoints needs the backbone.
     def rename(state_dict, prefix, metadata):
-        from coc_mm.checkpoints.official_names import rename_before_loading
+        from coc_mm.checkpoints.official import rename_before_loading
 
         rename_before_loading(state_dict, prefix, metadata)
 
-    def read_safely(init_cfg):
-        from coc_mm.checkpoints.official_names import read_pretrained_safely
-
-        return read_pretrained_safely(init_cfg)
-
     module.ContextCluster.state_dict_converters.append(rename)
-    module.ContextCluster.init_cfg_converters.append(read_safely)
+
+
+def _load_pretrained_safely(module):
+    original = module.PretrainedInit.__call__
+
+    def load(self, target):
+        from coc_mm.checkpoints.pretrained import load_pretrained
+
+        load_pretrained(self, target, original)
+
+    module.PretrainedInit.__call__ = load
 
 
 compat.install()
@@ -53,6 +58,7 @@ on_import('mmcv.image.io', turn_by_exif)
 on_import('mmengine.runner.checkpoint', _read_safetensors)
 on_import('mmengine.infer.infer', _register_model_zoo)
 on_import('mmpretrain.apis.model', _register_model_zoo)
-on_import('coc_mm.models.backbones.context_cluster', _read_official_weights)
+on_import('mmengine.model.weight_init', _load_pretrained_safely)
+on_import('coc_mm.models.backbones.context_cluster', _rename_official_weights)
 
 __all__ = ['__version__']

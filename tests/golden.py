@@ -28,3 +28,29 @@ def load(name):
     """Return the arrays of one golden file."""
     with np.load(FOLDER / f'{name}.npz', allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files}
+
+
+# What else is called otherwise, written down once more.
+OTHER_NAMES = {
+    'released': {},
+    'submission': {'token_mixer.f': 'token_mixer.fc1', 'token_mixer.v': 'token_mixer.fc_v'}
+    | {'token_mixer.proj': 'token_mixer.fc2'},
+    'openmixup': {'norm1': 'gn1', 'norm2.b': 'gn2.b', 'norm2.w': 'gn2.w', 'head.': 'head.fc.'},
+}
+
+
+def in_layout(layout, weights):
+    """Save released weights as the files of another layout have them."""
+    found = {}
+    for name, value in weights.items():
+        for old, new in OTHER_NAMES[layout].items():
+            if name.startswith(('network', 'head')):
+                name = name.replace(old, new)
+        if layout == 'submission' and '.mlp.' in name and name.endswith('weight'):
+            value = value[..., None, None]
+        if layout == 'openmixup' and not name.startswith('head'):
+            name = f'backbone.{name}'
+        found[name] = value
+    if layout == 'submission':
+        found['fea_pos'] = torch.zeros(8, 8, 2)
+    return found

@@ -15,9 +15,14 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from rich.table import Table
 from torch import nn
 
-from coc_mm.apis.start import build_model, check_weights
-from coc_mm.checkpoints.load import state_dict_of, use_safe_loading
-from coc_mm.checkpoints.pretrained import read_checkpoint
+from coc_mm.apis.model_zoo import apply_record
+from coc_mm.apis.start import build_model
+from coc_mm.checkpoints.load import (
+    check_weights,
+    load_checkpoint_safely,
+    state_dict_of,
+    use_safe_loading,
+)
 from coc_mm.errors import UserError
 from coc_mm.utils.images import read_image, to_picture
 
@@ -50,7 +55,8 @@ def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> n
 
     Args:
         config (Config): Its ``default_scope`` is mmpretrain, mmdet or mmseg.
-        checkpoint (str, optional): A local file or a URL; None for random weights.
+        checkpoint (str, optional): A local file or a URL, official ones included; None for random
+            weights. The denominator and the centers that it records go before the config's.
         device (str): Defaults to ``'cpu'``.
 
     Returns:
@@ -62,7 +68,10 @@ def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> n
         CheckpointError: The file cannot be read.
     """
     use_safe_loading()
-    content = read_checkpoint(checkpoint) if checkpoint else None
+    content = load_checkpoint_safely(checkpoint) if checkpoint else None
+    if content is not None:
+        config = deepcopy(config)
+        apply_record(config, content)
     return model_of(config, content, checkpoint or '', device)
 
 

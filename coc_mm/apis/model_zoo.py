@@ -170,9 +170,9 @@ def get_model(
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (bool | str): Path or URL of a checkpoint of this model, converted or
-            trained; True for ``checkpoints/NAME.pth``, where the configs expect it; False
-            for random weights. The denominator and the centers that the checkpoint
+        pretrained (bool | str): Path or URL of a checkpoint of this model, official,
+            converted or trained; True for ``checkpoints/NAME.pth``, where the configs expect it;
+            False for random weights. The denominator and the centers that the checkpoint
             records go before those of the config. Defaults to False.
         device (str | torch.device): Defaults to ``'cpu'``.
         **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='matmul')``.
@@ -193,9 +193,7 @@ def get_model(
     """
     from coc_mm.apis.config import check_scope
     from coc_mm.apis.infer import model_of
-    from coc_mm.checkpoints.load import state_dict_of
-    from coc_mm.checkpoints.official_names import is_official
-    from coc_mm.checkpoints.pretrained import read_checkpoint
+    from coc_mm.checkpoints.load import load_checkpoint_safely
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)
@@ -209,13 +207,7 @@ def get_model(
         )
     config, content = config_of(name), None
     if path:
-        content = read_checkpoint(path)
-        if is_official(state_dict_of(content, path)):
-            raise UserError(
-                f'{path} is an official file; convert it first:\n'
-                f'python tools/model_converters/official_to_coc_mm.py {path} '
-                f'checkpoints/{entry.name}.pth'
-            )
+        content = load_checkpoint_safely(path)
         apply_record(config, content, overrides.get('backbone', ()))
     config.merge_from_dict({'model': overrides})
     return model_of(config, content, path or '', device)
@@ -258,9 +250,9 @@ def _register_with_mmengine(module: ModuleType) -> None:
             return load(self, model)
         config, weights = config_of(entry.name), entry.weights
         if weights is not None:
-            from coc_mm.checkpoints.pretrained import read_checkpoint
+            from coc_mm.checkpoints.load import load_checkpoint_safely
 
-            apply_record(config, read_checkpoint(weights))
+            apply_record(config, load_checkpoint_safely(weights))
         return config, weights
 
     @functools.wraps(list_theirs)

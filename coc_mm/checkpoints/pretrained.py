@@ -1,75 +1,117 @@
-"""Starting weights (``init_cfg``) of our backbone, read without running what is in the file."""
+"""Starting weights: ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)``."""
 
-import re
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmengine.model import PretrainedInit, update_init_info
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from coc_mm.checkpoints.load import load_checkpoint_safely, load_from_http_safely, state_dict_of
-from coc_mm.checkpoints.official_names import is_official
-from coc_mm.errors import CheckpointError
+from coc_mm.checkpoints.load import compare, load_checkpoint_safely, state_dict_of
+from coc_mm.errors import CheckpointError, UserError, print_rank0
+from coc_mm.models.backbones.context_cluster import ContextCluster
 from coc_mm.registry import WEIGHT_INITIALIZERS
 
-__all__ = ['SafePretrained', 'read_checkpoint']
-
-
-def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint by path, URL, or a name that mmengine resolves.
-
-    Args:
-        path (str): A local file, ``http(s)://``, or any scheme of mmengine's
-            ``CheckpointLoader``, which then reads it in its own way.
-        map_location: As in :func:`torch.load`. Defaults to ``'cpu'``.
-
-    Returns:
-        dict: The checkpoint.
-
-    Raises:
-        CheckpointError: The file cannot be read or holds more than data.
-    """
-    if re.match(r'https?://', path):
-        return load_from_http_safely(path, map_location)
-    if re.match(r'[\w-]{2,}:', path):
-        return CheckpointLoader.load_checkpoint(path, map_location)
-    return load_checkpoint_safely(path, map_location)
+__all__ = ['SafePretrained', 'check_pretrained', 'load_pretrained']
 
 
 @WEIGHT_INITIALIZERS.register_module()
 class SafePretrained(PretrainedInit):
-    """``Pretrained`` of mmengine for files of unknown origin and official weights.
+    """The name that configs may give to ``Pretrained``, which reads safely by itself."""
+
+
+def _select(module: nn.Module, weights: Mapping, path: str, prefix: str | None, name: str) -> dict:
+    """Take the weights of a module out of a checkpoint.
+
+    Those of our backbone are found with and without ``backbone.``, whatever ``prefix`` says.
+    """
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    is_ours = isinstance(module, ContextCluster)
+    for other in (start, *(('backbone.', '') if is_ours else ())):
+        found: Any = OrderedDict(
+            (key[len(other) :], v) for key, v in weights.items() if key.startswith(other)
+        )
+        metadata = getattr(weights, '_metadata', {}).items()
+        found._metadata = {k[len(other) :]: v for k, v in metadata if f'{k}.'.startswith(other)}
+        if found and (not is_ours or found.keys() & module.state_dict().keys()):
+            return found
+    where = f'under the prefix {start!r}' if start else 'at the top'
+    tops = ', '.join(sorted({key.split('.')[0] for key in weights})[:5])
+    raise CheckpointError(
+        f'checkpoint {path} has no weights {where} of {name}.init_cfg for '
+        f'{type(module).__name__} (it has {tops}); correct the prefix, or leave it out.'
+    )
+
+
+def load_pretrained(init: PretrainedInit, module: nn.Module, original: Callable) -> None:
+    """Load starting weights of our backbone; those of other modules as mmengine does.
 
     Args:
-        checkpoint (str): See :func:`read_checkpoint`.
-        prefix (str, optional): Of the names to load. The official classifiers have
-            none: their names are understood with any. Defaults to None.
-        map_location (str): Defaults to ``'cpu'``.
+        init (PretrainedInit): With ``checkpoint`` (a path, a URL or a name that mmengine
+            resolves), ``prefix`` and ``map_location``.
+        module (nn.Module): To be initialised.
+        original (Callable): mmengine's own, which takes ``init`` and the module.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds nothing for the backbone.
     """
+    if not isinstance(module, ContextCluster):
+        original(init, module)
+        return
+    path = init.checkpoint
+    weights = state_dict_of(load_checkpoint_safely(path, init.map_location), path)
+    found = _select(module, weights, path, init.prefix, 'backbone')
+    _tell(module, found, f'init_cfg: {path}')
+    load_state_dict(module, found, strict=False, logger='current')
+    if hasattr(module, '_params_init_info'):
+        update_init_info(module, init_info=init._get_init_info())
 
-    def __call__(self, module: nn.Module) -> None:
-        """Load.
 
-        Args:
-            module (nn.Module): The backbone.
+def _tell(module: nn.Module, weights: dict, where: str) -> None:
+    """Say what is not loaded, the norms of outputs excepted: a classifier has one, others four."""
+    comparison = compare(module, weights)
+    missing = [key for key in comparison.missing if not key.startswith('norm')]
+    if missing or comparison.mismatched:
+        comparison.missing = missing
+        print_rank0(f'{where}: {comparison.describe()}')
 
-        Raises:
-            CheckpointError: The file cannot be read, or holds nothing for the module.
-        """
-        weights = state_dict_of(read_checkpoint(self.checkpoint, self.map_location))
-        official = is_official(weights)
-        prefix = (self.prefix or '').rstrip('.')
-        start = f'{prefix}.' if prefix else ''
-        found = {k[len(start) :]: v for k, v in weights.items() if k.startswith(start)}
-        if not found and official:
-            found = weights
-        if not is_official(found) and not found.keys() & module.state_dict().keys():
-            tops = ', '.join(sorted({key.split('.')[0] for key in weights})[:5])
-            where = f'under the prefix {start!r}' if start else 'at its top'
-            raise CheckpointError(
-                f'checkpoint {self.checkpoint} has no weights of {type(module).__name__} {where} '
-                f"(it has {tops}); correct the prefix of init_cfg, for most models 'backbone.'."
+
+def check_pretrained(model: nn.Module, paths: list[str]) -> None:
+    """Refuse starting weights (``init_cfg``) of another model or that are no weights.
+
+    Args:
+        model (nn.Module): Built from the config; its weights may be overwritten.
+        paths (list[str]): The local files that the config names.
+
+    Raises:
+        CheckpointError: A file cannot be used, or holds no weights under the prefix.
+        UserError: A file is missing, or holds another model's weights.
+    """
+    for path in paths:
+        if not os.path.exists(os.path.expanduser(path)):
+            raise UserError(
+                f'the config starts from the checkpoint {path}, which does not exist.\nTrain or '
+                'fetch it first (the head of the config file may say how), or start without: '
+                '--cfg-options model.backbone.init_cfg=None'
             )
-        load_state_dict(module, found, strict=False, logger='current')
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
+    loaded = {p: state_dict_of(load_checkpoint_safely(p, hold=True), p) for p in set(paths)}
+    for name, module in model.named_modules():
+        entries = getattr(module, 'init_cfg', None)
+        for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
+            if not isinstance(entry, dict) or entry.get('type') != 'Pretrained':
+                continue
+            start = entry.get('checkpoint')
+            if start not in loaded:
+                continue
+            found = _select(module, loaded[start], start, entry.get('prefix'), name)
+            comparison = compare(module, found)
+            if comparison.share < 0.5:
+                raise UserError(
+                    f'checkpoint {start} is of another model than {name or "the model"} of the '
+                    f'config: {comparison.describe()}.\nName weights of the same architecture in '
+                    'init_cfg.'
+                )
+            if comparison.mismatched and not isinstance(module, ContextCluster):
+                print_rank0(f'init_cfg of {name}: {start}: {comparison.describe()}')

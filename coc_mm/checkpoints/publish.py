@@ -1,7 +1,6 @@
-"""Make a training checkpoint fit to be given away."""
+"""Publishing: the weights of a training checkpoint and what prediction needs beside them."""
 
 import hashlib
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from coc_mm.checkpoints.load import load_checkpoint_safely, refuse_no_weights
+from coc_mm.checkpoints.safe_pickle import check_tensors, read_file
 from coc_mm.checkpoints.save import check_target, save_checkpoint
 from coc_mm.errors import CheckpointError
 
@@ -27,7 +26,7 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
     """Keep the weights and the metadata for prediction; drop the state of the training.
 
     Args:
-        checkpoint (Mapping): From :func:`load_checkpoint_safely`.
+        checkpoint (Mapping): From :func:`~coc_mm.checkpoints.safe_pickle.read_file`.
         path (str): Of the file, for messages.
         ema (bool): Of a run with EMA, take the averaged weights (mmengine saves them as
             ``state_dict``, those of training as ``ema_state_dict``; timm the other way
@@ -53,10 +52,12 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
     for name, value in weights.items():
         # "steps" counts the averaging of mmengine's ema_state_dict.
         if isinstance(value, torch.Tensor) and name != 'steps':
-            state_dict[prefix.sub('', name)] = value.detach().cpu().clone()
+            state_dict[prefix.sub('', name)] = value.detach()
     if not state_dict:
         raise CheckpointError(f'{path} holds no weights to publish.')
-    refuse_no_weights(state_dict, path)
+    check_tensors(state_dict, path)
+    for name, value in state_dict.items():
+        state_dict[name] = value.cpu().clone()
     if hasattr(weights, '_metadata'):
         state_dict._metadata = weights._metadata
     meta = checkpoint.get('meta')
@@ -71,8 +72,7 @@ def _digest(state_dict: Mapping) -> str:
         value = state_dict[name].contiguous()
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
         if value.numel():
-            buffer = io.BytesIO(value.flatten().view(torch.uint8).numpy().tobytes())
-            digest.update(buffer.getbuffer())
+            digest.update(value.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -86,14 +86,11 @@ def publish(source: str, target: str, ema: bool = True, force: bool = False) -> 
         ema (bool): See :func:`strip_checkpoint`. Defaults to True.
         force (bool): Replace a file of that name. Defaults to False.
 
-    Returns:
-        Path: The file written.
-
     Raises:
         CheckpointError: The source cannot be read or the target not be written.
     """
     wanted = check_target(target, force=True)
-    checkpoint = strip_checkpoint(load_checkpoint_safely(source), source, ema)
+    checkpoint = strip_checkpoint(read_file(source), source, ema)
     stem = re.sub(r'-[0-9a-f]{8}$', '', wanted.stem)  # publishing what was published
     name = f'{stem}-{_digest(checkpoint["state_dict"])[:8]}{wanted.suffix}'
     path = check_target(wanted.with_name(name), force)

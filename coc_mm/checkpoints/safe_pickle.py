@@ -1,131 +1,66 @@
-"""What may be rebuilt from a pickle of unknown origin, and how.
+"""Reading checkpoint files of unknown origin: nothing that is pickled in them is run.
 
-PyTorch's restricted reader lets nothing be called but an open-ended list of its own functions
-and what a program adds. Some of these take a file's word for the layout of memory: NumPy's type
-objects, once their state is set from a file, let an array take bytes for addresses of objects,
-and sparse or quantized tensors point outside of their values. Therefore the names in a pickle
-are read before anything is built and held against a closed list, and NumPy's arrays are rebuilt
-here from their bytes, never by NumPy's own setting of state.
+A checkpoint is a pickle, and a pickle can call any function. PyTorch's ``weights_only`` reader
+builds tensors and plain containers alone; :func:`safe_globals` adds what the files of mmengine and
+timm hold besides, and nothing else is allowed while a file is read. NumPy's arrays are rebuilt here
+from their bytes: its own reader believes a file about the layout of memory.
 """
 
 import argparse
-import io
-import math
+import contextlib
+import json
+import os
 import pathlib
 import pickle
-import pickletools
 import re
-import reprlib  # short texts, also of lists that hold each other
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+import struct
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from mmengine.fileio.handlers import PickleHandler
 from mmengine.logging.history_buffer import HistoryBuffer
 
-from coc_mm.checkpoints.careful import CarefulUnpickler
+from coc_mm.errors import CheckpointError
 
-__all__ = [
-    'PlainPickleHandler',
-    'check_names',
-    'load_plain_pickle',
-    'resolve_placeholders',
-    'safe_globals',
-]
+__all__ = ['check_tensors', 'read_file', 'read_pickle', 'safe_globals']
 
-# Of torch's own: dense tensors, their storages and plain containers.
-_OF_TORCH = re.compile(
-    r'torch\.(?:(?:Half|Float|Double|BFloat16|Bool|Byte|Char|Short|Int|Long|ComplexFloat|'
-    r'ComplexDouble)Storage|Size|device|nn\.parameter\.Parameter|bfloat16|half|bool|'
-    r'(?:float|u?int|complex)\d+\w*|'
-    r'_utils\._rebuild_(?:tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)|'
-    r'Tensor|_tensor\._rebuild_from_type_v2)'  # tensors with attributes, such as FSDP's
-    r'|torch\.storage\.UntypedStorage'
-    r'|collections\.(?:OrderedDict|Counter)|builtins\.(?:set|complex|getattr)'
-    r'|__builtin__\.(?:set|complex|getattr)'
+_ZIP_MAGIC = b'PK\x03\x04'
+_PICKLE_MAGIC = b'\x80'
+_DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUS]\d{0,9}')
+# Parameters, and what batch norms count with, are floating point in every model there is.
+_FLOATING = re.compile(
+    r'(?:^|\.)(?:weight|bias|running_mean|running_var|layer_scale_?[12]|affine_(?:alpha|beta)|'
+    r'(?:sim_)?(?:alpha|beta))$'
 )
-# What is told apart in the message: tensors that no weight of a model is.
-_ODD_TENSORS = {
-    'torch._utils._rebuild_sparse_tensor': 'a sparse tensor',
-    'torch._utils._rebuild_qtensor': 'a quantized tensor',
-    'torch._utils._rebuild_nested_tensor': 'a nested tensor',
-    'torch._utils._rebuild_meta_tensor_no_storage': 'a tensor without data (device meta)',
-    'torch._utils._rebuild_wrapper_subclass': 'a tensor of another kind (wrapper subclass)',
-}
-_DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUSO]\d{0,9}')
-# Bytes that views may claim beyond what is stored: weights that modules share.
-_MAX_EXPANDED = 1 << 30
-#: In a file of torch before 1.6: magic number, version, system, content, keys of the storages.
-LEGACY_PICKLES = 5
+_LOCK = threading.Lock()  # torch keeps one list of safe globals for all threads
 
 
-def _history_attribute(owner: type, name: str) -> Any:
-    """Stand in for ``getattr``, by which methods of HistoryBuffer are pickled."""
-    if owner is not HistoryBuffer or not isinstance(name, str) or name.startswith('_'):
-        raise pickle.UnpicklingError(
-            f'Unsupported global: GLOBAL getattr({reprlib.repr(owner)}, {reprlib.repr(name)}) was'
-        )
-    return getattr(owner, name)
+class _DType:
+    """A ``numpy.dtype`` of numbers or text."""
 
-
-class _Rebuilt:
-    """Something of NumPy's under construction; :func:`settled` puts its value in its place."""
-
-    __hash__ = None  # type: ignore[assignment]  # as Python has it for what is not hashable
-    value: Any = None
-
-
-class _DType(_Rebuilt):
     def __init__(self, code: Any, *_: Any) -> None:
-        if isinstance(code, bytes):
-            code = code.decode('latin1')
+        code = code.decode('latin1') if isinstance(code, bytes) else code
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            raise pickle.UnpicklingError(
-                f'Can only build arrays of numbers and text, not {reprlib.repr(code)}'
-            )
+            raise pickle.UnpicklingError(f'Can only build arrays of numbers and text, not {code!r}')
         self.value = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order; anything else would be a layout of its own."""
-        order, *layout = state[1:5]
-        size = state[5]
-        if any(part is not None for part in layout) or size not in (-1, self.value.itemsize):
-            raise pickle.UnpicklingError('Can only build arrays of plain types')
-        if order in ('<', '>'):
-            self.value = self.value.newbyteorder(order)
-        elif order not in ('|', '='):
-            raise pickle.UnpicklingError(
-                f'Can only build arrays of a byte order, not {reprlib.repr(order)}'
-            )
+        """Take the byte order and nothing else."""
+        if state[1] in ('<', '>'):
+            self.value = self.value.newbyteorder(state[1])
 
 
-def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any) -> np.ndarray:
-    """(shape) of dtype, a copy of what the file holds."""
-    if not isinstance(dtype, _DType):
-        raise pickle.UnpicklingError('Can only build arrays of plain types')
-    if not all(isinstance(n, int) and 0 <= n < 2**48 for n in shape) or len(shape) > 32:
-        raise ValueError(f'an array of shape {reprlib.repr(shape)}')
-    count = math.prod(shape)
-    if dtype.value.hasobject:
-        if not isinstance(data, list) or len(data) != count:
-            raise ValueError('an array of objects without its objects')
-        array = np.empty(count, object)
-        for i, item in enumerate(data):
-            array[i] = item
-        return array.reshape(shape, order=order)
-    data = data.encode('latin1') if isinstance(data, str) else data
-    if not isinstance(data, bytes) or len(data) != count * dtype.value.itemsize:
-        raise ValueError('an array of another size than its bytes')
-    if not data:
-        return np.empty(shape, dtype.value)
-    return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy(order)
+class _Array:
+    """A ``numpy.ndarray`` under construction."""
 
+    value: Any = None
 
-class _Array(_Rebuilt):
     def __init__(self, *_: Any) -> None:
-        """Begin; class, shape and type of the beginning are replaced by those of the state."""
+        """Begin; class, shape and type follow with the state."""
 
     def __setstate__(self, state: Any) -> None:
         """Take shape, type and bytes."""
@@ -133,239 +68,273 @@ class _Array(_Rebuilt):
         self.value = _from_bytes(dtype, data, tuple(shape), 'F' if fortran else 'C')
 
 
+def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any = 'C') -> np.ndarray:
+    if not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError('Can only build arrays of plain types')
+    data = data.encode('latin1') if isinstance(data, str) else data
+    return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy(order)
+
+
 def _scalar(dtype: Any, data: Any) -> Any:
-    """One number, as NumPy pickles it."""
-    if isinstance(dtype, _DType) and dtype.value.hasobject:
-        raise pickle.UnpicklingError('Can only build numbers and text, not objects')
-    return _from_bytes(dtype, data, (), 'C')[()]
+    return _from_bytes(dtype, data, ())[()]
+
+
+def _no_bytes() -> bytes:
+    """Stand in for ``bytes``, which protocol 2 calls for those of an empty array."""
+    return b''
 
 
 def _no_array(*_: Any) -> None:
-    """Stand in for ``numpy.ndarray``, which is named in pickles but never called."""
+    """Stand in for ``numpy.ndarray``, which pickles name and never call."""
     raise pickle.UnpicklingError('Can only build arrays from their bytes')
 
 
-def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    """Stand in for ``codecs.encode``, by which protocol 2 writes bytes as text."""
-    if not isinstance(text, str):
-        raise pickle.UnpicklingError('Can only encode text')
-    return text.encode('latin1' if encoding == 'latin1' else 'utf-8')
+def _history_method(owner: type, name: str) -> Any:
+    """Stand in for ``getattr``, by which the methods of HistoryBuffer are pickled."""
+    if owner is not HistoryBuffer or not isinstance(name, str) or name.startswith('_'):
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr was')
+    return getattr(owner, name)
 
 
-def _under_name(function: Callable, module: str, name: str) -> Callable:
-    """Wrap a function so that the reader knows it by another full name.
-
-    Pairs of object and name, the reader's own way to do this, came after torch 2.4.
-    """
-
-    def alias(*args):
-        return function(*args)
-
-    alias.__module__, alias.__name__, alias.__qualname__ = module, name, name
-    return alias
-
-
-def safe_globals() -> list:
-    """Collect what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors.
+def safe_globals() -> list[Any]:
+    """List what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors.
 
     Returns:
         list: For ``torch.serialization.add_safe_globals``.
     """
-    allowed = [
+    return [
         HistoryBuffer,  # Runner checkpoints: message_hub
-        _under_name(_encode, '_codecs', 'encode'),  # not torch's own before 2.5
-        _under_name(_history_attribute, 'builtins', 'getattr'),
-        _under_name(_no_array, 'numpy', 'ndarray'),
-        _under_name(_DType, 'numpy', 'dtype'),
-        _DType,
-        _Array,
+        (_history_method, 'builtins.getattr'),
         argparse.Namespace,  # timm: the options of the training script
         pathlib.PosixPath,
         pathlib.PurePosixPath,
+        *(_DType, _Array),  # what is called and given a state below
+        (_no_bytes, 'builtins.bytes'),
+        (_no_array, 'numpy.ndarray'),
+        (_DType, 'numpy.dtype'),
+        *((_Array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     ]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1.x, 2.x
-        allowed += [
-            _under_name(_Array, module, '_reconstruct'),
-            _under_name(_scalar, module, 'scalar'),
-        ]
-    return allowed
 
 
-_OURS = frozenset(
-    f'{x.__module__}.{x.__qualname__}' for x in safe_globals() if x not in (_DType, _Array)
-)
+@contextlib.contextmanager
+def _only_safe_globals() -> Iterator[None]:
+    """Allow these names and no others, whatever a program allows elsewhere."""
+    serialization = torch.serialization
+    with _LOCK:
+        before = serialization.get_safe_globals()
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(safe_globals())
+        try:
+            yield
+        finally:
+            serialization.clear_safe_globals()
+            serialization.add_safe_globals(before)
 
 
-def check_names(file: Any) -> None:
-    """Read the names of functions and classes in a pickle; nothing is built.
-
-    Args:
-        file (bytes | BinaryIO): The one pickle of a zip archive, or the open file of the
-            older format, which begins with five.
-
-    Raises:
-        pickle.UnpicklingError: A name is not on the list; the text says which.
-        ValueError: It is no pickle.
-    """
-    count = 1 if isinstance(file, bytes) else LEGACY_PICKLES
-    file = io.BytesIO(file) if isinstance(file, bytes) else file
-    for _ in range(count):
-        start = file.read(1)
-        if not start:
-            break
-        file.seek(-1, io.SEEK_CUR)
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == 'GLOBAL':
-                # NumPy 1 and Python 2 are written "module name" here, with a space.
-                _check_name(str(argument).replace(' ', '.'))
-            elif opcode.name in ('INST', 'STACK_GLOBAL', 'OBJ') or opcode.name.startswith('EXT'):
-                raise pickle.UnpicklingError(f'Can only read protocol 2, found {opcode.name}')
-
-
-def _check_name(name: str) -> None:
-    if name in _ODD_TENSORS:
-        raise pickle.UnpicklingError(f'Tensor: {_ODD_TENSORS[name]}')
-    if not _OF_TORCH.fullmatch(name) and name not in _OURS:
-        name = re.sub(r'^(builtins|__builtin__)\.', '', name)
-        raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {name[:120]} was')
-
-
-def resolve_placeholders(content: Any) -> Any:
-    """Put arrays in the place of what stood for them, and refuse what hides in containers.
-
-    Args:
-        content: What the reader built; changed in place.
-
-    Returns:
-        Any: The same, or the array that it is itself.
-
-    Raises:
-        ValueError: A dict carries attributes of its own, or views claim more than is stored.
-    """
-    seen, left = set(), [content]
-    done: dict[int, tuple] = {}
-    claimed, stored = 0, {}
-    while left:
-        node = left.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, OrderedDict):
-            _check_metadata(vars(node))
-        if isinstance(node, (argparse.Namespace, HistoryBuffer)):
-            node = vars(node)
+def _resolve(node: Any, seen: dict[int, tuple]) -> Any:
+    """Put arrays and types in the place of what stood for them, in containers of any kind."""
+    if isinstance(node, (_DType, _Array)):
+        return node.value
+    if id(node) not in seen:
+        seen[id(node)] = node, node  # the first keeps the id from being used again
         if isinstance(node, dict):
-            for key, value in node.items():
-                node[key] = _plain(value, done)
-            left += node.values()
+            node.update({key: _resolve(value, seen) for key, value in node.items()})
         elif isinstance(node, list):
-            node[:] = [_plain(value, done) for value in node]
-            left += node
-        elif isinstance(node, np.ndarray) and node.dtype.hasobject:
-            for i, value in enumerate(node.flat):
-                node.flat[i] = _plain(value, done)
-            left += node.flat
-        elif isinstance(node, tuple):
-            left += node
-        elif isinstance(node, torch.Tensor) and node.layout == torch.strided:
-            if type(node) in (torch.Tensor, torch.nn.Parameter):
-                vars(node).clear()  # FSDP leaves notes; others might stand in for a method
-            claimed += node.numel() * node.element_size()
-            storage = node.untyped_storage()
-            stored[storage._cdata] = storage.nbytes()
-    if claimed - sum(stored.values()) > _MAX_EXPANDED:
-        raise ValueError(
-            f'tensors of {claimed / 1e9:.1f} GB of which {sum(stored.values()) / 1e9:.3f} are there'
-        )
-    return _plain(content, done)
+            node[:] = [_resolve(value, seen) for value in node]
+        elif type(node) is tuple:
+            seen[id(node)] = node, tuple(_resolve(value, seen) for value in node)
+        elif isinstance(node, (argparse.Namespace, HistoryBuffer)):
+            _resolve(vars(node), seen)
+    return seen[id(node)][1]
 
 
-def _plain(value: Any, done: dict[int, tuple]) -> Any:
-    """Give what stands in the place of a value; tuples that were seen are in ``done``."""
-    if isinstance(value, _Rebuilt):
-        return value.value
-    if type(value) is tuple and value:
-        if id(value) not in done:
-            found = tuple([_plain(x, done) for x in value])
-            same = all(x is y for x, y in zip(found, value, strict=True))
-            done[id(value)] = value, value if same else found
-        return done[id(value)][1]
-    return value
-
-
-def _check_metadata(attributes: dict) -> None:
-    """Let a state dict have its versions by module, and no attribute in the place of a method."""
-    strange = set(attributes) - {'_metadata'}
-    if strange:
-        raise ValueError(f'a dict with the attribute {str(min(map(str, strange)))[:40]!r}')
-    metadata = attributes.get('_metadata', {})
-    if not isinstance(metadata, dict) or not all(isinstance(x, dict) for x in metadata.values()):
-        raise ValueError('a state dict whose versions are none')
-
-
-def _storage(data: Any) -> Any:
-    """Stand in for ``torch.storage._load_from_bytes``, which reads without restriction."""
-    check_names(io.BytesIO(data))  # of the older format
-    return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-
-
-class _PlainUnpickler(CarefulUnpickler):
-    """Builds containers, numbers, text, arrays and dense tensors."""
-
-    _names: Mapping[str, Any] = {f'{x.__module__}.{x.__qualname__}': x for x in safe_globals()} | {
-        'collections.OrderedDict': OrderedDict,
-        'collections.Counter': Counter,
-        'builtins.set': set,
-        'builtins.complex': complex,
-        '__builtin__.set': set,  # by the protocols up to 2
-        '__builtin__.complex': complex,
-        'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
-        'torch.storage._load_from_bytes': _storage,
-        'torch.Size': torch.Size,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Give what a name of the list stands for."""
-        full = f'{module}.{name}'
-        if full not in self._names or full.startswith(__name__):
-            raise pickle.UnpicklingError(f'Unsupported global: GLOBAL {full[:120]} was')
-        return self._names[full]
-
-
-def load_plain_pickle(file: Any) -> Any:
-    """Read a pickle of annotations or predictions without running what is in it.
+def read_pickle(file: str | BinaryIO, map_location: Any, path: str) -> Any:
+    """Read a file of ``torch.save``, of either format.
 
     Args:
-        file (BinaryIO): The pickle, of any protocol.
-
-    Returns:
-        Any: Containers, numbers, text, arrays and dense tensors.
+        file (str | BinaryIO): A path or an open file.
+        map_location: As in :func:`torch.load`.
+        path (str): Name of the file, for messages.
 
     Raises:
-        ValueError: It holds something else, or is damaged.
+        CheckpointError: It holds more than data, or is damaged.
     """
     try:
-        return resolve_placeholders(_PlainUnpickler(file).load())
-    except Exception as error:  # unpickling fails in any way on bytes that nobody vouches for
-        found = re.search(r'GLOBAL (.+) was', str(error))
-        reason = f'it holds {found[1]}, which is no data and may run code' if found else error
-        raise ValueError(
-            f'a pickle (.pkl) of annotations is refused ({reason or type(error).__name__}): only '
-            'containers, numbers, text, arrays and tensors are read. Save it as JSON, or as these '
-            'alone.'
+        with _only_safe_globals(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of the reader, about odd files
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        return _resolve(content, {})
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, str(error))) from None
+    except Exception as error:  # the readers fail in any way on damaged files
+        if 'out of memory' in str(error) or 'deserialize object on' in str(error):
+            raise
+        reason = str(error).split('\n')[0][:200] or type(error).__name__
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or damaged ({reason}); copy or download it again.'
         ) from None
 
 
-class PlainPickleHandler(PickleHandler):
-    """mmengine's handler for ``.pkl`` files, reading by :func:`load_plain_pickle`."""
+def _refusal(path: str, reason: str) -> str:
+    """Say why the restricted reader stopped."""
+    if named := re.search(r'GLOBAL (.+?) (?:whose module|was)', reason):
+        return (
+            f'checkpoint {path} is refused: it holds {named[1][:120]}, which is not weights and '
+            'may run code (nothing of it was run). Ask its author for a file with the state_dict '
+            'alone.'
+        )
+    if 'reduce for unrecognized' in reason or 'Can only' in reason:
+        found = re.search(r'(?:Trying to call|Can only).{,160}', reason)
+        return (
+            f'checkpoint {path} is refused: it holds objects other than weights '
+            f'({found[0] if found else reason[:160]}).'
+        )
+    return f'{path} is not a PyTorch checkpoint, or damaged; name a .pth file written by torch.save.'
 
-    def load_from_fileobj(self, file: Any, **_: Any) -> Any:
-        """Read from an open file.
 
-        Args:
-            file (BinaryIO): The pickle.
+def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a local file as it is, building only tensors, containers and plain records.
 
-        Returns:
-            Any: What it holds.
-        """
-        return load_plain_pickle(file)
+    Read are the files of ``torch.save`` (both formats), of mmengine's Runner, of mmcv 1.x and of
+    timm, and ``.safetensors`` where that package is installed.
+
+    Args:
+        path (str | os.PathLike): ``~`` is expanded.
+        map_location: Where tensors go, as in :func:`torch.load`. Defaults to ``'cpu'``.
+
+    Returns:
+        dict: What the file holds; ``state_dict`` and ``meta`` for ``.safetensors``.
+
+    Raises:
+        CheckpointError: The file is missing, empty, truncated, not a checkpoint, or holds
+            something that is not data.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(path):
+        raise CheckpointError(f'checkpoint {path} is a folder; name the .pth file in it.')
+    if not os.path.exists(path):
+        raise CheckpointError(
+            f'checkpoint {path} does not exist; check the path '
+            '(training writes epoch_N.pth or iter_N.pth into its work dir).'
+        )
+    if path.endswith('.safetensors'):
+        checkpoint: Any = _read_safetensors(path)
+    else:
+        _check_head(path)
+        checkpoint = read_pickle(path, map_location, path)
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
+        )
+    meta = checkpoint.get('meta')
+    if meta is not None and not isinstance(meta, Mapping):
+        raise CheckpointError(
+            f'checkpoint {path} is refused: its meta is a {type(meta).__name__}, not a dict.'
+        )
+    content: Any = checkpoint  # a dict, or what a file has in its place
+    return content
+
+
+def _check_head(path: str) -> None:
+    """Refuse what can be told from the size and the first bytes of a file."""
+    size = os.path.getsize(path)
+    if size == 0:
+        raise CheckpointError(f'checkpoint {path} is empty (0 bytes); copy or download it again.')
+    with open(path, 'rb') as file:
+        head = file.read(512)
+    if head.lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml')):
+        raise CheckpointError(
+            f'checkpoint {path} is a web page, not a checkpoint: the download got a login or '
+            'error page. Fetch the file itself.'
+        )
+    if head.startswith(b'version https://git-lfs'):
+        raise CheckpointError(f'checkpoint {path} is a Git LFS pointer; run "git lfs pull".')
+    if head.startswith(_ZIP_MAGIC):
+        _check_zip(path, size)
+    elif not head.startswith(_PICKLE_MAGIC):
+        raise CheckpointError(
+            f'{path} is not a PyTorch checkpoint (it starts with {head[:12]!r}); '
+            'name a .pth file written by torch.save.'
+        )
+
+
+def _check_zip(path: str, size: int) -> None:
+    """Refuse archives that are cut off, blow up, or were not written by ``torch.save``."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or damaged ({size} bytes); copy or download it again.'
+        ) from None
+    names = [member.filename for member in members]
+    if any(name.endswith('/constants.pkl') for name in names):
+        raise CheckpointError(
+            f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
+        )
+    if any(name.endswith('/archive_format') for name in names):
+        raise CheckpointError(
+            f'{path} is an exported program (.pt2), no checkpoint; name a .pth file with weights.'
+        )
+    if not any(name.endswith('/data.pkl') for name in names):
+        raise CheckpointError(
+            f'{path} is a zip archive without a PyTorch checkpoint in it (it has '
+            f'{", ".join(names[:3])[:200] or "nothing"}); name a .pth file, unpack the archive if '
+            'it is inside.'
+        )
+    # torch.save compresses nothing, so what members declare is there byte by byte.
+    declared = sum(member.file_size for member in members)
+    if declared > size or any(member.compress_type for member in members):
+        raise CheckpointError(
+            f'checkpoint {path} is refused: its {size} bytes declare {declared} bytes of content, '
+            'or are compressed, which torch.save does not do.'
+        )
+
+
+def _read_safetensors(path: str) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f'reading {path} needs the package safetensors: pip install safetensors'
+        ) from None
+    try:
+        with safe_open(path, 'pt') as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+        # Files of this package carry class names and config in the header.
+        meta = json.loads(header['meta']) if 'meta' in header else None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # or nested too deeply
+        raise CheckpointError(
+            f'checkpoint {path} is truncated or no safetensors file ({str(error)[:200]}).'
+        ) from None
+    # JSON has lists where mmdet draws with tuples.
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    if isinstance(dataset, dict) and isinstance(dataset.get('palette'), list):
+        dataset['palette'] = [tuple(x) if isinstance(x, list) else x for x in dataset['palette']]
+    return dict(state_dict=weights) if meta is None else dict(state_dict=weights, meta=meta)
+
+
+def check_tensors(weights: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse tensors that would be cast to weights silently, or that are NaN.
+
+    Raises:
+        CheckpointError: They are not dense tensors of floating point, or hold NaN.
+    """
+    kinds = {
+        'not dense': lambda _, x: x.layout != torch.strided or x.is_quantized or x.is_nested,
+        'without data (device meta)': lambda _, x: x.is_meta,
+        'complex': lambda _, x: x.is_complex(),
+        'of integers': lambda name, x: not x.is_floating_point() and bool(_FLOATING.search(name)),
+        'NaN': lambda _, x: x.is_floating_point() and bool(x.float().isnan().any()),
+    }
+    for kind, is_of_it in kinds.items():
+        found = [name for name, value in weights.items() if is_of_it(name, value)]
+        if found:
+            named = ', '.join(found[:3]) + (', ...' if len(found) > 3 else '')
+            raise CheckpointError(
+                f'checkpoint {path} is refused: {len(found)} of its {len(weights)} tensors are '
+                f'{kind} ({named}; {weights[found[0]].dtype}). Take a checkpoint of plain weights, '
+                'of a diverged training an earlier one.'
+            )

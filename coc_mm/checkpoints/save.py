@@ -1,4 +1,4 @@
-"""Write checkpoints whole or not at all."""
+"""Writing checkpoints, ``.pth`` or ``.safetensors``."""
 
 import json
 import os
@@ -19,11 +19,8 @@ def check_target(path: str | os.PathLike, force: bool = False) -> Path:
     """Refuse a file that cannot or should not be written, before any work is done.
 
     Args:
-        path (str | os.PathLike): Of the checkpoint to write.
+        path (str | os.PathLike): Of the checkpoint to write; ``~`` is expanded.
         force (bool): Whether an existing file may be replaced. Defaults to False.
-
-    Returns:
-        Path: The path, ``~`` expanded.
 
     Raises:
         CheckpointError: The suffix is unknown, the file exists, or a folder is in the way.
@@ -48,7 +45,7 @@ def check_target(path: str | os.PathLike, force: bool = False) -> Path:
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint beside its target and move it there.
+    """Write a checkpoint, whole or not at all.
 
     Args:
         checkpoint (dict): ``state_dict`` and ``meta``. A ``.safetensors`` file has the

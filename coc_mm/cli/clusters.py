@@ -12,8 +12,7 @@ from torch import nn
 
 from coc_mm.apis.config import load_config
 from coc_mm.apis.infer import find_device, load_model
-from coc_mm.apis.start import check_weights
-from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
+from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely, state_dict_of
 from coc_mm.errors import UserError
 from coc_mm.utils.images import find_images, read_image, to_picture
 from coc_mm.visualization.drawing import draw_clusters

@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from coc_mm.apis.config import load_config, merge_test_args
 from coc_mm.apis.failures import explaining_failures
-from coc_mm.apis.start import build_model, check_weights, is_local
-from coc_mm.checkpoints.load import load_checkpoint_safely
+from coc_mm.apis.start import build_model
+from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_safely
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.cli.train import (
     _check_launcher,

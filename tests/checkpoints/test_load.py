@@ -1,179 +1,64 @@
-import argparse
-import collections
 import functools
 import http.server
 import io
 import os
-import pathlib
-import pickle
-import sys
 import threading
 
-import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from hostile import Call
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner, load_checkpoint
 from mmengine.runner import checkpoint as checkpoint_module
+from torch import nn
 
-from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of, use_safe_loading
-from coc_mm.errors import CheckpointError
-
-
-@pytest.fixture
-def safe_mmengine(monkeypatch):
-    """Register the safe loaders, and take them back."""
-    for name in ('load_from_http', '_safe_torch_load'):
-        monkeypatch.setattr(checkpoint_module, name, getattr(checkpoint_module, name, None))
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    use_safe_loading()
-
-
-class _Call:
-    """Pickled as a call."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
+from coc_mm.apis.convert import convert_checkpoint
+from coc_mm.checkpoints import load
+from coc_mm.checkpoints.load import (
+    Comparison,
+    check_weights,
+    is_local,
+    load_checkpoint_safely,
+    state_dict_of,
+)
+from coc_mm.checkpoints.publish import publish
+from coc_mm.errors import CheckpointError, UserError
 
 
-def _saved(folder, content, **kwargs):
-    path = folder / 'checkpoint.pth'
-    torch.save(content, path, **kwargs)
-    return path
+@pytest.mark.parametrize('path', ['a.pth', '/a/b.pth', '../a.pth', '~/a.pth', r'C:\a.pth'])
+def test_local(path):
+    assert is_local(path)
 
 
-def _runner_checkpoint():
-    hub = MessageHub('test_io')
-    for value in (3.0, 2.0, 1.0):
-        hub.update_scalar('train/loss', value)
-    hub.update_info('best_score', np.float64(0.5))
-    hub.update_info('dataset_meta', dict(classes=('a', 'b'), palette=np.eye(3, dtype=np.uint8)))
-    weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
-    optimizer = torch.optim.AdamW([weight])
-    weight.sum().backward()
-    optimizer.step()
-    return dict(
-        meta=dict(epoch=3, iter=7, cfg='model = dict()', seed=np.int64(4)),
-        state_dict=collections.OrderedDict(weight=weight.detach()),
-        message_hub=hub.state_dict(),
-        optimizer=optimizer.state_dict(),
-        param_schedulers=[dict(last_step=7, base_values=[np.float32(0.1)])],
-    )
+@pytest.mark.parametrize(
+    'path', ['https://x/a.pth', 'open-mmlab://resnet', 'torchvision://r', 's3://b/a', 'm:s3://a']
+)
+def test_not_local(path):
+    assert not is_local(path)
 
 
-@pytest.mark.parametrize('zipped', [True, False])
-def test_runner_checkpoint_is_read_in_full(tmp_path, zipped):
-    expected = _runner_checkpoint()
-    path = _saved(tmp_path, expected, _use_new_zipfile_serialization=zipped)
-    found = load_checkpoint_safely(path)
-    assert torch.equal(found['state_dict']['weight'], expected['state_dict']['weight'])
-    assert found['meta'] == expected['meta']
-    history = found['message_hub']['log_scalars']['train/loss']
-    assert isinstance(history, HistoryBuffer)
-    assert (history.mean(), history.current(), history.statistics('min')) == (2.0, 1.0, 1.0)
-    info = found['message_hub']['runtime_info']
-    assert info['best_score'] == 0.5
-    np.testing.assert_array_equal(info['dataset_meta']['palette'], np.eye(3))
-    assert found['param_schedulers'][0]['base_values'] == [np.float32(0.1)]
-    moment = found['optimizer']['state'][0]['exp_avg']
-    assert torch.equal(moment, expected['optimizer']['state'][0]['exp_avg'])
+def test_what_was_read_for_a_check_is_not_read_again(saved, monkeypatch):
+    path = saved(dict(state_dict=dict(a=torch.ones(1))))
+    reads = []
+    read_file = load.read_file
+    monkeypatch.setattr(load, 'read_file', lambda *args: reads.append(args) or read_file(*args))
+    first = load_checkpoint_safely(path, hold=True)
+    assert load_checkpoint_safely(path) is first
+    assert len(reads) == 1
+    assert load_checkpoint_safely(path) is not first  # it was handed over once
+    load_checkpoint_safely(path, hold=True)
+    os.utime(path, (1, 1))  # another file now
+    load_checkpoint_safely(path)
+    assert len(reads) == 4
 
 
-def test_archive_of_timm_is_read(tmp_path):
-    options = argparse.Namespace(lr=0.1, output=pathlib.PurePosixPath('/out'), betas=(0.9, 0.99))
-    content = dict(arch='coc', epoch=3, args=options, state_dict={})
-    found = load_checkpoint_safely(_saved(tmp_path, content))
-    assert found['args'] == options
-
-
-@pytest.mark.parametrize('code', '?bBhHiIlLqQefd')
-def test_arrays_of_every_type_are_read(tmp_path, code):
-    array = np.arange(4).reshape(2, 2).astype(code)
-    found = load_checkpoint_safely(_saved(tmp_path, dict(array=array, scalar=array[1, 1])))
-    np.testing.assert_array_equal(found['array'], array)
-    assert found['array'].dtype == array.dtype
-    assert found['scalar'] == array[1, 1]
-
-
-def test_checkpoints_of_either_numpy_are_read(tmp_path):
-    # numpy 2 renamed the module of the functions that rebuild arrays.
-    ours = b'numpy._core.multiarray' if hasattr(np, '_core') else b'numpy.core.multiarray'
-    content = pickle.dumps(dict(array=np.arange(3), scalar=np.float64(2.5)), protocol=2)
-    for module in (b'numpy._core.multiarray', b'numpy.core.multiarray'):
-        path = tmp_path / 'other.pth'
-        torch.save({}, path, _use_new_zipfile_serialization=False)
-        head = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-        head += pickle.dumps(1001, protocol=2) + pickle.dumps({}, protocol=2)
-        path.write_bytes(head + content.replace(ours, module) + pickle.dumps([], protocol=2))
-        found = load_checkpoint_safely(path)
-        np.testing.assert_array_equal(found['array'], np.arange(3))
-        assert found['scalar'] == 2.5
-
-
-def test_other_objects_are_refused_with_the_reason(tmp_path):
-    content = dict(groups=collections.defaultdict(list, a=[1]))
-    with pytest.raises(CheckpointError, match=r'refused: it holds .*defaultdict'):
-        load_checkpoint_safely(_saved(tmp_path, content))
-
-
-ATTACKS = {
-    'command': (os.system, 'touch RUN'),
-    'folder': (os.mkdir, 'RUN'),
-    'evaluate': (eval, "open('RUN', 'w')"),
-    'attribute': (getattr, HistoryBuffer, '__init__'),
-    'another attribute': (getattr, np.ndarray, 'tofile'),
-    'partial': (functools.partial, print, 'RUN'),
-    'import': (__import__, 'antigravity'),
-}
-
-
-@pytest.mark.parametrize('name', ATTACKS)
-@pytest.mark.parametrize('zipped', [True, False])
-def test_code_is_refused_and_not_run(tmp_path, monkeypatch, name, zipped):
-    monkeypatch.chdir(tmp_path)
-    content = dict(state_dict=dict(a=torch.ones(1)), x=_Call(*ATTACKS[name]))
-    path = _saved(tmp_path, content, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        CheckpointError, match=r'checkpoint\.pth is refused: it holds .*not weights and may'
-    ):
-        load_checkpoint_safely(path)
-    assert not os.path.exists('RUN')
-
-
-@pytest.fixture
-def allowed():
-    """Give the names that torch allows at present, and restore them."""
-    names = set(torch.serialization.get_safe_globals())
-    yield lambda: set(torch.serialization.get_safe_globals())
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(list(names))
-
-
-def test_what_a_program_allows_elsewhere_is_refused_here(tmp_path, allowed):
-    path = _saved(tmp_path, dict(x=_Call(os.mkdir, str(tmp_path / 'RUN'))))
-    torch.serialization.add_safe_globals([os.mkdir])
-    before = allowed()
-    with pytest.raises(CheckpointError, match='mkdir'):
-        load_checkpoint_safely(path)
-    assert not (tmp_path / 'RUN').exists()
-    assert allowed() == before
-
-
-def test_nothing_stays_allowed(tmp_path, allowed):
-    before = allowed()
-    load_checkpoint_safely(_saved(tmp_path, _runner_checkpoint()))
-    assert allowed() == before
-
-
-def test_mmengine_reads_no_wider(tmp_path, safe_mmengine):
-    model = torch.nn.Linear(2, 2)
-    path = _saved(tmp_path, dict(state_dict=model.state_dict(), message_hub=MessageHub('a')))
+def test_mmengine_reads_no_wider(saved, safe_mmengine):
+    model = nn.Linear(2, 2)
+    path = saved(dict(state_dict=model.state_dict(), message_hub=MessageHub('a')))
     with pytest.raises(CheckpointError, match='MessageHub'):
         load_checkpoint(model, str(path))
-    path = _saved(tmp_path, dict(_runner_checkpoint(), state_dict=model.state_dict()))
+    path = saved(dict(meta=dict(epoch=3), state_dict=model.state_dict()))
     assert load_checkpoint(model, str(path), map_location='cpu')['meta']['epoch'] == 3
 
 
@@ -182,7 +67,7 @@ def test_downloads_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
     served = tmp_path / 'served'
     served.mkdir()
     torch.save(dict(state_dict=dict(a=torch.ones(2))), served / 'good.pth')
-    torch.save(dict(x=_Call(os.mkdir, str(tmp_path / 'RUN'))), served / 'bad.pth')
+    torch.save(dict(x=Call(os.mkdir, str(tmp_path / 'RUN'))), served / 'bad.pth')
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -193,78 +78,186 @@ def test_downloads_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
             CheckpointLoader.load_checkpoint(f'{address}/bad.pth', 'cpu')
         zoo = dict(own=f'{address}/bad.pth')
         monkeypatch.setattr(checkpoint_module, 'get_external_models', lambda: zoo)
-        with pytest.raises(CheckpointError, match='mkdir'):
-            CheckpointLoader.load_checkpoint('open-mmlab://own', 'cpu')
+        for read in (CheckpointLoader.load_checkpoint, load_checkpoint_safely):
+            with pytest.raises(CheckpointError, match='mkdir'):
+                read('open-mmlab://own', 'cpu')
         with pytest.raises(CheckpointError, match=r'absent\.pth cannot be downloaded .*404'):
-            CheckpointLoader.load_checkpoint(f'{address}/absent.pth', 'cpu')
+            load_checkpoint_safely(f'{address}/absent.pth')
         server.shutdown()
-    assert not (tmp_path / 'RUN').exists()
     # The second time from the cache, the server being gone.
     assert CheckpointLoader.load_checkpoint(f'{address}/good.pth', 'cpu')
 
 
-def test_other_backends_are_read_no_wider(tmp_path, monkeypatch, safe_mmengine):
+def test_other_backends_are_read_no_wider(tmp_path, saved, monkeypatch, safe_mmengine):
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
-    bad = _saved(tmp_path, dict(x=_Call(os.mkdir, str(tmp_path / 'RUN'))))
-    zoo = dict(local=bad.name)
-    monkeypatch.setattr(checkpoint_module, 'get_external_models', lambda: zoo)
+    bad = saved(dict(x=Call(os.mkdir, str(tmp_path / 'RUN'))))
+    monkeypatch.setattr(checkpoint_module, 'get_external_models', lambda: dict(local=bad.name))
     with pytest.raises(CheckpointError, match='mkdir'):
         CheckpointLoader.load_checkpoint('open-mmlab://local', 'cpu')
-    load = checkpoint_module._safe_torch_load
+    read = checkpoint_module._safe_torch_load
     with pytest.raises(CheckpointError, match=r'from the storage backend is refused.*mkdir'):
-        load(io.BytesIO(bad.read_bytes()))
-    assert not (tmp_path / 'RUN').exists()
-    good = _saved(tmp_path, _runner_checkpoint())
-    assert load(io.BytesIO(good.read_bytes()))['meta']['epoch'] == 3
+        read(io.BytesIO(bad.read_bytes()))
+    good = saved(dict(meta=dict(epoch=3)))
+    assert read(io.BytesIO(good.read_bytes()))['meta']['epoch'] == 3
 
 
-def test_safetensors_only_where_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'safetensors', None)
-    with pytest.raises(CheckpointError, match='pip install safetensors'):
-        load_checkpoint_safely(tmp_path / 'weights.safetensors')
+class _Model(BaseModel):
+    def forward(self):
+        """Never called."""
 
 
-def test_safetensors(tmp_path):
-    pytest.importorskip('safetensors')
-    from safetensors.torch import save_file
+class _Loop(BaseLoop):
+    epoch = property(lambda self: self._epoch)
+    iter = property(lambda self: self._iter)
 
-    path = tmp_path / 'weights.safetensors'
-    with pytest.raises(CheckpointError, match='does not exist'):
-        load_checkpoint_safely(path)
-    save_file(dict(a=torch.ones(2)), path)
-    assert torch.equal(load_checkpoint_safely(path)['state_dict']['a'], torch.ones(2))
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(CheckpointError, match='truncated'):
-        load_checkpoint_safely(path)
+    def run(self):
+        """Never called."""
 
 
-def test_every_cut_of_a_file_is_an_error(tmp_path):
-    whole = _saved(tmp_path, dict(state_dict=dict(a=torch.ones(50)))).read_bytes()
-    path = tmp_path / 'cut.pth'
-    cuts = range(0, len(whole), 97)
-    for cut in cuts:
-        path.write_bytes(whole[:cut])
-        with pytest.raises(CheckpointError, match=r'cut\.pth'):
-            load_checkpoint_safely(path)
-    assert len(cuts) > 10
-
-
-def test_folder_and_home(tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match='is a folder'):
-        load_checkpoint_safely(tmp_path)
-    monkeypatch.setenv('HOME', str(tmp_path))
-    _saved(tmp_path, dict(a=torch.ones(1)))
-    assert 'a' in load_checkpoint_safely('~/checkpoint.pth')
-
-
-def test_map_location(tmp_path):
-    path = _saved(tmp_path, dict(a=torch.ones(1)))
-    assert load_checkpoint_safely(path, map_location='meta')['a'].is_meta
+def test_a_config_in_a_checkpoint_is_not_run_on_resuming(safe_mmengine, saved, tmp_path):
+    path = saved(
+        dict(
+            meta=dict(config="open('RUN', 'w')", cfg="open('RUN', 'w')", epoch=3, iter=7),
+            state_dict={},
+            message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        )
+    )
+    runner = Runner(_Model(), str(tmp_path / 'work'), experiment_name='resumes')
+    runner._train_loop = _Loop(runner, torch.utils.data.DataLoader([0]))
+    runner.load_or_resume()
+    runner.resume(str(path), resume_optimizer=False, resume_param_scheduler=False)
+    assert (runner.train_loop.epoch, runner.train_loop.iter) == (3, 7)
 
 
 def test_state_dict_of():
     weight = torch.ones(1)
-    assert state_dict_of({'state_dict': {'module.a': weight}, 'meta': {}}) == {'a': weight}
+    wrapped = nn.ModuleDict(dict(module=nn.Linear(1, 1))).state_dict()
+    wrapped._metadata['module']['denominator'] = 'count'
+    found = state_dict_of(dict(state_dict=wrapped))
+    assert list(found) == ['weight', 'bias']
+    assert found._metadata['']['denominator'] == 'count'
     assert state_dict_of({'a': weight, 'epoch': 3}) == {'a': weight}
     with pytest.raises(CheckpointError, match=r'x\.pth holds no weights .* holds epoch'):
         state_dict_of({'epoch': 3}, 'x.pth')
+
+
+# An official name among them, so that every reader takes its way to the weights.
+WEIGHT = {
+    'backbone.network.0.0.token_mixer.f.weight': torch.ones(2, 3),
+    'backbone.network.0.0.token_mixer.v.weight': torch.ones(2, 3),
+}
+TENSORS = {
+    'sparse': (lambda: torch.ones(2, 3).to_sparse(), 'are not dense'),
+    'quantized': (
+        lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8),
+        'are not dense',
+    ),
+    'without data': (lambda: torch.ones(2, 3, device='meta'), r'without data \(device meta\)'),
+    'integers': (lambda: torch.ones(2, 3, dtype=torch.int8), r'are of integers .*int8'),
+    'booleans': (lambda: torch.ones(2, 3, dtype=torch.bool), r'are of integers .*bool'),
+    'complex': (lambda: torch.ones(2, 3, dtype=torch.complex64), 'are complex'),
+    'NaN': (lambda: torch.full((2, 3), torch.nan), r'1 of its 2 tensors are NaN .*f\.weight'),
+    'NaN of 8 bits': (lambda: torch.full((2, 3), torch.nan).to(torch.float8_e5m2), 'are NaN'),
+}
+
+
+@pytest.mark.parametrize('kind', TENSORS)
+@pytest.mark.filterwarnings('ignore')  # of torch, about quantized and sparse tensors
+def test_tensors_that_are_no_weights_are_refused(kind, saved):
+    make, says = TENSORS[kind]
+    path = str(saved(dict(state_dict=WEIGHT | {next(iter(WEIGHT)): make()})))
+    readers = dict(
+        inference=lambda: state_dict_of(load.read_file(path), path),
+        conversion=lambda: convert_checkpoint(path),
+        publishing=lambda: publish(path, 'out.pth'),
+    )
+    for read in readers.values():
+        with pytest.raises(CheckpointError, match=says) as caught:
+            read()
+        assert path in str(caught.value)
+    assert os.listdir() == ['weights.pth']
+
+
+TAKEN = {
+    'float64': lambda: torch.ones(2, 3, dtype=torch.float64),
+    'bfloat16': lambda: torch.ones(2, 3, dtype=torch.bfloat16),
+    'float8': lambda: torch.ones(2, 3).to(torch.float8_e4m3fn),
+    'a scalar': lambda: torch.tensor(2.0),
+    'nothing': lambda: torch.ones(0, 3),
+    'odd strides': lambda: torch.ones(3, 5).T[::2],
+    'a parameter': lambda: nn.Parameter(torch.ones(2, 3)),
+    'infinite': lambda: torch.full((2, 3), torch.inf),
+}
+
+
+@pytest.mark.parametrize('kind', TAKEN)
+def test_tensors_that_are_weights_are_taken(kind, saved):
+    value = TAKEN[kind]()
+    buffers = {'backbone.index': torch.arange(4), 'norm.num_batches_tracked': torch.tensor(7)}
+    path = saved(dict(state_dict={'conv.weight': value, **buffers}))
+    found = state_dict_of(load_checkpoint_safely(path), str(path))
+    assert found['conv.weight'].dtype == value.dtype
+    assert torch.equal(found['conv.weight'].double(), value.double())
+    assert torch.equal(found['backbone.index'], torch.arange(4))
+
+
+def _model(**layers):
+    return nn.ModuleDict({name: nn.Linear(*shape) for name, shape in layers.items()})
+
+
+def test_comparison_counts_and_names():
+    ours, theirs = _model(a=(2, 3), b=(2, 2), c=(1, 1)), _model(a=(2, 3), b=(4, 2), d=(1, 1))
+    found = Comparison.of(theirs.state_dict(), ours.state_dict())
+    assert found.common == 3
+    assert found.mismatched == ['b.weight is 2x4, the model has 2x2']
+    assert found.missing == ['c.weight', 'c.bias']
+    assert found.unexpected == ['d.weight', 'd.bias']
+    assert found.share == 3 / 6
+    text = found.describe()
+    assert text.startswith('3 weights match; 1 of another shape (b.weight is 2x4')
+    assert '2 missing (c.weight, c.bias), 2 unexpected (d.weight, d.bias)' in text
+
+
+def test_many_differences_are_shortened():
+    found = Comparison.of({}, _model(a=(1, 1), b=(1, 1)).state_dict())
+    assert found.describe() == '0 weights match; 4 missing (a.weight, a.bias, b.weight, ...)'
+    assert found.describe(None).endswith('4 missing (a.weight, a.bias, b.weight, b.bias)')
+
+
+def test_counters_of_batch_norm_may_be_missing():
+    model = nn.BatchNorm2d(2)
+    state = model.state_dict()
+    state.pop('num_batches_tracked')
+    assert Comparison.of(state, model.state_dict()).exact
+    check_weights(model, dict(state_dict=state), 'a.pth', strict=True)
+
+
+class _Renaming(nn.Linear):
+    """A model that reads its older weights, as several of mmdet do."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ('weight', 'bias'):
+            if f'{prefix}old_{name}' in state_dict:
+                state_dict[prefix + name] = state_dict.pop(f'{prefix}old_{name}')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_a_model_may_rename_weights_itself():
+    state = {f'old_{name}': value for name, value in nn.Linear(2, 2).state_dict().items()}
+    check_weights(_Renaming(2, 2), state, 'a.pth', strict=True)
+    with pytest.raises(UserError, match='of another model'):
+        check_weights(nn.Linear(2, 2), state, 'a.pth', strict=True)
+
+
+def test_starting_weights_may_differ_in_their_head(capsys):
+    ours = _model(a=(2, 3), b=(2, 2), head=(2, 10))
+    theirs = dict(state_dict=_model(a=(2, 3), b=(2, 2), head=(2, 5)).state_dict())
+    check_weights(ours, theirs, 'a.pth', strict=False)
+    assert 'load_from a.pth: 4 weights match; 2 of another shape' in capsys.readouterr().out
+    with pytest.raises(UserError, match='2 of another shape'):
+        check_weights(ours, theirs, 'a.pth', strict=True)
+
+
+def test_weights_of_a_part_may_start_the_whole():
+    whole = _model(a=(2, 3), b=(2, 2), c=(2, 2), d=(2, 2))
+    check_weights(whole, _model(a=(2, 3)).state_dict(), 'a.pth', strict=False)

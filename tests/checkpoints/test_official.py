@@ -1,216 +1,178 @@
-"""Official checkpoints: recognised, read safely, loaded by ``init_cfg``, written whole."""
+"""Official weights of every layout: recognised, renamed, and what is said of others."""
 
 import argparse
 import json
-import os
 
 import golden
 import pytest
 import torch
+from golden import OTHER_NAMES, in_layout
 
 from coc_mm.checkpoints import convert_official
-from coc_mm.checkpoints.load import load_checkpoint_safely
-from coc_mm.checkpoints.official import read_official
-from coc_mm.checkpoints.save import check_target, save_checkpoint
+from coc_mm.checkpoints.official import (
+    LAYOUTS,
+    convert_in_memory,
+    layout_of,
+    recognise,
+    rename_backbone,
+    rename_before_loading,
+)
 from coc_mm.errors import CheckpointError
 from coc_mm.models import ContextCluster
 
-MINI = dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), mlp_ratios=(2, 2, 2, 2), heads=(2, 2, 2, 2))
-MINI['head_dim'] = 4
-
-
-class Trap:
-    def __reduce__(self):
-        return os.mkdir, ('trapped',)
-
-
+# The mapping as somebody reads it in the two modules, not as the rules compute it.
+NAMES = {
+    'patch_embed.proj.weight': 'patch_embed.proj.weight',
+    'patch_embed.proj.bias': 'patch_embed.proj.bias',
+    'network.0.0.layer_scale_1': 'stages.0.blocks.0.layer_scale1',
+    'network.0.2.layer_scale_2': 'stages.0.blocks.2.layer_scale2',
+    'network.2.10.norm1.weight': 'stages.1.blocks.10.norm1.weight',
+    'network.2.1.norm2.bias': 'stages.1.blocks.1.norm2.bias',
+    'network.4.3.token_mixer.sim_alpha': 'stages.2.blocks.3.mixer.sim_alpha',
+    'network.6.0.token_mixer.sim_beta': 'stages.3.blocks.0.mixer.sim_beta',
+    'network.6.1.token_mixer.proj.weight': 'stages.3.blocks.1.mixer.out_proj.weight',
+    'network.6.1.token_mixer.proj.bias': 'stages.3.blocks.1.mixer.out_proj.bias',
+    'network.4.0.mlp.fc1.weight': 'stages.2.blocks.0.mlp.fc1.weight',
+    'network.4.0.mlp.fc2.bias': 'stages.2.blocks.0.mlp.fc2.bias',
+    'network.1.proj.weight': 'stages.1.reducer.proj.weight',
+    'network.3.proj.bias': 'stages.2.reducer.proj.bias',
+    'network.5.proj.weight': 'stages.3.reducer.proj.weight',
+    'norm0.weight': 'norm0.weight',
+    'norm2.bias': 'norm1.bias',
+    'norm4.weight': 'norm2.weight',
+    'norm6.bias': 'norm3.bias',
+    'norm.weight': 'norm3.weight',
+}
+LINEAR = ('token_mixer.proj.weight', 'mlp.fc1.weight')  # 1x1 convolutions are squeezed
 @pytest.fixture(scope='module')
 def tiny():
     return {k: v.float() for k, v in golden.official_state_dict('coc_tiny').items()}
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize('layout', OTHER_NAMES)
+@pytest.mark.parametrize('wrapper', ['', 'module.', 'backbone.', 'module.backbone.'])
+def test_every_kind_of_name(layout, wrapper):
+    given = in_layout(layout, {name: torch.randn(3, 2, 1, 1) for name in NAMES})
+    given = {wrapper + name.removeprefix('backbone.'): v for name, v in given.items()}
+    renamed, others = rename_backbone(given, LAYOUTS[layout])
+    assert not others
+    assert renamed.keys() == set(NAMES.values())
+    values = [value for name, value in given.items() if not name.endswith('fea_pos')]
+    for (name, ours), value in zip(NAMES.items(), values, strict=True):
+        assert torch.equal(renamed[ours], value.flatten(1) if name.endswith(LINEAR) else value)
 
 
-def archive(weights, **more):
-    """Save as timm's training script does."""
-    options = argparse.Namespace(model=more.pop('model', 'coc_tiny'), lr=1e-3)
-    wrapped = {f'module.{name}': value for name, value in weights.items()}
-    optimizer = dict(state={}, param_groups=[dict(lr=1e-3)])
-    torch.save(
-        dict(epoch=309, state_dict=wrapped, optimizer=optimizer, args=options, **more),
-        'checkpoint.pth.tar',
-    )
-    return 'checkpoint.pth.tar'
-
-
-def official_mini():
-    """Give the weights of a small backbone official names, by the mapping itself."""
-    official = {}
-    for network in range(7):
-        stage = network // 2
-        dim, last = MINI['dims'][stage], MINI['dims'][max(stage - 1, 0)]
-        if network % 2:
-            dim, last = MINI['dims'][stage + 1], MINI['dims'][stage]
-            official[f'network.{network}.proj.weight'] = torch.randn(dim, last, 3, 3)
-            official[f'network.{network}.proj.bias'] = torch.randn(dim)
-            continue
-        start = f'network.{network}.0.'
-        shapes = {
-            **{f'layer_scale_{i}': (dim,) for i in (1, 2)},
-            **{f'norm{i}.{leaf}': (dim,) for i in (1, 2) for leaf in ('weight', 'bias')},
-            **{f'token_mixer.sim_{name}': (1,) for name in ('alpha', 'beta')},
-            **{f'token_mixer.{s}.weight': (8, dim, 1, 1) for s in 'fv'},
-            **{f'token_mixer.{s}.bias': (8,) for s in 'fv'},
-            **{'token_mixer.proj.weight': (dim, 8, 1, 1), 'token_mixer.proj.bias': (dim,)},
-            **{'mlp.fc1.weight': (2 * dim, dim), 'mlp.fc1.bias': (2 * dim,)},
-            **{'mlp.fc2.weight': (dim, 2 * dim), 'mlp.fc2.bias': (dim,)},
-        }
-        official.update({start + name: torch.randn(shape) for name, shape in shapes.items()})
-    official['patch_embed.proj.weight'] = torch.randn(8, 5, 4, 4)
-    official['patch_embed.proj.bias'] = torch.randn(8)
-    return official
-
-
-def test_archive_tells_its_model(tiny):
-    official = read_official(archive(tiny))
-    assert official.task == 'classification'
+@pytest.mark.parametrize('layout', OTHER_NAMES)
+def test_layouts_are_recognised_and_mean_the_same(layout, tiny):
+    given = in_layout(layout, tiny)
+    assert layout_of(given).name == layout
+    expected, converted = convert_official(tiny), convert_official(given)
+    assert len(converted) == 236
+    assert converted.keys() == expected.keys()
+    assert all(torch.equal(converted[name], expected[name]) for name in expected)
+    official = recognise(dict(state_dict=given, meta={}), f'{layout}.pth')
+    assert (official.layout.name, official.task) == (layout, 'classification')
     assert official.archs == ['tiny', 'tiny2', 'tiny_plain']
-    assert official.arch() == 'tiny'
-    assert official.arch('tiny2') == 'tiny2'
-    assert official.denominator()[0] == 'similarity'
-    assert official.denominator('count') == ('count', 'given')
-    assert official.weights.keys() == tiny.keys()
-    with pytest.raises(CheckpointError, match='--arch small does not fit'):
-        official.arch('small')
-    with pytest.raises(CheckpointError, match='--proposals is for detectors'):
-        official.proposals(2)
+    expected = ('similarity', 'assumed') if layout == 'released' else ('count', 'as all files of')
+    assert official.denominator == expected[0]
+    assert official.denominator_is.startswith(expected[1])
 
 
-def test_models_alike_are_asked_for(tiny):
-    torch.save(tiny, 'bare.pth')
-    with pytest.raises(CheckpointError, match=r'tiny, tiny2, tiny_plain alike.*--arch'):
-        read_official('bare.pth').arch()
+def test_names_of_others():
+    assert layout_of(['module.backbone.network.6.11.token_mixer.v.bias', 'neck.weight'])
+    assert layout_of(['xnetwork.0.0.token_mixer.v.bias', 'head.weight']) is None
+    assert layout_of(['network.0.0.norm1.weight', 'head.fc.weight']) is None
 
 
-def test_every_arch_is_recognised():
-    visited = 0
-    for arch in ContextCluster.arch_zoo:
-        shapes = json.loads((golden.FOLDER / 'keys' / f'coc_{arch}.json').read_text())
-        torch.save({k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}, 'bare.pth')
-        assert arch in read_official('bare.pth').archs
-        visited += 1
-    assert visited == 7
+def test_features_come_before_values():
+    start = 'backbone.network.2.1.token_mixer.'
+    shapes = [('v.weight', (4, 3, 1, 1)), ('v.bias', (4,)), ('f.bias', (4,))]
+    shapes.append(('f.weight', (4, 3, 1, 1)))
+    given = {start + name: torch.randn(shape) for name, shape in shapes}
+    renamed, others = rename_backbone(given, LAYOUTS['released'])
+    assert not others
+    assert set(renamed) == {f'stages.1.blocks.1.mixer.in_proj.{n}' for n in ('weight', 'bias')}
+    for leaf in ('weight', 'bias'):
+        expected = [given[f'{start}{space}.{leaf}'].reshape(4, -1) for space in 'fv']
+        actual = renamed[f'stages.1.blocks.1.mixer.in_proj.{leaf}']
+        assert actual.dim() == (2 if leaf == 'weight' else 1)
+        assert torch.equal(actual.reshape(8, -1), torch.cat(expected))
 
 
-def test_moving_average_by_choice(tiny):
-    averaged = {f'module.{name}': value + 1 for name, value in tiny.items()}
-    path = archive(tiny, state_dict_ema=averaged)
-    name = 'patch_embed.proj.bias'
-    plain = read_official(path)
-    assert torch.equal(plain.weights[name], tiny[name])
-    assert '--ema takes' in plain.remarks[0]
-    assert torch.equal(read_official(path, ema=True).weights[name], tiny[name] + 1)
-    with pytest.raises(CheckpointError, match='no averaged weights'):
-        read_official(archive(tiny), ema=True)
+def test_what_has_no_counterpart_keeps_its_name():
+    lonely = 'module.network.0.0.token_mixer.f.bias'
+    strangers = ['module.network.7.0.norm1.weight', 'network.1.0.norm1.weight', 'norm1.weight']
+    strangers += ['module.norm2.weight.more', 'xnetwork.3.proj.bias', 'network.2.proj.weight']
+    # Beside them the counterparts of others: a pair is a pair of the same block and leaf.
+    pair = {f'network.0.1.token_mixer.{s}.bias': torch.ones(1) for s in 'fv'}
+    given = {name: torch.zeros(1) for name in [lonely, *strangers]} | pair
+    renamed, others = rename_backbone(given, LAYOUTS['released'])
+    assert set(renamed) == {'stages.0.blocks.1.mixer.in_proj.bias'}
+    assert set(others) == {lonely, *strangers}
+    assert all(others[name] is given[name] for name in others)
 
 
-DATES = [
-    ('Mon Mar  6 10:20:30 2023', 'count'),
-    ('Wed May 31 10:20:30 2023', None),
-    ('some day', None),
-]
+MIXER = {f'module.network.0.0.token_mixer.{s}.weight': torch.zeros(2, 2, 1, 1) for s in 'fv'}
 
 
-@pytest.mark.parametrize(('time', 'expected'), DATES)
-def test_dense_models_tell_by_date_and_config(time, expected):
-    weights = {f'backbone.{k}': v for k, v in golden.official_state_dict('small_dense').items()}
-    weights['rpn_head.rpn_conv.weight'] = torch.zeros(1)
-    weights['ema_backbone_patch_embed_proj_bias'] = torch.zeros(1)
-    meta = dict(time=time, config="backbone=dict(type='context_cluster_small_feat5')")
-    torch.save(dict(meta=meta, state_dict=weights), 'latest.pth')
-    official = read_official('latest.pth')
-    assert (official.task, official.arch(), official.proposals()) == ('detection', 'small', 5)
-    assert 'left out 1 buffers' in official.remarks[0]
-    if expected:
-        assert official.denominator()[0] == expected
-    else:
-        with pytest.raises(CheckpointError, match='--denominator count'):
-            official.denominator()
-    meta['config'] = ''
-    torch.save(dict(meta=meta, state_dict=weights), 'latest.pth')
-    with pytest.raises(CheckpointError, match='--proposals 2, 5 or 7'):
-        read_official('latest.pth').proposals()
+def complaint(weights, task='classification'):
+    with pytest.raises(ValueError, match=r'not the official weights|unknown task') as caught:
+        convert_official(weights, task)
+    return str(caught.value)
 
 
-def test_point_clouds_keep_their_names():
-    weights = golden.official_state_dict('pointmlp_coc')
-    torch.save(dict(net={f'module.{k}': v for k, v in weights.items()}, epoch=1), 'best.pth')
-    official = read_official('best.pth')
-    assert official.task == 'point_cloud'
-    converted = convert_official(official.weights, 'point_cloud')
-    assert converted.keys() == weights.keys()
-    assert len(converted) == 310
-    with pytest.raises(ValueError, match='1 unknown keys: intruder'):
-        convert_official({**weights, 'intruder': torch.zeros(1)}, 'point_cloud')
-    with pytest.raises(ValueError, match='no token mixer'):
-        convert_official({'classifier.0.weight': torch.zeros(1)}, 'point_cloud')
+def test_complaints_name_everything_at_once():
+    lonely = {f'network.{i}.0.token_mixer.f.bias': torch.zeros(2) for i in (0, 2)}
+    strangers = {name: torch.zeros(1) for name in ('neck.a', 'fc.b')}
+    start = 'not the official weights of a Context Cluster for '
+    alone = '\none of two projections, or both of different shapes: ' + ', '.join(lonely)
+    for task, unknown in (
+        ('classification', '\n2 unknown keys: neck.a, fc.b'),
+        ('detection', '\n1 unknown keys: fc.b'),
+    ):
+        found = complaint({**MIXER, **lonely, **strangers}, task)
+        assert found == start + f'{task}:{unknown}{alone}'
+    assert complaint({'module.fc.b': torch.zeros(1)}) == (
+        f'{start}classification: no token mixer among the keys (fc.b, ...)'
+    )
+    assert "unknown task 'posing': choose one of ('classification'" in complaint(MIXER, 'posing')
 
 
-def test_what_is_refused(tiny):
-    with pytest.raises(CheckpointError, match='for classification, not for --task detection'):
-        read_official(archive(tiny), task='detection')
-    torch.save(dict(state_dict=convert_official(tiny)), 'ours.pth')
-    with pytest.raises(CheckpointError, match='nothing to convert'):
-        read_official('ours.pth')
-    with pytest.raises(CheckpointError, match='refused'):
-        read_official(archive(tiny, hook=Trap()))
-    assert not os.path.exists('trapped')
+def test_heads_of_every_task():
+    ours = 'backbone.stages.0.blocks.0.mixer.in_proj.weight'
+    head = {f'module.head.{leaf}': torch.randn(2) for leaf in ('weight', 'bias')}
+    given = {**MIXER, **head}
+    converted = convert_official(given)
+    assert set(converted) == {ours, 'head.fc.weight', 'head.fc.bias'}
+    assert converted['head.fc.bias'] is head['module.head.bias']
+    assert len(given) == 4, 'the dict of the caller was changed'
+    parts = ('neck', 'rpn_head', 'roi_head', 'bbox_head', 'decode_head', 'auxiliary_head')
+    heads = {f'module.{part}.conv.weight': torch.randn(1) for part in parts}
+    for task in ('detection', 'segmentation'):
+        converted = convert_official({**MIXER, **heads}, task)
+        assert set(converted) == {ours, *(f'{part}.conv.weight' for part in parts)}
+        assert converted['neck.conv.weight'] is heads['module.neck.conv.weight']
+    with pytest.raises(ValueError, match=r'6 unknown keys: neck\.conv\.weight'):
+        convert_official({**MIXER, **heads})
 
 
-@pytest.mark.parametrize('wrapper', ['', 'backbone.', 'module.'])
-@pytest.mark.parametrize('prefix', [None, 'backbone.', 'backbone'])
-def test_official_files_as_starting_weights(wrapper, prefix):
-    weights = official_mini()
-    expected = convert_official(weights)
-    saved = {wrapper + name: value for name, value in weights.items()}
-    saved['neck.conv.weight'] = torch.zeros(1)
-    archive(saved)
-    init_cfg = dict(type='Pretrained', checkpoint='checkpoint.pth.tar')
-    model = ContextCluster(MINI, init_cfg=init_cfg | ({'prefix': prefix} if prefix else {}))
-    model.init_weights()
-    assert model.init_cfg['type'] == 'Pretrained'
-    loaded = model.state_dict()
-    assert len(expected) == len(loaded) - 2  # but the norm of the output
-    for name, value in expected.items():
-        assert torch.equal(loaded[name.removeprefix('backbone.')], value), name
+def test_renamed_in_place_below_the_prefix():
+    mixer = {f'a.network.0.0.token_mixer.{s}.bias': torch.zeros(2) for s in 'fv'}
+    rest = {'a.network.7': torch.zeros(1), 'b.network.0.0.token_mixer.f.bias': torch.zeros(1)}
+    state_dict = {**mixer, **rest, 'a.norm.bias': torch.zeros(2)}
+    rename_before_loading(state_dict, 'a.', {})
+    joined = 'a.stages.0.blocks.0.mixer.in_proj.bias'
+    assert set(state_dict) == {*rest, joined, 'a.norm3.bias'}
+    ours = {'a.norm3.bias': torch.zeros(2), 'a.norm.bias': torch.zeros(2)}
+    rename_before_loading(given := dict(ours), 'a.', {})
+    assert list(given) == list(ours)
 
 
-def test_starting_weights_are_read_safely():
-    torch.save(dict(state_dict=official_mini(), hook=Trap()), 'trap.pth')
-    model = ContextCluster(MINI, init_cfg=dict(type='Pretrained', checkpoint='trap.pth'))
-    with pytest.raises(CheckpointError, match='refused'):
-        model.init_weights()
-    assert not os.path.exists('trapped')
-
-
-def test_starting_weights_under_another_prefix():
-    state_dict = {f'encoder.{k}': v for k, v in ContextCluster(MINI).state_dict().items()}
-    torch.save(dict(state_dict=state_dict), 'other.pth')
-    for prefix in (None, 'backbone.'):
-        init_cfg = dict(type='Pretrained', checkpoint='other.pth', prefix=prefix)
-        with pytest.raises(CheckpointError, match='it has encoder'):
-            ContextCluster(MINI, init_cfg=init_cfg).init_weights()
-
-
-def test_load_state_dict_takes_official_names():
-    weights = official_mini()
-    model = ContextCluster(MINI)
+def test_load_state_dict_takes_official_names(tiny):
+    weights = {name: value for name, value in tiny.items() if not name.startswith('head.')}
+    model = ContextCluster('tiny')
     given = dict(weights)
-    keys = model.load_state_dict(given, strict=False)
-    assert (keys.missing_keys, keys.unexpected_keys) == (['norm3.weight', 'norm3.bias'], [])
+    model.load_state_dict(given)
     assert given.keys() == weights.keys(), 'the dict of the caller was changed'
     weights.pop('network.0.0.token_mixer.f.bias')
     keys = model.load_state_dict(weights, strict=False)
@@ -218,50 +180,109 @@ def test_load_state_dict_takes_official_names():
     assert 'stages.0.blocks.0.mixer.in_proj.bias' in keys.missing_keys
 
 
-def test_another_denominator_is_told():
-    state_dict = ContextCluster(MINI).state_dict()
-    state_dict._metadata['']['denominator'] = 'count'
-    torch.save(dict(state_dict=state_dict), 'old.pth')
-    loaded = load_checkpoint_safely('old.pth')['state_dict']
-    with pytest.warns(UserWarning, match='trained with denominator') as caught:
-        ContextCluster(MINI).load_state_dict(loaded)
-    assert str(caught[0].message) == (
-        "these weights were trained with denominator='count', the backbone that loads them has "
-        "'similarity': to predict with them as they are, build it with denominator='count'"
+def archive(weights, **more):
+    """What timm's training script saves."""
+    options = argparse.Namespace(lr=1e-3, **more.pop('args', dict(model='coc_tiny')))
+    wrapped = {f'module.{name}': value for name, value in weights.items()}
+    return dict(epoch=309, state_dict=wrapped, optimizer=dict(state={}), args=options, **more)
+
+
+def test_archive_tells_its_model(tiny):
+    official = recognise(archive(tiny), 'x.pth.tar')
+    assert (official.task, official.arch(), official.arch('tiny2')) == (
+        'classification',
+        'tiny',
+        'tiny2',
     )
-    ContextCluster(MINI, denominator='count').load_state_dict(loaded)
+    assert official.weights.keys() == tiny.keys()
+    with pytest.raises(CheckpointError, match='--arch small does not fit'):
+        official.arch('small')
+    with pytest.raises(CheckpointError, match='--proposals is for detectors'):
+        official.proposals(2)
 
 
-@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
-def test_files_are_written_whole(name, monkeypatch):
-    if name.endswith('.safetensors'):
-        pytest.importorskip('safetensors')
-    path = check_target(f'new/{name}')
-    content = dict(
-        meta=dict(dataset_meta=dict(classes=['a', 'b'])), state_dict={'w': torch.ones(3)}
+@pytest.mark.parametrize(
+    ('name', 'arch'), [('coc_tiny_plain_8xb256_ep300', 'tiny_plain'), ('coc-tiny', 'tiny')]
+)
+def test_the_name_of_the_file_tells_the_model(tiny, name, arch):
+    assert recognise(tiny, f'/a/{name}.pth').arch() == arch
+
+
+def test_models_alike_are_asked_for(tiny):
+    with pytest.raises(CheckpointError, match=r'tiny, tiny2, tiny_plain alike.*--arch'):
+        recognise(tiny, 'bare.pth').arch()
+
+
+def test_every_arch_is_recognised():
+    visited = 0
+    for arch in ContextCluster.arch_zoo:
+        shapes = json.loads((golden.FOLDER / 'keys' / f'coc_{arch}.json').read_text())
+        weights = {k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}
+        assert arch in recognise(weights, 'bare.pth').archs
+        visited += 1
+    assert visited == 7
+
+
+def test_moving_average_by_choice(tiny):
+    averaged = {f'module.{name}': value + 1 for name, value in tiny.items()}
+    checkpoint = archive(tiny, state_dict_ema=averaged)
+    name = 'patch_embed.proj.bias'
+    plain = recognise(checkpoint, 'x')
+    assert torch.equal(plain.weights[name], tiny[name])
+    assert '--ema takes' in plain.remarks[0]
+    assert torch.equal(recognise(checkpoint, 'x', ema=True).weights[name], tiny[name] + 1)
+    alone = recognise(dict(state_dict_ema=averaged), 'x')
+    assert torch.equal(alone.weights[name], tiny[name] + 1)
+    assert alone.remarks == ['weights: state_dict_ema (the moving average)']
+    with pytest.raises(CheckpointError, match='no averaged weights'):
+        recognise(archive(tiny), 'x', ema=True)
+
+
+SIGNS = [  # commit, date, layout -> denominator, beginning of the reason
+    ('406a6c5c0ffee', None, 'released', 'count', 'inferred: trained with commit 406a6c5'),
+    ('82e8c1a', 'Fri Jun  2 10:20:30 2023', 'released', 'count', 'inferred: trained with commit'),
+    ('21f0018', None, 'released', 'similarity', 'assumed: with code about commit 21f0018'),
+    ('be9a03b', None, 'released', 'similarity', 'inferred: trained with commit be9a03b'),
+    ('406a6c5', None, 'openmixup', 'count', 'as all files of the openmixup layout'),
+    ('3ccb0b6', None, 'submission', 'count', 'as all files of the submission layout'),
+    (None, 'Mon Mar  6 10:20:30 2023', 'released', 'count', 'inferred: trained on 2023-03-06'),
+    (None, 'Wed May 31 10:20:30 2023', 'released', 'similarity', 'inferred: trained on 2023-05'),
+    ('unknown', 'some day', 'released', 'similarity', 'assumed, as of the release'),
+]
+
+
+@pytest.mark.parametrize(('commit', 'time', 'layout', 'expected', 'why'), SIGNS)
+def test_the_formula_by_layout_commit_and_date(tiny, commit, time, layout, expected, why):
+    checkpoint = archive(in_layout(layout, tiny), args=dict(git_id=commit), meta=dict(time=time))
+    official = recognise(checkpoint, 'x.pth')
+    assert official.denominator == expected
+    assert official.denominator_is.startswith(why)
+
+
+def test_dense_models_tell_their_centers():
+    weights = {f'backbone.{k}': v for k, v in golden.official_state_dict('small_dense').items()}
+    assert recognise(weights, 'x').task == 'detection'
+    weights['rpn_head.rpn_conv.weight'] = torch.zeros(1)
+    weights['ema_backbone_patch_embed_proj_bias'] = torch.zeros(1)
+    meta = dict(config="backbone=dict(type='context_cluster_small_feat5')")
+    official = recognise(dict(meta=meta, state_dict=weights), 'latest.pth')
+    assert (official.task, official.arch(), official.proposals()) == ('detection', 'small', 5)
+    assert official.proposals(2) == 2
+    assert 'left out 1 buffers' in official.remarks[0]
+    assert official.record()['backbone'] == dict(denominator='similarity', proposals=5)
+    with pytest.raises(CheckpointError, match='--proposals 2, 5 or 7'):
+        recognise(dict(meta={}, state_dict=weights), 'latest.pth').proposals()
+
+
+def test_converted_in_memory_with_a_record(tiny, capsys):
+    found = convert_in_memory(archive(in_layout('submission', tiny)), 'x.pth')
+    assert found['state_dict'].keys() == convert_official(tiny).keys()
+    assert found['state_dict']._metadata == {'backbone': dict(denominator='count')}
+    assert found['meta']['coc_mm']['backbone'] == dict(denominator='count')
+    assert found['meta']['coc_mm']['layout'] == 'submission'
+    assert capsys.readouterr().out.startswith(
+        'x.pth: official weights, submission layout; denominator: count (as all files of'
     )
-    save_checkpoint(content, path)
-    loaded = load_checkpoint_safely(path)
-    assert torch.equal(loaded['state_dict']['w'], torch.ones(3))
-    assert loaded['meta'] == content['meta']
-    with pytest.raises(CheckpointError, match='--force'):
-        check_target(path)
-    before = path.read_bytes()
-
-    def full(*args):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(torch, 'save', full)
-    if name.endswith('.safetensors'):
-        monkeypatch.setattr('safetensors.torch.save_file', full)
-    with pytest.raises(CheckpointError, match='No space left'):
-        save_checkpoint(content, check_target(path, force=True))
-    assert path.read_bytes() == before
-    assert os.listdir('new') == [name]
-
-
-def test_targets_refused():
-    with pytest.raises(CheckpointError, match='is a folder'):
-        check_target('.')
-    with pytest.raises(CheckpointError, match=r'\.pth or \.safetensors'):
-        check_target('weights.tar')
+    assert convert_in_memory(found, 'x.pth') is found
+    with pytest.raises(CheckpointError, match=r'x\.pth: not the official.*\n1 unknown keys: fc\.b'):
+        convert_in_memory({**tiny, 'fc.b': torch.zeros(1)}, 'x.pth')

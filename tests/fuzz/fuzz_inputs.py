@@ -1,12 +1,10 @@
-"""Inputs for the fuzzing of checkpoints: real files with mutations, and random structures."""
+"""Inputs for fuzzing: sound files of every kind, with their bytes or parts changed."""
 
 import argparse
 import functools
 import io
 import json
-import pickle
 import pickletools
-import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -14,48 +12,18 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from mmengine.logging import MessageHub
+from PIL import Image
 
 SMALL = st.integers(0, 1 << 20)
-# What a pickle is spiced with: names that must not be had, and the operations that use them.
-SPICES = (
-    b'cposix\nsystem\n',
-    b'cos\nmkdir\n',
-    b'cbuiltins\neval\n',
-    b'c__builtin__\ngetattr\n',
-    b'cbuiltins\ngetattr\n',
-    b'cmmengine.logging.history_buffer\nHistoryBuffer\n',
-    b'cnumpy\ndtype\n',
-    b'cnumpy\nndarray\n',
-    b'cnumpy.core.multiarray\n_reconstruct\n',
-    b'cnumpy._core.multiarray\nscalar\n',
-    b'cargparse\nNamespace\n',
-    b'ctorch._utils\n_rebuild_tensor_v2\n',
-    b'ctorch._utils\n_rebuild_qtensor\n',
-    b'ctorch._utils\n_rebuild_parameter_with_state\n',
-    b'ctorch\nTensor\n',
-    b'ctorch\nFloatStorage\n',
-    b'ctorch\nSize\n',
-    b'ccollections\nOrderedDict\n',
-    b'ccoc_mm.checkpoints.safe_pickle\n_Array\n',
-    b'X\x09\x00\x00\x00mkdir RUN',
-    b'X\x02\x00\x00\x00O8',
-    b'X\x03\x00\x00\x00RUN',
-    b'\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f',
-    b'J\xff\xff\xff\xff',
-    b'R', b'b', b'\x81', b'Q', b'(', b't', b'\x85', b'\x86', b'\x87', b'}', b']', b's', b'u', b'e',
-    b'a', b')', b'N', b'\x93', b'\x94', b'i', b'0', b'2',
-)  # fmt: skip
-
-
-# Bytes
-
-EDIT = st.tuples(
-    st.sampled_from(('flip', 'set', 'cut', 'insert', 'delete', 'copy')),
-    SMALL,
-    SMALL,
-    st.binary(min_size=1, max_size=8),
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(('flip', 'set', 'cut', 'insert', 'delete')),
+        SMALL,
+        SMALL,
+        st.binary(min_size=1, max_size=8),
+    ),
+    max_size=4,
 )
-EDITS = st.lists(EDIT, max_size=4)
 
 
 def edited(content, edits):
@@ -73,25 +41,34 @@ def edited(content, edits):
             content[at:at] = data
         elif kind == 'delete':
             del content[at : at + size % 64]
-        elif kind == 'copy':
-            content[at:at] = content[at : at + size % 64]
     return bytes(content)
 
 
-def operations(content):
-    """Split a pickle at its operations."""
-    starts = [place for _, _, place in pickletools.genops(content)]
-    ends = [*starts[1:], len(content)]
-    return [content[a:b] for a, b in zip(starts, ends, strict=True)]
+def files(sound, edits=EDITS):
+    """Give a strategy of sound files, by name, that are edited; ``sound`` is a cached function."""
+    return st.builds(
+        lambda i, x: (sound()[i % len(sound())][0], edited(sound()[i % len(sound())][1], x)),
+        st.integers(0, 99),
+        edits,
+    )
 
 
+# Checkpoints
+
+# What a pickle is spiced with: names that must not be had, and the operations that use them.
+SPICES = (
+    *(b'cposix\nsystem\n', b'cos\nmkdir\n', b'cbuiltins\neval\n', b'cbuiltins\ngetattr\n'),
+    *(b'cnumpy\ndtype\n', b'cnumpy\nndarray\n', b'cnumpy._core.multiarray\nscalar\n'),
+    *(b'cnumpy.core.multiarray\n_reconstruct\n', b'cargparse\nNamespace\n', b'ctorch\nTensor\n'),
+    *(b'cmmengine.logging.history_buffer\nHistoryBuffer\n', b'ctorch._utils\n_rebuild_tensor_v2\n'),
+    *(b'X\x09\x00\x00\x00mkdir RUN', b'X\x02\x00\x00\x00O8', b'J\xff\xff\xff\xff'),
+    *(b'R', b'b', b'\x81', b'Q', b'(', b't', b'\x85', b'\x86', b'}', b']', b's', b'u', b'e'),
+    *(b'a', b')', b'N', b'\x93', b'\x94', b'i', b'0', b'2'),
+)
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(('drop', 'double', 'swap', 'spice', 'move', 'bytes')),
-        SMALL,
-        SMALL,
-        st.sampled_from(SPICES),
-        EDIT,
+        st.sampled_from(('drop', 'double', 'swap', 'spice', 'move')),
+        *(SMALL, SMALL, st.sampled_from(SPICES)),
     ),
     min_size=1,
     max_size=6,
@@ -100,8 +77,9 @@ OPERATIONS = st.lists(
 
 def repickled(content, changes):
     """Change a pickle by its operations, so that much of it still makes sense."""
-    parts = operations(content)
-    for kind, at, other, spice, edit in changes:
+    starts = [place for _, _, place in pickletools.genops(content)]
+    parts = [content[a:b] for a, b in zip(starts, [*starts[1:], len(content)], strict=True)]
+    for kind, at, other, spice in changes:
         at, other = at % len(parts), other % len(parts)
         if kind == 'drop' and len(parts) > 1:
             del parts[at]
@@ -113,156 +91,72 @@ def repickled(content, changes):
             parts.insert(at, spice)
         elif kind == 'move':
             parts.insert(other, parts.pop(at))
-        elif kind == 'bytes':
-            parts[at] = edited(parts[at], [edit])
     return b''.join(parts)
-
-
-# Checkpoints
-
-
-def _saved(content, **options):
-    file = io.BytesIO()
-    torch.save(content, file, **options)
-    return file.getvalue()
 
 
 @functools.cache
 def checkpoints():
-    """Files of a Runner, of timm, and bare weights, in both formats."""
+    """Files of a Runner and of timm, in both formats."""
     hub = MessageHub('fuzz')
-    for value in (3.0, 1.0):
-        hub.update_scalar('train/loss', value)
+    hub.update_scalar('train/loss', 3.0)
     weights = OrderedDict({'conv.weight': torch.ones(2, 3), 'conv.bias': torch.zeros(2)})
-    weights._metadata = OrderedDict({'': dict(version=1)})
-    contents = dict(
-        runner=dict(
+    contents = [
+        dict(
             meta=dict(epoch=1, seed=np.int64(4), dataset_meta=dict(classes=('a', 'b'))),
             state_dict=weights,
             message_hub=hub.state_dict(),
-            optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=0.1)]),
             palette=np.eye(2, dtype=np.uint8),
         ),
-        timm=dict(
-            arch='coc_tiny', args=argparse.Namespace(model='coc_tiny', lr=1e-3), state_dict=weights
-        ),
-        bare=weights,
-    )
-    return {
-        (name, zipped): _saved(content, _use_new_zipfile_serialization=zipped)
-        for name, content in contents.items()
-        for zipped in (True, False)
-    }
+        dict(arch='coc', args=argparse.Namespace(model='coc_tiny', lr=1e-3), state_dict=weights),
+    ]
+    found = []
+    for content in contents:
+        for zipped in (True, False):
+            file = io.BytesIO()
+            torch.save(content, file, _use_new_zipfile_serialization=zipped)
+            found.append(('x.pth', file.getvalue()))
+    return found
 
 
-MEMBERS = st.lists(
-    st.tuples(
-        st.sampled_from(('drop', 'swap', 'rename', 'double', 'bytes', 'deflate')),
-        SMALL,
-        SMALL,
-        st.text(max_size=12),
-        EDITS,
-    ),
-    max_size=3,
-)
-
-
-def rezipped(content, changes, pickle_changes=()):
-    """Change an archive by its members, leaving it a valid zip."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = [[name, archive.read(name), 0] for name in archive.namelist()]
-    for member in members:
-        if pickle_changes and member[0].endswith('/data.pkl'):
-            member[1] = repickled(member[1], pickle_changes)
-    for kind, at, other, text, edits in changes:
-        if not members:
-            break
-        at, other = at % len(members), other % len(members)
-        if kind == 'drop':
-            del members[at]
-        elif kind == 'swap':
-            members[at][1], members[other][1] = members[other][1], members[at][1]
-        elif kind == 'rename':
-            members[at][0] = text.encode('utf-8', 'replace').decode() or 'x'
-        elif kind == 'double':
-            members.append(list(members[at]))
-        elif kind == 'bytes':
-            members[at][1] = edited(members[at][1], edits)
-        elif kind == 'deflate':
-            members[at][2] = zipfile.ZIP_DEFLATED
+def rezipped(which, changes, edits):
+    """Change the pickle and the first storage of a checkpoint, leaving it a valid zip."""
     file = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(file, 'w') as archive:
-        warnings.simplefilter('ignore')  # of names twice
-        for name, data, compression in members:
-            archive.writestr(name.replace('\0', '_'), data, compression)
-    return file.getvalue()
+    with (
+        zipfile.ZipFile(io.BytesIO(checkpoints()[which][1])) as old,
+        zipfile.ZipFile(file, 'w') as new,
+    ):
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith('data.pkl'):
+                content = repickled(content, changes)
+            elif name.endswith('data/0'):
+                content = edited(content, edits)
+            new.writestr(name, content)
+    return 'x.pth', file.getvalue()
 
 
-ZIPPED = st.sampled_from([('runner', True), ('timm', True), ('bare', True)])
-CHECKPOINT_BYTES = st.builds(
-    lambda which, edits: edited(checkpoints()[which], edits),
-    st.sampled_from([(name, z) for name in ('runner', 'timm', 'bare') for z in (True, False)]),
-    EDITS,
-)
-CHECKPOINT_MEMBERS = st.builds(
-    lambda which, changes: rezipped(checkpoints()[which], changes), ZIPPED, MEMBERS
-)
-CHECKPOINT_PICKLES = st.builds(
-    lambda which, changes: rezipped(checkpoints()[which], (), changes), ZIPPED, OPERATIONS
-)
-
-
-@functools.cache
-def _annotations():
-    rows = [dict(img='a.jpg', boxes=np.eye(4, dtype='f4'), label=np.int64(1), t=torch.ones(2))]
-    return [pickle.dumps(rows, protocol) for protocol in (2, 4)]
-
-
-PICKLES = st.one_of(
-    st.builds(lambda i, x: repickled(_annotations()[i], x), st.integers(0, 1), OPERATIONS),
-    st.builds(lambda i, x: edited(_annotations()[i], x), st.integers(0, 1), EDITS),
-)
+CHECKPOINTS = files(checkpoints)
+PICKLES = st.builds(rezipped, st.sampled_from((0, 2)), OPERATIONS, st.just([]) | EDITS)
 
 
 @functools.cache
 def safetensors():
-    """A file as this package writes it."""
     from safetensors.torch import save
 
     header = json.dumps(dict(dataset_meta=dict(classes=['a'], palette=[[1, 2, 3]])))
-    return save({'conv.weight': torch.ones(2, 3)}, dict(format='pt', meta=header))
+    content = save({'conv.weight': torch.ones(2, 3)}, dict(format='pt', meta=header))
+    return [('x.safetensors', content)]
 
 
-SAFETENSORS = st.builds(lambda edits: edited(safetensors(), edits), EDITS)
-
-DTYPES = (
-    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64),
-    *(torch.bool, torch.complex64, torch.float8_e5m2, torch.uint16),
-)
-SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple)
 WEIGHTS_CHANGES = st.lists(
     st.tuples(
-        st.sampled_from(('drop', 'rename', 'shape', 'dtype', 'add', 'value', 'prefix', 'number')),
+        st.sampled_from(('drop', 'rename', 'shape', 'dtype', 'value', 'prefix')),
         SMALL,
         st.text(max_size=20),
-        SHAPES,
-        st.sampled_from(DTYPES),
+        st.lists(st.integers(0, 5), max_size=5).map(tuple),
+        st.sampled_from((torch.float16, torch.int8, torch.bool, torch.complex64, torch.uint16)),
     ),
     max_size=4,
-)
-META = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ('time', 'config', 'dataset_meta', 'CLASSES', 'classes', 'coc_mm', 'backbone', 'x')
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=8,
 )
 
 
@@ -270,10 +164,8 @@ def changed_weights(shapes, changes):
     """Weights of these shapes, of a few bytes in the file, with changes."""
     weights = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
     for kind, at, text, shape, dtype in changes:
-        if not weights:
-            break
         name = list(weights)[at % len(weights)]
-        if not isinstance(weights[name], torch.Tensor) or kind == 'drop':
+        if kind == 'drop' and len(weights) > 1:
             del weights[name]
         elif kind == 'rename':
             weights[text] = weights.pop(name)
@@ -281,14 +173,105 @@ def changed_weights(shapes, changes):
             weights[name] = torch.zeros(shape)
         elif kind == 'dtype':
             weights[name] = torch.zeros(()).to(dtype).expand(weights[name].shape)
-        elif kind == 'add':
-            weights[name.rsplit('.', 1)[0] + '.' + text] = torch.zeros(shape, dtype=dtype)
         elif kind == 'value':
-            value = (torch.nan, torch.inf, 1e30)[at % 3]
-            weights[name] = torch.full((), value).expand(weights[name].shape)
+            value = torch.full((), (torch.nan, torch.inf, 1e30)[at % 3])
+            weights[name] = value.expand(weights[name].shape)
         elif kind == 'prefix':
             prefix = ('module.', 'backbone.', 'module.module.', text)[at % 4]
             weights = {prefix + key: value for key, value in weights.items()}
-        elif kind == 'number':
-            weights[name] = at
     return weights
+
+
+# Annotations, images and clouds
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+COCO_KEYS = {
+    'images': ('id', 'file_name', 'height', 'width'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd', 'segmentation'),
+    'categories': ('id', 'name', 'supercategory'),
+}
+COCO_CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from([(n, k) for n, keys in COCO_KEYS.items() for k in keys]),
+        st.sampled_from(('set', 'set', 'drop', 'entry', 'list')),
+        SMALL,
+        JSON
+        | st.lists(st.floats(-100, 100) | st.integers(-100, 100), min_size=4, max_size=4)
+        | st.sampled_from(([[1, 2, 3]], [[]], dict(size=[9, 9], counts='PPYo0'), dict(counts=[3]))),
+    ),
+    max_size=3,
+)
+
+
+def coco():
+    """A sound annotation file of two images of 64 x 48 pixels."""
+    box = dict(bbox=[4, 4, 36, 36], area=1296, segmentation=[[4, 4, 40, 4, 40, 40, 4, 40]])
+    return dict(
+        images=[dict(id=k, file_name=f'{k}.jpg', height=48, width=64) for k in (1, 2)],
+        annotations=[dict(id=k, image_id=k, category_id=1, iscrowd=0, **box) for k in (1, 2)],
+        categories=[dict(id=1, name='x')],
+    )
+
+
+def changed_coco(changes):
+    """The file as text, with values, keys and entries changed."""
+    content = coco()
+    for (name, key), kind, at, value in changes:
+        entries = content.get(name)
+        if not isinstance(entries, list) or not entries:
+            continue
+        entry = entries[at % len(entries)]
+        if kind == 'list':
+            content[name] = value
+        elif kind == 'entry':
+            entries[at % len(entries)] = value
+        elif isinstance(entry, dict):
+            if kind == 'drop':
+                entry.pop(key, None)
+            else:
+                entry[key] = value
+    return json.dumps(content)
+
+
+COCO = st.one_of(
+    st.builds(changed_coco, COCO_CHANGES),
+    st.builds(json.dumps, JSON),
+    st.builds(lambda edits: edited(json.dumps(coco()).encode(), edits), EDITS),
+)
+
+
+@functools.cache
+def images():
+    """Small images of every format that uploads may have, and of masks."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 255, (24, 40, 3), dtype=np.uint8))
+    forms = [('RGB', x) for x in ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')]
+    forms += [('L', 'PNG'), ('P', 'PNG'), ('RGBA', 'PNG'), ('CMYK', 'JPEG'), ('F', 'TIFF')]
+    found = []
+    for mode, form in forms:
+        file = io.BytesIO()
+        (rgb.convert('L') if mode == 'F' else rgb).convert(mode).save(file, form)
+        found.append(('x.png', file.getvalue()))
+    return found
+
+
+@functools.cache
+def clouds():
+    """Clouds of every format."""
+    header = 'ply\nformat {} 1.0\nelement vertex 2\nproperty float x\nproperty float y\n'
+    header += 'property float z\nend_header\n'
+    npy, points = io.BytesIO(), np.eye(3, dtype=np.float32)
+    np.save(npy, points)
+    return [
+        ('x.ply', (header.format('ascii') + '0 0 0\n1 1 1\n').encode()),
+        ('x.ply', header.format('binary_little_endian').encode() + points[:2].tobytes()),
+        ('x.xyz', b'0 0 0\n1.5,0,-2\n'),
+        ('x.off', b'OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n'),
+        ('x.npy', npy.getvalue()),
+    ]

@@ -1,31 +1,14 @@
 #!/usr/bin/env python
-"""Convert official Context-Cluster weights for mmpretrain, mmdet and mmseg."""
+"""Convert official Context-Cluster weights for mmpretrain, mmdet, mmseg and the point clouds."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
-try:
-    import coc_mm
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import coc_mm  # noqa: F401
+from coc_mm.cli import convert
 
-from coc_mm.errors import run_command
-
-
-def main(argv=None) -> int:
-    """Convert; return the exit status.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process if None.
-
-    Returns:
-        int: 0, or 2 after a message about what the user gave.
-    """
-    from coc_mm.cli.convert import run_convert
-
-    return run_command(run_convert, argv)
-
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # of a checkout, which has projects
+main = partial(convert.main, layouts=['projects.point_cloud.point_cloud.official'])
 
 if __name__ == '__main__':
     sys.exit(main())

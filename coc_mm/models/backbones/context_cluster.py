@@ -113,10 +113,8 @@ class ContextCluster(BaseModule):
         ),
     }
     num_stages = 4
-    # Filled by coc_mm.checkpoints: f(state_dict, prefix, metadata) renames other layouts in place,
-    # g(init_cfg) says how pretrained weights are read.
+    # Filled by coc_mm.checkpoints: f(state_dict, prefix, metadata) renames other layouts in place.
     state_dict_converters: ClassVar[list[Callable[[dict, str, dict], None]]] = []
-    init_cfg_converters: ClassVar[list[Callable[[Any], Any]]] = []
 
     def __init__(
         self,
@@ -199,14 +197,7 @@ class ContextCluster(BaseModule):
             for block in chain(*self.blocks):
                 for layer in (block.mlp.fc1, block.mlp.fc2):
                     trunc_normal_init(layer, std=0.02)
-        given = self.init_cfg
-        self.init_cfg: Any = given
-        for convert in self.init_cfg_converters:
-            self.init_cfg = convert(self.init_cfg)
-        try:
-            super().init_weights()
-        finally:
-            self.init_cfg = given
+        super().init_weights()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
         denominator = self.blocks[0][0].mixer.denominator

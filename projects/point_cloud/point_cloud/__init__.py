@@ -4,6 +4,6 @@ Importing it registers everything in the registries of scope ``coc_mm``; a confi
 ``custom_imports = dict(imports=['projects.point_cloud.point_cloud'])``.
 """
 
-from projects.point_cloud.point_cloud import data, metric, models, ops
+from projects.point_cloud.point_cloud import data, metric, models, official, ops
 
-__all__ = ['data', 'metric', 'models', 'ops']
+__all__ = ['data', 'metric', 'models', 'official', 'ops']

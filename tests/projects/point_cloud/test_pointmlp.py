@@ -63,7 +63,7 @@ def test_converted_by_the_tool(official, tool, tmp_path, capsys):
     del weights['embedding.net.0.weight']
     torch.save(dict(net=weights), source)
     assert main([str(source), str(target), '--force']) == 2
-    assert 'missing: embedding.net.0.weight' in capsys.readouterr().err
+    assert 'missing (embedding.net.0.weight)' in capsys.readouterr().err
 
 
 def test_a_group_is_one_cluster():

@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.registry import DATASETS, DefaultScope
 
 from coc_mm.apis.config import load_config
-from coc_mm.apis.start import build_model, check_weights
-from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
+from coc_mm.apis.start import build_model
+from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely, state_dict_of
 from coc_mm.errors import print_rank0
 from projects.point_cloud.point_cloud.data import SamplePoints, read_h5, read_points
 from projects.point_cloud.point_cloud.errors import PointCloudError
