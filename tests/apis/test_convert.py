@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from coc_mm.apis.convert import convert_checkpoint
+from coc_mm.apis.infer import load_model
 from coc_mm.apis.model_zoo import config_of, get_model
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import load_checkpoint_safely
@@ -34,12 +35,12 @@ def tiny(tmp_path):
     return tmp_path / 'official.pth.tar'
 
 
-def published_dense(scope, path, size='small'):
+def published_dense(scope, path, size='small', layout='released'):
     """Save a dense model as mmdet 2.x and mmseg 0.x did: heads of today, official backbone."""
     pytest.importorskip(scope)
     model = build_model(config_of(DENSE[scope].replace('coc-s-', f'coc-{size[0]}-')))
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith('backbone.')}
-    backbone = golden.official_state_dict(f'{size}_dense')
+    backbone = golden.in_layout(layout, golden.official_state_dict(f'{size}_dense'))
     weights.update({f'backbone.{k}': v.float() for k, v in backbone.items()})
     meta = dict(
         CLASSES=('person',),
@@ -68,6 +69,37 @@ def test_classifier_computes_what_the_official_one_does(tool, tiny, suffix, caps
     with torch.inference_mode():
         logits = model(image, mode='tensor').numpy()
     np.testing.assert_allclose(logits, expected['logits'], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('layout', golden.OTHER_NAMES)
+def test_official_files_are_used_as_they_are(layout, tmp_path):
+    pytest.importorskip('mmpretrain')
+    formula = '' if layout == 'released' else '_count_denominator'
+    expected = golden.load(f'coc_tiny{formula}_224x224')
+    weights = golden.official_state_dict('coc_tiny', int(expected.get('salt', 0)))
+    path = tmp_path / 'coc_tiny.pth'
+    torch.save(dict(state_dict=golden.in_layout(layout, weights)), path)
+    image = golden.image(expected['input_shape'], expected['seed'])
+    for model in (
+        get_model('coc-tiny_8xb128_in1k', pretrained=path),
+        load_model(config_of('coc-tiny_8xb128_in1k'), str(path)),
+    ):
+        model.double().load_state_dict(load_checkpoint_safely(path)['state_dict'])
+        with torch.inference_mode():
+            logits = model(image, mode='tensor').numpy()
+        np.testing.assert_allclose(logits, expected['logits'], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('scope', DENSE)
+def test_official_dense_files_are_used_as_they_are(scope, tmp_path):
+    path = tmp_path / 'latest.pth'
+    weights = published_dense(scope, path, layout='submission')
+    model = load_model(config_of(DENSE[scope]), str(path))
+    assert model.backbone.proposals == ((7, 7),) * 4
+    assert model.backbone.blocks[0][0].mixer.denominator == 'count'
+    heads = {k: v for k, v in weights.items() if not k.startswith('backbone.')}
+    assert len(heads) > 20
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in heads.items())
 
 
 def test_classifier_in_the_library(tool, tiny):

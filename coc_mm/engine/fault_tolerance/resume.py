@@ -29,7 +29,7 @@ def verify_checkpoint(path: str | os.PathLike) -> dict:
     Raises:
         CheckpointError: It is cut, damaged or no checkpoint.
     """
-    checkpoint = load_checkpoint_safely(path)
+    checkpoint = load_checkpoint_safely(path, hold=True)
     path = os.path.expanduser(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
