@@ -5,7 +5,6 @@ import difflib
 import importlib.util
 import os
 import re
-import sys
 import traceback
 from copy import deepcopy
 from pathlib import Path
@@ -85,7 +84,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(
             f'config {path} is no config file: a .py file (or .json, .yaml) is expected.'
         )
-    _find_projects(file)
     try:
         with PARSING:
             config = Config.fromfile(path)
@@ -94,19 +92,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
     scope = (options or {}).get('default_scope', config.get('default_scope'))
     check_scope(scope, path)
     return config
-
-
-def _find_projects(file: Path) -> None:
-    """Let configs import the code of ``projects``: the checkout's, or that of their own tree.
-
-    ``custom_imports`` runs while a config is read. Entries go to the end of the path, so that
-    nothing installed is hidden.
-    """
-    roots = [parent.parent for parent in file.resolve().parents if parent.name == 'projects']
-    roots.append(Path(__file__).resolve().parents[2])
-    for root in map(str, roots):
-        if root not in sys.path and os.path.isdir(os.path.join(root, 'projects')):
-            sys.path.append(root)
 
 
 def _no_such_config(file: Path) -> str:

@@ -1,6 +1,8 @@
 """Clusters of images: assignment maps of a model, and pictures of them."""
 
 from coc_mm.visualization.drawing import draw_clusters
+from coc_mm.visualization.figures import FigureWriter
+from coc_mm.visualization.hook import ClusterVisualizationHook
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import (
     ClusterMaps,
@@ -23,6 +25,8 @@ __all__ = [
     'ClusterInspector',
     'ClusterMaps',
     'ClusterRecord',
+    'ClusterVisualizationHook',
+    'FigureWriter',
     'Inspection',
     'cluster_colors',
     'cluster_maps',

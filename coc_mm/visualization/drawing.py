@@ -21,8 +21,6 @@ def _as_picture(image) -> np.ndarray:
         raise ValueError(
             f'image must be (height, width, 3) of uint8, got {picture.shape} of {picture.dtype}'
         )
-    if 0 in picture.shape:
-        raise ValueError(f'image has no pixels: {picture.shape}')
     return picture
 
 
@@ -98,17 +96,12 @@ def draw_clusters(
         raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {channel_order!r}")
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha must be from 0 to 1, got {alpha!r}')
-    batch = len(maps.assignment)
-    if not 0 <= index < batch:
-        raise ValueError(f'index {index!r} is out of range: the maps hold {batch} images')
     if head is None and len(maps.heads) > 1:
         raise ValueError(f'the maps hold heads {", ".join(map(str, maps.heads))}: name one')
     place = 0 if head is None else maps.index_of_head(head)
     if colors is None:
         colors = cluster_colors(maps.folds, maps.centers_per_region)
     colors = np.asarray(colors, dtype=np.float32)
-    if colors.shape != (maps.num_clusters, 3):
-        raise ValueError(f'colors must be ({maps.num_clusters}, 3), got {colors.shape}')
     if channel_order == 'bgr':
         colors = colors[:, ::-1]
 

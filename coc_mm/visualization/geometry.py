@@ -1,7 +1,7 @@
 """Where the network's input lies in the picture that a test pipeline made it from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ _TOLERANCE = 4.0  # grey levels that a pixel may lie off the fitted line
 _GOLDEN = 0.618034  # its multiples spread evenly between whole numbers
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """A picture's place in the image that a pipeline made of it, in that image's pixels.
 
     ``top`` and ``left`` are negative where the picture was cropped; ``bottom`` and ``right`` are
@@ -29,38 +28,31 @@ class Placement:
     def seen(self, size: tuple[int, int], made: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return the part of the picture that is left in the image: top, left, bottom, right.
 
-        Args:
-            size (tuple[int, int]): Height and width of the picture.
-            made (tuple[int, int]): Height and width of the image.
+        Both sizes are heights and widths, of the picture and of the image.
         """
-        spans = ((self.top, self.bottom), (self.left, self.right))
-        box = []
-        for (start, stop), length, limit in zip(spans, size, made, strict=True):
+        ends = []
+        for start, stop, length, limit in zip(self[:2], self[2:], size, made, strict=True):
             scale = length / (stop - start)
-            first = min(max(round((0 - start) * scale), 0), length - 1)
-            box.append((first, max(min(round((limit - start) * scale), length), first + 1)))
-        (top, bottom), (left, right) = box
-        return top, left, bottom, right
+            first = min(max(round(-start * scale), 0), length - 1)
+            ends.append((first, max(min(round((limit - start) * scale), length), first + 1)))
+        return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
 
     def extent(
         self, size: tuple[int, int], part: tuple[int, int, int, int], input_size: tuple[int, int]
     ) -> tuple[float, float, float, float]:
-        """Return where a network's input lies over a part of the picture (``extent``).
+        """Return where a network's input lies over a part of the picture, for ``draw_clusters``.
 
         Args:
-            size (tuple[int, int]): Height and width of the picture.
-            part (tuple[int, int, int, int]): Top, left, bottom and right of the part.
-            input_size (tuple[int, int]): Height and width of the input, padding at its bottom and
-                right included.
+            size: Height and width of the picture.
+            part: Top, left, bottom and right of the part.
+            input_size: Height and width of the input, padding at its bottom and right included.
         """
-        spans = ((self.top, self.bottom), (self.left, self.right))
         ends = []
-        for axis, (start, stop) in enumerate(spans):
-            scale = size[axis] / (stop - start)
-            length = part[axis + 2] - part[axis]
-            for edge in (0, input_size[axis]):
-                ends.append(((edge - start) * scale - part[axis]) / length)
-        return ends[0], ends[2], ends[1], ends[3]
+        for axis, (start, stop) in enumerate(zip(self[:2], self[2:], strict=True)):
+            scale, length = size[axis] / (stop - start), part[axis + 2] - part[axis]
+            edges = (0, input_size[axis])
+            ends.append([((edge - start) * scale - part[axis]) / length for edge in edges])
+        return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
 
 
 def _ramp(length: int, across: int) -> tuple[np.ndarray, float, float]:

@@ -14,6 +14,8 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from coc_mm.registry import HOOKS
+from coc_mm.visualization.maps import find_backbone, record_clusters
+from coc_mm.visualization.sheets import contact_sheet, stage_row
 
 __all__ = ['ClusterVisualizationHook']
 
@@ -82,10 +84,8 @@ class ClusterVisualizationHook(Hook):
         channel_order: str = 'bgr',
         at_start: bool = True,
     ) -> None:
-        if not isinstance(interval, (int, np.integer)) or interval < 1:
+        if interval < 1:
             raise ValueError(f'interval must be a positive number, got {interval!r}')
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha must be from 0 to 1, got {alpha!r}')
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
         self.interval = interval
@@ -111,8 +111,6 @@ class ClusterVisualizationHook(Hook):
 
     @master_only
     def _prepare(self, runner) -> None:
-        from coc_mm.visualization import record_clusters
-
         model = self._model(runner)
         with record_clusters(model, self.stage, self.block, self.head):
             pass  # a number out of range raises here
@@ -152,26 +150,16 @@ class ClusterVisualizationHook(Hook):
 
     @master_only
     def _draw(self, runner, step: int) -> None:
-        from coc_mm.visualization import contact_sheet, stage_row
-
         model = self._model(runner)
         with _undisturbed(model):
             for number, sample in enumerate(self._samples):
                 picture, maps, extent = self._look(model, sample)
-                row = stage_row(
-                    picture,
-                    maps,
-                    alpha=self.alpha,
-                    extent=extent,
-                    height=self.height,
-                    caption='input',
-                )
+                style = dict(alpha=self.alpha, height=self.height, caption='input')
+                row = stage_row(picture, maps, extent=extent, **style)
                 runner.visualizer.add_image(f'clusters_{number}', contact_sheet([row]), step)
 
     def _look(self, model, sample: dict):
         """Return the image as the pipeline made it, its maps and where these lie."""
-        from coc_mm.visualization import find_backbone, record_clusters
-
         inputs = sample['inputs']
         batch = dict(inputs=[inputs], data_samples=[sample.get('data_samples')])
         processed = model.data_preprocessor(batch)['inputs']

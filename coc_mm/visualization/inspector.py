@@ -132,10 +132,6 @@ class ClusterInspector:
             ValueError: A number out of range, with the valid ones, or an image too small for the
                 model.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f'image must be (height, width, 3) of uint8, got {image.shape} of {image.dtype}'
-            )
         data = self._prepare(image)
         batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
         with torch.no_grad(), record_clusters(self.model, stage, block, head) as record:

@@ -164,11 +164,7 @@ def find_backbone(model: nn.Module) -> ContextCluster:
 def _number(name: str, value: Any, count: int, where: str, negative: bool = False) -> int:
     """Check the number of a stage, block or head; return it counted from the start."""
     first = -count if negative else 0
-    if (
-        not isinstance(value, (int, np.integer))
-        or isinstance(value, bool)
-        or not first <= value < count
-    ):
+    if not isinstance(value, (int, np.integer)) or not first <= value < count:
         valid = f'0 to {count - 1}' if count > 1 else 'only 0'
         from_end = f' (or {first} to -1, from the end)' if negative else ''
         raise ValueError(f'{name} {value!r} is out of range: {where} has {name}s {valid}{from_end}')

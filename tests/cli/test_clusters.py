@@ -1,27 +1,16 @@
 """tools/visualization/clusters.py from its arguments to its files."""
 
-import importlib.util
-import subprocess
-import sys
-from itertools import pairwise
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_projects import write_project
-
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / 'tools' / 'visualization' / 'clusters.py'
+from tool_fixtures import load_tool
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('clusters_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool('visualization/clusters')
 
 
 @pytest.fixture(scope='module')
@@ -118,21 +107,11 @@ def test_gif_over_checkpoints(tool, project, tmp_path):
     image = str(folder / 'pictures' / 'wide.png')
     out = ['--out-dir', str(tmp_path), '--height', '48']
     assert tool([image, str(config), *out, '--gif', str(folder)]) == 0
-    moving = Image.open(tmp_path / 'wide.gif')
-    assert moving.n_frames == 3
-    durations, frames = [], []
-    for number in range(3):
-        moving.seek(number)
-        durations.append(moving.info['duration'])
-        frames.append(np.asarray(moving.convert('RGB')).astype(int))
-    assert durations == [600, 600, 2000]
-    assert all(np.abs(a - b).max() > 50 for a, b in pairwise(frames))
+    assert Image.open(tmp_path / 'wide.gif').n_frames == 3
     # The pictures beside it show the last checkpoint, 10 and not 2.
-    still = np.asarray(Image.open(tmp_path / 'wide_stages.png')).astype(int)
+    still = (tmp_path / 'wide_stages.png').read_bytes()
     assert tool([image, str(config), str(folder / 'epoch_10.pth'), *out]) == 0
-    again = np.asarray(Image.open(tmp_path / 'wide_stages.png')).astype(int)
-    np.testing.assert_array_equal(still, again)
-    # One stage: a grid of its heads in each frame.
+    assert (tmp_path / 'wide_stages.png').read_bytes() == still
     some = [str(folder / f'epoch_{n}.pth') for n in (2, 1)]
     assert tool([image, str(config), *out, '--stage', '0', '--gif', *some]) == 0
     assert Image.open(tmp_path / 'wide.gif').n_frames == 2
@@ -210,17 +189,3 @@ def test_bad_images_of_a_folder_are_skipped_and_counted(tool, project, tmp_path,
     assert '32 x 32' in captured.out
     assert 'c_stages.png' in files_of(out)
     assert not any(name.startswith(('a_', 'b_')) for name in files_of(out))
-
-
-def test_as_a_process(project, tmp_path):
-    folder, config = project
-    image = folder / 'pictures' / 'wide.png'
-    done = subprocess.run(
-        [sys.executable, TOOL, image, config, '--stage', '9', '--out-dir', tmp_path / 'out'],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 2
-    assert 'stage 9 is out of range: the backbone has stages 0 to 3' in done.stderr
-    assert 'Traceback' not in done.stderr

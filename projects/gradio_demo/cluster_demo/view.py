@@ -125,7 +125,7 @@ def draw_overlay(
         alpha=min(max(float(alpha), 0.0), 1.0),
         borders='region borders' in marks,
         outlines='outlines' in marks,
-        centers='centers' in marks,
+        centers=bool({'centers', 'centres'} & set(marks)),
         highlight=highlight,
         extent=result.inspection.extent,
     )

@@ -1,5 +1,4 @@
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,6 @@ from tiny_projects import forget_singletons
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / 'projects' / 'point_cloud' / 'configs'
-
-if str(ROOT) not in sys.path:  # pytest started from elsewhere
-    sys.path.append(str(ROOT))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
-"""The command line of ``tools/visualization/point_clusters.py``."""
+"""Draw the clusters of a point cloud: ``tools/visualization/point_clusters.py``."""
 
-import argparse
 from pathlib import Path
 
 from mmengine.registry import DATASETS, DefaultScope
@@ -8,7 +7,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from coc_mm.apis.config import load_config
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely, state_dict_of
-from coc_mm.errors import print_rank0
+from coc_mm.cli.options import at_least, make_parser
+from coc_mm.errors import print_rank0, run_command
 from projects.point_cloud.point_cloud.data import SamplePoints, read_h5, read_points
 from projects.point_cloud.point_cloud.errors import PointCloudError
 from projects.point_cloud.point_cloud.visualization.inspector import (
@@ -17,40 +17,41 @@ from projects.point_cloud.point_cloud.visualization.inspector import (
 )
 from projects.point_cloud.point_cloud.visualization.pictures import save_html, save_png
 
-__all__ = ['run_point_clusters']
+__all__ = ['main']
 
 _SAVERS = {'.png': save_png, '.html': save_html}
 
 
-def parse_point_clusters(argv=None):
-    """Parse the arguments of the tool."""
-    parser = argparse.ArgumentParser(
-        prog='point_clusters.py',
-        description='Color a cloud by its context clusters or by its sampled centers.',
+def _parse(argv):
+    parser = make_parser(
+        'point_clusters.py', 'Color a cloud by its context clusters or by its sampled centers.'
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'cloud',
         help='a .xyz, .npy, .ply or .off file; FILE.h5:I for cloud I of a file; with --config, a '
         'number for that cloud of its test set',
     )
-    parser.add_argument(
+    add(
         '--by',
+        type=lambda text: text.replace('centre', 'center'),
         choices=['cluster', 'center'],
         help='cluster: the one that a point is most similar to the center of; center: the '
         'nearest sampled point; default: cluster where there is a checkpoint',
     )
-    parser.add_argument('--config', help='the config of a model')
-    parser.add_argument('--checkpoint', help='its checkpoint')
-    parser.add_argument('--stage', type=int, default=-1, help='of the model; default: the last')
-    parser.add_argument('--block', type=int, default=-1, help='of the stage; default: the last')
-    parser.add_argument(
-        '--centers', type=int, default=64, help='without a model: centers to sample; default: 64'
+    add('--config', help='the config of a model')
+    add('--checkpoint', help='its checkpoint')
+    add('--stage', type=int, default=-1, help='of the model; default: the last')
+    add('--block', type=int, default=-1, help='of the stage; default: the last')
+    add(
+        *('--centers', '--centres'),
+        type=at_least(1),
+        default=64,
+        help='without a model: centers to sample; default: 64',
     )
-    parser.add_argument(
-        '--points', type=int, default=2048, help='without a model: points shown; default: 2048'
-    )
-    parser.add_argument('--up', choices='xyz', default='z', help='axis that points up; default: z')
-    parser.add_argument(
+    add('--points', type=at_least(1), default=2048, help='without a model: shown; default: 2048')
+    add('--up', choices='xyz', default='z', help='axis that points up; default: z')
+    add(
         '--out',
         action='append',
         metavar='FILE',
@@ -95,7 +96,7 @@ def _read(args, config):
 
 
 def _prepare(sample, config, points):
-    """Pass a cloud through the test pipeline of the config, or take as many points as shown."""
+    """Pass a cloud through the config's test pipeline, or take as many points as are shown."""
     if config is None:
         if len(sample['points']) > points:
             sample = SamplePoints(points, how='farthest')(sample)
@@ -116,9 +117,8 @@ def _load(config, checkpoint):
     return model.eval()
 
 
-def run_point_clusters(argv=None):
-    """Draw a cloud, as ``tools/visualization/point_clusters.py`` does."""
-    args = parse_point_clusters(argv)
+def _run(argv):
+    args = _parse(argv)
     config = load_config(args.config) if args.config else None
     sample, name = _read(args, config)
     points = _prepare(sample, config, args.points)
@@ -136,3 +136,8 @@ def run_point_clusters(argv=None):
     for path in args.out or [f'{stem}{suffix}' for suffix in _SAVERS]:
         _SAVERS[Path(path).suffix.lower()](cloud, path, title, args.up)
         print_rank0(f'wrote {path}')
+
+
+def main(argv=None):
+    """Draw; return the exit status."""
+    return run_command(_run, argv)

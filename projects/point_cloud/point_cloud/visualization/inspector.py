@@ -122,3 +122,11 @@ def color_by_cluster(points, model, stage=-1, block=-1):
     shown = nearest_neighbours(cloud, xyz, 1).flatten().cpu().numpy()
     centers = indices[stage].flatten().cpu().numpy()
     return ColoredCloud(np.asarray(points, np.float32), groups[shown], centers, best[shown])
+
+
+def colour_by_centre(points, centres=64, model=None, stage=-1):
+    """The earlier name of :func:`color_by_center`."""
+    return color_by_center(points, centres, model, stage)
+
+
+ColouredCloud, colour_by_cluster = ColoredCloud, color_by_cluster  # earlier names
