@@ -44,7 +44,7 @@ MODELS = _child('model', MMENGINE_MODELS, ['coc_mm.models'])
 DATASETS = _child('dataset', MMENGINE_DATASETS, ['coc_mm.datasets'])
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, ['coc_mm.datasets'])
 METRICS = _child('metric', MMENGINE_METRICS, ['coc_mm.engine'])
-HOOKS = _child('hook', MMENGINE_HOOKS, ['coc_mm.engine'])
+HOOKS = _child('hook', MMENGINE_HOOKS, ['coc_mm.engine', 'coc_mm.visualization.hook'])
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, ['coc_mm.engine']
 )

@@ -146,7 +146,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     writer = _build_writer(args, checkpoints)
     out_dir = writer.out_dir
     stems = [path.stem for path in images]
-    failed, rows, moving = [], [], {}
+    failed, moving = [], {}
+    rows: list = []
     for path in images:
         name = path.stem if stems.count(path.stem) == 1 else path.name
         try:

@@ -6,11 +6,9 @@ from coc_mm.engine.fault_tolerance.seeding import StepSeedHook
 from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResumeHook
 from coc_mm.engine.hooks.nonfinite_hook import NonFiniteHook
 from coc_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from coc_mm.visualization.hook import ClusterVisualizationHook
 
 __all__ = [
     'AtomicCheckpointHook',
-    'ClusterVisualizationHook',
     'LayerDecayOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',

@@ -2,7 +2,6 @@
 
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.figures import FigureWriter
-from coc_mm.visualization.hook import ClusterVisualizationHook
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import (
     ClusterMaps,
@@ -25,7 +24,6 @@ __all__ = [
     'ClusterInspector',
     'ClusterMaps',
     'ClusterRecord',
-    'ClusterVisualizationHook',
     'FigureWriter',
     'Inspection',
     'cluster_colors',

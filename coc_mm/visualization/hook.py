@@ -154,8 +154,8 @@ class ClusterVisualizationHook(Hook):
         with _undisturbed(model):
             for number, sample in enumerate(self._samples):
                 picture, maps, extent = self._look(model, sample)
-                style = dict(alpha=self.alpha, height=self.height, caption='input')
-                row = stage_row(picture, maps, extent=extent, **style)
+                style: dict[str, Any] = dict(alpha=self.alpha, height=self.height)
+                row = stage_row(picture, maps, extent=extent, caption='input', **style)
                 runner.visualizer.add_image(f'clusters_{number}', contact_sheet([row]), step)
 
     def _look(self, model, sample: dict):

@@ -1,7 +1,5 @@
 """A model with its own test pipeline, looking at pictures."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -123,30 +121,3 @@ def test_red_arrives_as_red(project):
     inputs = inspector._prepare(image)['inputs']
     assert inputs[2].min() == 255  # BGR, as mmcv loads
     assert inputs[:2].max() == 0
-
-
-def test_users_at_once(project):
-    _, model, config = project
-    inspector = ClusterInspector(model, config)
-    images = [photo((96, 130)), photo((70, 70)), photo((64, 200))]
-    expected = [inspector(image, 1, 0) for image in images]
-    failures, done = [], []
-
-    def work(number):
-        try:
-            for _ in range(3):
-                found = inspector(images[number], 1, 0)
-                maps, wanted = found.maps[1, 0], expected[number].maps[1, 0]
-                assert torch.equal(maps.assignment, wanted.assignment)
-                assert found.findings == expected[number].findings
-                done.append(number)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
-    assert len(done) == 9

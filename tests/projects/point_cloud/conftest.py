@@ -1,40 +1,15 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_projects import forget_singletons
+from tool_fixtures import *  # noqa: F403
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / 'projects' / 'point_cloud' / 'configs'
-
-
-@pytest.fixture(autouse=True)
-def _fresh_singletons():
-    yield
-    forget_singletons()
+CONFIGS = Path(__file__).resolve().parents[3] / 'projects' / 'point_cloud' / 'configs'
 
 
 @pytest.fixture
 def configs():
     return CONFIGS
-
-
-@pytest.fixture
-def tool(monkeypatch, tmp_path):
-    """Give the main function of a script of tools/, run in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    monkeypatch.delenv('COC_MM_TRACEBACK', raising=False)
-
-    def load(name):
-        path = ROOT / 'tools' / f'{name}.py'
-        spec = importlib.util.spec_from_file_location(f'tool_{path.stem}', path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-
-    return load
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from projects.point_cloud.point_cloud.data.readers import check_points
 from projects.point_cloud.point_cloud.errors import PointCloudError
 
-__all__ = ['PointCloudDataset']
+__all__ = ['PointCloudDataset', 'check_split']
 
 
 class PointCloudDataset(BaseDataset):
@@ -84,3 +84,10 @@ class PointCloudDataset(BaseDataset):
         info = super().get_data_info(idx)
         info['points'] = np.array(self.clouds[info['cloud']], np.float32)
         return info
+
+
+def check_split(split):
+    """Return the split, or refuse it."""
+    if split not in ('train', 'test'):
+        raise PointCloudError(f"split must be 'train' or 'test', not {split!r}")
+    return split

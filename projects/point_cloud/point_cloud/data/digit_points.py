@@ -4,7 +4,7 @@ import numpy as np
 
 from coc_mm.datasets.digits.digits import load_digits_split
 from coc_mm.registry import DATASETS
-from projects.point_cloud.point_cloud.data.base import PointCloudDataset
+from projects.point_cloud.point_cloud.data.base import PointCloudDataset, check_split
 from projects.point_cloud.point_cloud.errors import PointCloudError
 
 
@@ -20,9 +20,7 @@ class DigitPoints(PointCloudDataset):
     METAINFO = dict(classes=tuple('0123456789'))
 
     def __init__(self, split, **kwargs):
-        if split not in ('train', 'test'):
-            raise PointCloudError(f"split must be 'train' or 'test', not {split!r}")
-        self.split = split
+        self.split = check_split(split)
         super().__init__(**kwargs)
 
     def load_clouds(self):

@@ -26,8 +26,6 @@ class PointFolder(PointCloudDataset):
     """
 
     def __init__(self, split='', keep_points=4096, classes=None, metainfo=None, **kwargs):
-        if keep_points < 1:
-            raise PointCloudError(f'keep_points must be positive, got {keep_points}')
         self.split, self.keep_points = split, keep_points
         metainfo = dict(metainfo or {})
         root = Path(kwargs.get('data_root') or '.')

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coc_mm.registry import DATASETS
-from projects.point_cloud.point_cloud.data.base import PointCloudDataset
+from projects.point_cloud.point_cloud.data.base import PointCloudDataset, check_split
 from projects.point_cloud.point_cloud.data.h5 import read_h5
 from projects.point_cloud.point_cloud.errors import PointCloudError
 
@@ -63,7 +63,7 @@ class ScanObjectNN(_H5Dataset):
             )
         if str(fold) not in ('main', '1', '2', '3', '4'):
             raise PointCloudError(f"fold must be 'main' or '1' to '4', not {fold!r}")
-        self.split, self.variant, self.fold = _checked_split(split), variant, str(fold)
+        self.split, self.variant, self.fold = check_split(split), variant, str(fold)
         super().__init__(**kwargs)
 
     def files(self):
@@ -93,7 +93,7 @@ class ModelNet40(_H5Dataset):
     )  # fmt: skip
 
     def __init__(self, split, **kwargs):
-        self.split = _checked_split(split)
+        self.split = check_split(split)
         super().__init__(**kwargs)
 
     def files(self):
@@ -101,9 +101,3 @@ class ModelNet40(_H5Dataset):
         root = Path(self.data_root or '.')
         found = sorted(root.glob(f'ply_data_{self.split}*.h5'))
         return [str(path) for path in found] or [str(root / f'ply_data_{self.split}0.h5')]
-
-
-def _checked_split(split):
-    if split not in SPLITS:
-        raise PointCloudError(f"split must be 'train' or 'test', not {split!r}")
-    return split

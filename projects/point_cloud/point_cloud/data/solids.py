@@ -6,7 +6,7 @@ A stand-in to try the model without a download; nothing here was measured in the
 import numpy as np
 
 from coc_mm.registry import DATASETS
-from projects.point_cloud.point_cloud.data.base import PointCloudDataset
+from projects.point_cloud.point_cloud.data.base import PointCloudDataset, check_split
 from projects.point_cloud.point_cloud.errors import PointCloudError
 
 __all__ = ['SyntheticSolids', 'make_solid']
@@ -170,14 +170,7 @@ class SyntheticSolids(PointCloudDataset):
         tilt=0.2,
         **kwargs,
     ):
-        if split not in ('train', 'test'):
-            raise PointCloudError(f"split must be 'train' or 'test', not {split!r}")
-        if per_class < 1 or points < 1 or not 0 <= occlusion < 1:
-            raise PointCloudError(
-                f'per_class={per_class} and points={points} must be positive, '
-                f'occlusion={occlusion} below 1'
-            )
-        self.split, self.per_class, self.seed = split, per_class, seed
+        self.split, self.per_class, self.seed = check_split(split), per_class, seed
         self.options = dict(points=points, noise=noise, occlusion=occlusion, tilt=tilt)
         super().__init__(**kwargs)
 

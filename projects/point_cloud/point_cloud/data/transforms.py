@@ -78,8 +78,6 @@ class ScaleShiftPoints(BaseTransform):
     """
 
     def __init__(self, scale=(2 / 3, 3 / 2), shift=0.2):
-        if not 0 < scale[0] <= scale[1] or shift < 0:
-            raise PointCloudError(f'scale={scale} must be 0 < least <= largest, shift={shift} >= 0')
         self.scale, self.shift = scale, shift
 
     def transform(self, results):
@@ -127,8 +125,6 @@ class JitterPoints(BaseTransform):
     """Add Gaussian noise of ``sigma``, at most ``clip``, to every coordinate."""
 
     def __init__(self, sigma=0.01, clip=0.05):
-        if sigma < 0 or clip < 0:
-            raise PointCloudError(f'sigma={sigma} and clip={clip} must not be negative')
         self.sigma, self.clip = sigma, clip
 
     def transform(self, results):
@@ -164,8 +160,6 @@ class VotePoints(BaseTransform):
     """
 
     def __init__(self, transforms, pack=(dict(type='coc_mm.PackPoints'),), votes=10):
-        if votes < 1:
-            raise PointCloudError(f'votes must be positive, got {votes}')
         self.change, self.pack, self.votes = Compose(transforms), Compose(list(pack)), votes
 
     def transform(self, results):

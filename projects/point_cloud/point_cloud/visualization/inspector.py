@@ -1,5 +1,6 @@
 """Which cluster, or which sampled center, every point of a cloud belongs to."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +34,23 @@ class ColoredCloud:
     similarity: np.ndarray | None = None
 
 
-def _stages(model, cloud):
-    """Run a model in evaluation mode; return what its stages see, and their centers' indices."""
+@contextmanager
+def _evaluating(model):
     was_training = model.training
     model.eval()
     with torch.inference_mode():
+        yield
+    model.train(was_training)
+
+
+def _stages(model, cloud):
+    """Return what the stages of a model see, and their centers' indices."""
+    with _evaluating(model):
         seen, chosen, indices = [], None, []
         for xyz, grouping, _ in model.stage_inputs(cloud.transpose(1, 2)):
             chosen = grouping[0] if chosen is None else chosen.gather(1, grouping[0])
             seen.append((xyz, grouping))
             indices.append(chosen)
-    model.train(was_training)
     return seen, indices
 
 
@@ -106,11 +113,8 @@ def color_by_cluster(points, model, stage=-1, block=-1):
     blocks = model.pre_blocks_list[stage]
     block = _position(block, len(blocks.operation) // 2, 'block')
     xyz, (_, index, grouped, center) = seen[stage]
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with _evaluating(model):
         similarity = blocks.similarity(grouped, center, block)[0].float().cpu().numpy()
-    model.train(was_training)
     member = index[0].cpu().numpy()
     group = np.broadcast_to(np.arange(len(member))[:, None], member.shape)
     # The last of repeated assignments stays: the highest similarity, then the lower group.
