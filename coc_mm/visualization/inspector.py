@@ -37,6 +37,7 @@ class Inspection:
         maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), on the CPU.
         findings (list[tuple[str, float]]): Names with their probability (classification, all
             classes), score (detection) or share of the image (segmentation), highest first.
+        labels (list[int]): Labels of the findings.
         sample: The prediction in the library's own form.
     """
 
@@ -45,6 +46,7 @@ class Inspection:
     extent: tuple[float, float, float, float]
     maps: dict[tuple[int, int], ClusterMaps]
     findings: list[tuple[str, float]]
+    labels: list[int]
     sample: Any
 
 
@@ -145,7 +147,10 @@ class ClusterInspector:
             maps = whole
         maps = {key: value.to('cpu') for key, value in maps.items()}
         picture, box, extent = self._place(image, data['inputs'], next(iter(maps.values())))
-        return Inspection(picture, box, extent, maps, self._findings(sample), sample)
+        found = self._findings(sample)
+        names = [(self._name(label), value) for label, value in found]
+        labels = [label for label, _ in found]
+        return Inspection(picture, box, extent, maps, names, labels, sample)
 
     def _prepare(self, image: np.ndarray) -> dict:
         """Send an RGB image through the pipeline."""
@@ -181,27 +186,24 @@ class ClusterInspector:
     def _as_image(self, image: np.ndarray) -> np.ndarray:
         return self._prepare(image)['inputs'].permute(1, 2, 0).numpy()
 
-    def _name(self, label: int) -> str:
-        classes = self.classes
-        return str(classes[label]) if classes is not None and label < len(classes) else str(label)
-
-    def _findings(self, sample) -> list[tuple[str, float]]:
+    def _findings(self, sample) -> list[tuple[int, float]]:
+        """Labels with their values, highest first."""
         if 'pred_score' in sample:
-            scores, labels = sample.pred_score.detach().cpu().sort(descending=True)
-            pairs = zip(labels.tolist(), scores.tolist(), strict=True)
+            values = sample.pred_score.detach().cpu()
+            labels = torch.arange(len(values))
         elif 'pred_instances' in sample:
             found = sample.pred_instances
             found = found[found.scores >= _MIN_SCORE].cpu()
-            order = found.scores.argsort(descending=True)
-            pairs = zip(found.labels[order].tolist(), found.scores[order].tolist(), strict=True)
-        elif 'pred_sem_seg' in sample:
-            labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
-            order = counts.argsort(descending=True)
-            share = counts[order] / counts.sum()
-            pairs = zip(labels[order].tolist(), share.tolist(), strict=True)
+            labels, values = found.labels, found.scores
         else:
-            return []
-        return [(self._name(label), value) for label, value in pairs]
+            labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
+            values = counts / counts.sum()
+        order = values.argsort(descending=True)
+        return list(zip(labels[order].tolist(), values[order].tolist(), strict=True))
+
+    def _name(self, label: int) -> str:
+        classes = self.classes
+        return str(classes[label]) if classes is not None and label < len(classes) else str(label)
 
     def caption(self, inspection: Inspection) -> str:
         """The class with its probability, the objects or the largest areas, in a few words."""

@@ -147,7 +147,7 @@ class Session:
         )
         if result.task == 'classification':
             return Prediction(view.top_classes(result), None, '', facts)
-        return Prediction(None, path, _list_findings(result, loaded.classes), facts)
+        return Prediction(None, path, _list_findings(result), facts)
 
     def _save(self, panel: str, name: str, picture: np.ndarray) -> Path:
         # Pictures of one name may differ, and browsers keep them.
@@ -160,19 +160,18 @@ class Session:
         return path
 
 
-def _list_findings(result: Result, classes) -> str:
+def _list_findings(result: Result) -> str:
     """A list of objects with their scores, or of areas with their shares."""
-    if not result.inspection.findings:
+    found = result.inspection
+    if not found.findings:
         return f'<p>{html.escape(result.caption.capitalize())}.</p>'
     items = []
-    for label, value in view.findings(result)[:12]:
+    for label, (name, value) in list(zip(found.labels, found.findings, strict=True))[:12]:
         color = ', '.join(map(str, view.color_of(label)))
         share = f'{100 * value:.0f} %' if value >= 0.005 else 'under 1 %'
         number = f'{value:.2f}' if result.task == 'detection' else share
-        name = html.escape(view.name_of(classes, label))
-        items.append(
-            f'<li><span style="background: rgb({color})"></span><b>{name}</b> {number}</li>'
-        )
+        square = f'<span style="background: rgb({color})"></span>'
+        items.append(f'<li>{square}<b>{html.escape(name)}</b> {number}</li>')
     return f'<ul>{"".join(items)}</ul>'
 
 

@@ -19,7 +19,6 @@ __all__ = [
     'draw_overlay',
     'draw_prediction',
     'enlarged',
-    'findings',
     'heads_sheet',
     'name_of',
     'point_in',
@@ -172,19 +171,6 @@ def top_classes(result: Result, count: int = 5) -> dict[str, float]:
         doubles = names[:i].count(name)
         found[f'{name} ({doubles + 1})' if doubles else name] = value
     return found
-
-
-def findings(result: Result) -> list[tuple[int, float]]:
-    """Return labels with scores (objects) or shares of the image (areas), the highest first."""
-    sample = result.inspection.sample
-    if result.task == 'detection':
-        found = sample.pred_instances
-        found = found[found.scores >= _MIN_SCORE].cpu()
-        pairs = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
-    else:
-        labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
-        pairs = zip(labels.tolist(), (counts / counts.sum()).tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: -pair[1])
 
 
 def draw_prediction(result: Result, classes, alpha: float = 0.55) -> np.ndarray | None:
