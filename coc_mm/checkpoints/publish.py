@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from coc_mm.checkpoints.safe_pickle import check_tensors, read_file
 from coc_mm.checkpoints.save import check_target, save_checkpoint
 from coc_mm.errors import CheckpointError
 
-__all__ = ['publish', 'strip_checkpoint']
+__all__ = ['publish']
 
 # Of the metadata, what prediction needs and what says where the weights are from.
 _KEPT = (
@@ -22,21 +23,11 @@ _KEPT = (
 )
 
 
-def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
+def _strip(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
     """Keep the weights and the metadata for prediction; drop the state of the training.
 
-    Args:
-        checkpoint (Mapping): From :func:`~coc_mm.checkpoints.safe_pickle.read_file`.
-        path (str): Of the file, for messages.
-        ema (bool): Of a run with EMA, take the averaged weights (mmengine saves them as
-            ``state_dict``, those of training as ``ema_state_dict``; timm the other way
-            round). False takes the others. Defaults to True.
-
-    Returns:
-        dict: ``state_dict`` and ``meta``.
-
-    Raises:
-        CheckpointError: There are no weights, or not those asked for.
+    mmengine saves averaged weights as ``state_dict`` and those of training as ``ema_state_dict``,
+    timm the other way round; ``path`` is for messages.
     """
     weights = checkpoint.get('state_dict')
     if isinstance(checkpoint.get('state_dict_ema'), Mapping) and ema:
@@ -47,12 +38,11 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
             raise CheckpointError(f'{path} is of a run without EMA; leave out --no-ema.')
     if weights is None:
         weights = {} if isinstance(checkpoint.get('optimizer'), Mapping) else checkpoint
-    prefix = re.compile(r'^(module\.)+')
-    state_dict: Any = type(weights)() if hasattr(weights, '_metadata') else {}
+    state_dict: Any = OrderedDict()
     for name, value in weights.items():
         # "steps" counts the averaging of mmengine's ema_state_dict.
         if isinstance(value, torch.Tensor) and name != 'steps':
-            state_dict[prefix.sub('', name)] = value.detach()
+            state_dict[re.sub(r'^(module\.)+', '', name)] = value.detach()
     if not state_dict:
         raise CheckpointError(f'{path} holds no weights to publish.')
     check_tensors(state_dict, path)
@@ -60,20 +50,8 @@ def strip_checkpoint(checkpoint: Mapping, path: str, ema: bool = True) -> dict[s
         state_dict[name] = value.cpu().clone()
     if hasattr(weights, '_metadata'):
         state_dict._metadata = weights._metadata
-    meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
+    meta = checkpoint.get('meta') or {}
     return dict(meta={k: meta[k] for k in _KEPT if k in meta}, state_dict=state_dict)
-
-
-def _digest(state_dict: Mapping) -> str:
-    """Hash names, types, shapes and values, so that equal weights get equal names."""
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        value = state_dict[name].contiguous()
-        digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
-        if value.numel():
-            digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def publish(source: str, target: str, ema: bool = True, force: bool = False) -> Path:
@@ -82,17 +60,22 @@ def publish(source: str, target: str, ema: bool = True, force: bool = False) -> 
     Args:
         source (str): A checkpoint of a training.
         target (str): ``DIR/NAME.pth`` or ``.safetensors``, written as
-            ``DIR/NAME-<8 hex digits>.pth``.
-        ema (bool): See :func:`strip_checkpoint`. Defaults to True.
+            ``DIR/NAME-<8 hex digits>.pth``; equal weights get equal names.
+        ema (bool): Of a run with EMA, take the averaged weights. Defaults to True.
         force (bool): Replace a file of that name. Defaults to False.
 
     Raises:
         CheckpointError: The source cannot be read or the target not be written.
     """
     wanted = check_target(target, force=True)
-    checkpoint = strip_checkpoint(read_file(source), source, ema)
+    checkpoint = _strip(read_file(source), source, ema)
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint['state_dict'].items()):
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
+        if value.numel():
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
     stem = re.sub(r'-[0-9a-f]{8}$', '', wanted.stem)  # publishing what was published
-    name = f'{stem}-{_digest(checkpoint["state_dict"])[:8]}{wanted.suffix}'
+    name = f'{stem}-{digest.hexdigest()[:8]}{wanted.suffix}'
     path = check_target(wanted.with_name(name), force)
     save_checkpoint(checkpoint, path)
     return path
