@@ -240,10 +240,12 @@ def _check_start(config: Config) -> None:
 def _watch_numbers(config: Config) -> None:
     """Put the watch over losses and gradients into every training, unless it is switched off."""
     hooks = config.setdefault('default_hooks', ConfigDict())
-    if 'numbers' in hooks and not isinstance(hooks.numbers, dict):
-        hooks.pop('numbers')  # default_hooks.numbers=None; mmengine removes its own hooks alone
+    if 'numbers' in hooks:  # its former name
+        hooks.setdefault('nonfinite', hooks.pop('numbers'))
+    if 'nonfinite' in hooks and not isinstance(hooks.nonfinite, dict):
+        hooks.pop('nonfinite')  # default_hooks.nonfinite=None
     else:
-        hooks.setdefault('numbers', ConfigDict()).setdefault('type', 'coc_mm.NonFiniteHook')
+        hooks.setdefault('nonfinite', ConfigDict()).setdefault('type', 'coc_mm.NonFiniteHook')
 
 
 def _prepare_folders(config: Config) -> None:

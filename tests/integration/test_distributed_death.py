@@ -50,7 +50,7 @@ def _plan(folder):
         run('killed', 2, 'Die', **second),
         run('hanging', 2, 'Hang', 'env_cfg.dist_cfg.timeout=3', **second),
         run('nan', 2, 'NanLoss', iteration=4, rank=1),
-        run('nan_skipped', 2, 'NanLoss', 'default_hooks.numbers.action=skip', **second),
+        run('nan_skipped', 2, 'NanLoss', 'default_hooks.nonfinite.action=skip', **second),
         run('worker', 1, 'KillWorker', 'train_dataloader.num_workers=1'),
     ]
 

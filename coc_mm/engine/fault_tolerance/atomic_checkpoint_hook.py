@@ -42,7 +42,7 @@ class _Later:
         return getattr(self._backend, name)
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(name=['AtomicCheckpointHook', 'WholeCheckpointHook'])
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, safe against being killed at any moment.
 

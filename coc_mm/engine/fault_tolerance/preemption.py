@@ -188,7 +188,7 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(name=['PreemptionHook', 'StopHook'])
 class PreemptionHook(Hook):
     """Saves a checkpoint and ends the process where a stop has been asked for.
 

@@ -110,7 +110,7 @@ class _PlacedBatches:
             drawn += len(batch)
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(name=['StepSeedHook', 'PlacedRandomnessHook'])
 class StepSeedHook(Hook):
     """Makes what a run draws at random depend on the place in it alone.
 

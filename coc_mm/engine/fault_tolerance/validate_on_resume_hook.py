@@ -13,7 +13,7 @@ from coc_mm.utils.atomic_io import atomic_write
 __all__ = ['ValidateOnResumeHook']
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(name=['ValidateOnResumeHook', 'OwedValidationHook'])
 class ValidateOnResumeHook(Hook):
     """Validates first where a resumed run owes it.
 

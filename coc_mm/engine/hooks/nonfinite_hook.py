@@ -1,51 +1,61 @@
-"""Watch the numbers of a training: losses, gradients, and the gradient scale of mixed precision."""
+"""Stop at, or skip, losses and gradients that are not finite."""
 
+import math
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
-from coc_mm.engine.hooks.nonfinite_report import describe, save_batch
+from coc_mm.checkpoints.save import save_checkpoint
+from coc_mm.errors import CheckpointError
 from coc_mm.registry import HOOKS
 
 __all__ = ['NonFiniteError', 'NonFiniteHook']
 
-# A collapsing scale halves at every step; one line for each four halvings says enough.
-_LINE_EVERY = 16
+# A collapsing gradient scale halves at every step; one line for each four halvings says enough.
+_WARN_EVERY = 16
+_MAX_NAMED = 8  # files in a message
+_MAX_DRAWN = 16  # images on a sheet
 
 
 class NonFiniteError(ValueError):
     """A loss or a gradient is NaN or infinite."""
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(name=['NonFiniteHook', 'NumbersWatchHook'])
 class NonFiniteHook(Hook):
     """Stop at a NaN or infinite loss or gradient, or skip the update it would make.
 
-    The tools put this hook into every training, as ``default_hooks.numbers``. It names
-    iteration, epoch, the losses and the files of the batch, and saves the batch under
-    ``nonfinite`` in the work dir. Where several processes train, what one of them meets stops
-    or skips all of them at the same iteration.
+    Part of every training by the tools, as ``default_hooks.nonfinite``. The message names
+    iteration, epoch, losses and the files of the batch, which is saved under ``nonfinite`` in the
+    work dir. With several processes, what one of them meets stops or skips all at the same
+    iteration.
 
-    What it costs: a norm of the gradients and, with several processes, the sum of one number per
-    process. On an accelerator the verdict is read after the logger has waited for the device
+    The cost is a norm of the gradients and, with several processes, an all-reduce of one number
+    per process. On an accelerator the result is read after the logger has waited for the device
     anyway, so one update is made before a run stops; ``'skip'`` has to know before the
     optimizer's step, and waits for the device once more per iteration.
 
     With ``'skip'`` nothing of such a batch reaches weights, the state of the optimizer, averaged
     weights (EMA) or buffers such as the statistics of batch norms. While gradients are
     accumulated, all batches of the update are left out. Loss scaling (AMP in float16) skips
-    infinite gradients by itself, as its way to find a scale: there losses alone are watched, and
+    infinite gradients by itself, as its way to find a scale: there only losses are checked, and
     a scale that falls below ``min_scale`` is warned of.
 
     Args:
         action (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.
-        max_in_a_row (int): Updates skipped in a row that end a run. Defaults to 10.
+        max_in_a_row (int): Consecutive skipped updates that end a run. Defaults to 10.
         save_inputs (int): Batches saved at most by each process. Defaults to 10.
         min_scale (float): Gradient scale below which a warning is written. Defaults to 1.
 
@@ -84,11 +94,7 @@ class NonFiniteHook(Hook):
     # Around the optimizer's step
 
     def before_train(self, runner: Runner) -> None:
-        """Watch the updates of the runner's optimizer wrapper.
-
-        Args:
-            runner (Runner): The runner of the training.
-        """
+        """Wrap the step of the runner's optimizers."""
         for wrapper in _wrappers(runner.optim_wrapper).values():
             # On the instance: mmengine has no hook between the backward pass and the step.
             wrapper.update_params = partial(self._update_params, wrapper.update_params)
@@ -97,18 +103,14 @@ class NonFiniteHook(Hook):
             self._buffers = list(runner.model.buffers())
 
     def after_train(self, runner: Runner) -> None:
-        """Let the optimizer wrapper be, and say how many updates were left out.
-
-        Args:
-            runner (Runner): The runner of the training.
-        """
+        """Unwrap the optimizers, and say how many updates were left out."""
         for wrapper in _wrappers(runner.optim_wrapper).values():
             for name in ('update_params', 'step'):
                 vars(wrapper).pop(name, None)
         if self.skipped:
             runner.logger.warning(
-                f'{self.skipped} updates were skipped in this run because of numbers that are '
-                'not finite.'
+                f'{self.skipped} updates were skipped in this run because of losses or gradients '
+                'that are not finite.'
             )
 
     def _update_params(self, update_params, loss, *args, **kwargs) -> None:
@@ -143,19 +145,11 @@ class NonFiniteHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
-        """Keep the buffers as they are, where an update may be skipped.
-
-        Args:
-            runner (Runner): The runner of the training.
-            batch_idx (int): Number of the batch.
-            data_batch (dict, optional): The batch.
-        """
+        """Keep a copy of the buffers, where an update may be skipped."""
         self._verdicts, self._dropped = [], False
-        if not self._buffers:
-            return
-        if not self._kept:
+        if self._buffers and not self._kept:
             self._kept = [buffer.detach().clone() for buffer in self._buffers]
-        else:
+        elif self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
 
     def after_train_iter(
@@ -165,22 +159,12 @@ class NonFiniteHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
-        """Report what is not finite; stop where that was asked for.
-
-        Args:
-            runner (Runner): The runner of the training.
-            batch_idx (int): Number of the batch.
-            data_batch (dict, optional): The batch, as the data loader gave it.
-            outputs (dict, optional): The losses by name.
-
-        Raises:
-            NonFiniteError: The run is to stop.
-        """
-        self._watch_scale(runner)
+        """Report what is not finite; stop where that was asked for."""
+        self._check_scale(runner)
         if not self._verdicts:
             return
-        verdicts, self._verdicts = self._verdicts, []
-        bad = torch.stack(verdicts).amax(0).tolist()
+        bad = torch.stack(self._verdicts).amax(0).tolist()
+        self._verdicts = []
         if not any(bad):
             return
         with torch.no_grad():
@@ -194,18 +178,24 @@ class NonFiniteHook(Hook):
             if self._in_a_row < self.max_in_a_row:
                 return
             text += f'\n{self._in_a_row} updates in a row were skipped.'
+            way_out = '; look at the images and annotations of the batch.'
+        else:
+            way_out = ', or leave such batches out: default_hooks.nonfinite.action=skip'
         if get_rank() != 0:
             raise NonFiniteError('stopped together with process 0, whose message says why.')
-        raise NonFiniteError(f'{text}\n{self._way_out()}')
+        raise NonFiniteError(
+            f'{text}\nResume from the last checkpoint (--resume) with a lower learning rate or '
+            f'optim_wrapper.clip_grad{way_out}'
+        )
 
     def _report(self, runner, mine: bool, data_batch, outputs) -> str:
-        """Describe and save the batches of the processes whose numbers are to blame."""
+        """Describe and save the batches of the processes that met something."""
         text = None
         if mine:
-            text, named = describe(data_batch, outputs or {})
+            text, losses = _describe(data_batch, outputs or {})
             if self._saved < self.save_inputs:
                 self._saved += 1
-                text += f'; {save_batch(runner, data_batch, named, text)}'
+                text += f'; {_save_batch(runner, data_batch, losses, text)}'
         texts = [text] if get_world_size() == 1 else all_gather_object(text)
         where = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
         if len(texts) == 1:
@@ -213,17 +203,8 @@ class NonFiniteHook(Hook):
         found = [f'process {rank}: {text}' for rank, text in enumerate(texts) if text is not None]
         return f'{where}, ' + ' | '.join(found)
 
-    def _way_out(self) -> str:
-        out = 'Resume from the last checkpoint (--resume) with a lower learning rate or '
-        out += 'optim_wrapper.clip_grad'
-        if self.action == 'skip':
-            return f'{out}; look at the images and annotations of the batch.'
-        return f'{out}, or leave such batches out: default_hooks.numbers.action=skip'
-
-    # The gradient scale
-
-    def _watch_scale(self, runner: Runner) -> None:
-        """Warn of a gradient scale below the least, and again each time it falls much further."""
+    def _check_scale(self, runner: Runner) -> None:
+        """Warn of a small gradient scale, and again each time it falls much further."""
         for name, wrapper in _wrappers(runner.optim_wrapper).items():
             scaler = getattr(wrapper, 'loss_scaler', None)
             if scaler is None or not scaler.is_enabled():
@@ -231,7 +212,7 @@ class NonFiniteHook(Hook):
             scale = scaler.get_scale()
             if scale >= self.min_scale:
                 self._warned.pop(name, None)
-            elif scale <= self._warned.get(name, float('inf')) / _LINE_EVERY:
+            elif scale <= self._warned.get(name, float('inf')) / _WARN_EVERY:
                 self._warned[name] = scale
                 runner.logger.warning(
                     f'iteration {runner.iter + 1}: the gradient scale of mixed precision fell to '
@@ -273,3 +254,113 @@ def _of_all_processes(loss: torch.Tensor, gradients: torch.Tensor) -> torch.Tens
     if len(flags) > 1:
         all_reduce(flags)
     return flags
+
+
+# What is said and saved of a batch
+
+
+def _describe(data_batch: Any, outputs: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """Say which losses are not finite, and of which files; return the losses, too."""
+    losses = {}
+    for name, value in outputs.items():
+        try:
+            losses[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
+        except (TypeError, ValueError, RuntimeError):  # e.g. a tensor of several elements
+            continue
+    bad = [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]
+    good = [f'{name} {value:.4g}' for name, value in losses.items() if math.isfinite(value)]
+    text = ', '.join(bad) or 'the gradients are not finite'
+    if good:
+        text += f' ({", ".join(good)})'
+    files = _files_of(data_batch)
+    if files:
+        more = f' and {len(files) - _MAX_NAMED} more' if len(files) > _MAX_NAMED else ''
+        text += f'; batch: {", ".join(files[:_MAX_NAMED])}{more}'
+    return text, losses
+
+
+def _files_of(data: Any) -> list[str]:
+    """List the files of a batch, from nested containers with ``img_path`` and the like."""
+    if isinstance(data, BaseDataElement):
+        data = data.metainfo
+    if isinstance(data, Mapping):
+        paths = [data.get(key) for key in ('img_path', 'lidar_path', 'file_name')]
+        own = [os.fspath(path) for path in paths if isinstance(path, (str, os.PathLike))]
+        return own or [path for value in data.values() for path in _files_of(value)]
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        return [path for value in data for path in _files_of(value)]
+    return []
+
+
+def _to_plain(data: Any) -> Any:
+    """Turn a batch into what ``torch.load(weights_only=True)`` reads; the rest becomes text."""
+    if isinstance(data, torch.Tensor):
+        return data.detach().as_subclass(torch.Tensor).cpu().clone()  # not the storage of a view
+    if isinstance(data, BaseDataElement):
+        items = {key: _to_plain(value) for key, value in data.all_items()}
+        return dict(metainfo=_to_plain(data.metainfo), **items)
+    if isinstance(data, np.ndarray) and data.dtype.kind in 'biuf':
+        return torch.from_numpy(np.ascontiguousarray(data))
+    if isinstance(data, np.ndarray):
+        return _to_plain(data.tolist())
+    if isinstance(data, np.generic):
+        return data.item()
+    if isinstance(data, Mapping):
+        return {k if isinstance(k, int) else str(k): _to_plain(v) for k, v in data.items()}
+    if isinstance(data, (tuple, list)):
+        return [_to_plain(value) for value in data]
+    if data is None or type(data) in (bool, int, float, str):
+        return data
+    inner = getattr(data, 'tensor', None)  # boxes of mmdet
+    if isinstance(inner, torch.Tensor):
+        return _to_plain(inner)
+    return os.fspath(data) if isinstance(data, os.PathLike) else repr(data)
+
+
+def _save_batch(runner, data_batch: Any, losses: dict[str, float], message: str) -> str:
+    """Save ``nonfinite/iter_N.pth`` with a sheet of the images; say where, or why it failed."""
+    number = runner.iter + 1
+    name = f'iter_{number}' + (f'_process_{get_rank()}' if get_world_size() > 1 else '')
+    path = Path(runner.work_dir) / 'nonfinite' / f'{name}.pth'
+    content = _to_plain(data_batch if isinstance(data_batch, Mapping) else {'batch': data_batch})
+    content.update(iteration=number, epoch=runner.epoch + 1, losses=losses, message=message)
+    try:
+        save_checkpoint(content, path)
+    except (CheckpointError, RuntimeError) as error:  # torch's writer raises the latter
+        return f'its inputs could not be saved: {error}'
+    sheet = path.with_suffix('.png')
+    return f'saved in {path}' + (f' and {sheet.name}' if _draw(runner, data_batch, sheet) else '')
+
+
+def _draw(runner, data_batch: Any, path: Path) -> bool:
+    """Draw the images (C, H, W) of a batch; False where there are none."""
+    from torchvision.utils import make_grid, save_image
+
+    inputs = data_batch.get('inputs') if isinstance(data_batch, Mapping) else None
+    inputs = inputs if isinstance(inputs, (torch.Tensor, list, tuple)) else []
+    images = [
+        image.detach().float().cpu()
+        for image in inputs
+        if isinstance(image, torch.Tensor) and image.ndim == 3
+        if image.shape[0] in (1, 3) and image.numel()
+    ][:_MAX_DRAWN]
+    if not images:
+        return False
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    # OpenCV reads blue first; the preprocessor turns that around.
+    is_bgr = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'to_rgb'))
+    height, width = (max(image.shape[d] for image in images) for d in (1, 2))
+    tiles = []
+    for image in images:
+        if not (image.isfinite().all() and image.min() >= 0 and image.max() <= 255):
+            image = torch.nan_to_num(image, posinf=0.0, neginf=0.0)
+            image = 255 * (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
+        image = (image.flip(0) if is_bgr else image).expand(3, -1, -1) / 255
+        padding = (0, width - image.shape[2], 0, height - image.shape[1])
+        tiles.append(torch.nn.functional.pad(image, padding))
+    try:
+        save_image(make_grid(tiles, nrow=math.ceil(len(tiles) ** 0.5)), path)
+    except OSError:  # the batch has been saved; a picture is an extra
+        return False
+    return True

@@ -1,11 +1,10 @@
-"""Losses and gradients that are not finite: stopped at or skipped, named, and kept for a look."""
+"""Losses and gradients that are not finite."""
 
 import logging
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -15,10 +14,14 @@ from PIL import Image
 from tiny_projects import forget_singletons
 from torch import nn
 
-from coc_mm.cli.train import _watch_numbers
-from coc_mm.engine.hooks.nonfinite_hook import NonFiniteError
-from coc_mm.engine.hooks.nonfinite_report import describe, plain
+from coc_mm.engine.hooks.nonfinite_hook import (
+    NonFiniteError,
+    NonFiniteHook,
+    _describe,
+    _to_plain,
+)
 from coc_mm.errors import explain
+from coc_mm.registry import HOOKS
 
 
 @pytest.fixture(autouse=True)
@@ -85,14 +88,12 @@ class Remember(Hook):
         self.weights.append({k: v.clone() for k, v in runner.model.state_dict().items()})
 
 
-def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **numbers):
+def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **settings):
     """Train two images a step, twelve in all; return the runner, also of a run that stopped."""
     forget_singletons()
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    config = Config(dict(default_hooks=dict(numbers=numbers)))
-    _watch_numbers(config)
     hooks = [Remember(), dict(type='EMAHook', update_buffers=True)]
     if steep_at is not None:
 
@@ -109,7 +110,7 @@ def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **numbers):
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=(wrapper or OptimWrapper)(optimizer=optimizer),
-        default_hooks=dict(config.default_hooks),
+        default_hooks=dict(nonfinite=dict(type='coc_mm.NonFiniteHook', **settings)),
         custom_hooks=hooks,
         randomness=dict(seed=0),
         experiment_name=folder.name,
@@ -120,7 +121,7 @@ def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **numbers):
     except NonFiniteError as error:
         runner.error = error
     runner.remembered = next(h.weights for h in runner.hooks if isinstance(h, Remember))
-    runner.watch = next(h for h in runner.hooks if type(h).__name__ == 'NonFiniteHook')
+    runner.watch = next(h for h in runner.hooks if isinstance(h, NonFiniteHook))
     runner.log = '\n'.join(path.read_text() for path in folder.rglob('*.log'))
     return runner
 
@@ -149,18 +150,14 @@ def test_a_run_stops_before_the_update(tmp_path):
     text = str(runner.error)
     assert text.startswith('iteration 4 (epoch 1): ')
     for part in ('loss is nan', 'loss_fit is nan', 'images/6.jpg, images/7.jpg', '--resume',
-                 'iter_4.pth', 'numbers.action=skip'):  # fmt: skip
+                 'iter_4.pth', 'nonfinite.action=skip'):  # fmt: skip
         assert part in text, text
     assert len(text.split('\n')) <= 3
+    assert explain(runner.error) == text
     before = runner.remembered[3]
     after = dict(runner.model.named_parameters())
     assert all(torch.equal(before[key], after[key]) for key in after)
     assert not list(tmp_path.glob('epoch_*.pth'))
-
-
-def test_the_message_is_the_tools_last_line(tmp_path):
-    runner = _run(tmp_path, bad=[0])
-    assert explain(runner.error) == str(runner.error)
 
 
 def test_the_batch_is_kept_and_loads_safely(tmp_path):
@@ -243,20 +240,6 @@ def test_losses_are_watched_under_a_gradient_scale(tmp_path):
     assert 'gradient scale' not in runner.log
 
 
-def test_it_is_switched_off_by_the_config():
-    def hooks(**numbers):
-        config = Config(dict(default_hooks=dict(timer=dict(type='IterTimerHook'), **numbers)))
-        _watch_numbers(config)
-        return config.default_hooks
-
-    assert hooks()['numbers'] == dict(type='coc_mm.NonFiniteHook')
-    assert hooks(numbers=dict(action='skip'))['numbers']['action'] == 'skip'
-    assert hooks(numbers=None).keys() == {'timer'}
-    config = Config(dict(a=1))
-    _watch_numbers(config)
-    assert config.default_hooks.numbers.type == 'coc_mm.NonFiniteHook'
-
-
 @pytest.mark.parametrize(
     ('wrong', 'says'), [(dict(action='go'), "not 'go'"), (dict(max_in_a_row=0), 'at least 1')]
 )
@@ -265,12 +248,16 @@ def test_arguments_are_checked(tmp_path, wrong, says):
         _run(tmp_path, **wrong)
 
 
+def test_its_former_name_is_registered():
+    assert HOOKS.get('NumbersWatchHook') is NonFiniteHook
+
+
 def test_what_is_saved_is_plain():
     class Boxes:
         tensor = torch.ones(1, 4)
 
     sample = BaseDataElement(metainfo=dict(path='a', size=(1, 2)), boxes=Boxes(), text='x')
-    found = plain([sample, dict(a=np.float32(2), b=np.array(['x']), c={3: None}, d=object)])
+    found = _to_plain([sample, dict(a=np.float32(2), b=np.array(['x']), c={3: None}, d=object)])
     assert found[0]['metainfo'] == dict(path='a', size=[1, 2])
     assert torch.equal(found[0]['boxes'], Boxes.tensor)
     assert found[1]['a'] == 2.0
@@ -282,7 +269,7 @@ def test_what_is_saved_is_plain():
 
 def test_many_files_are_counted():
     batch = dict(data_samples=[dict(img_path=f'{k}.jpg') for k in range(20)])
-    text, _ = describe(batch, dict(loss=torch.tensor(float('inf')), note='x'))
+    text, _ = _describe(batch, dict(loss=torch.tensor(float('inf')), note='x'))
     assert text.startswith('loss is inf; batch: 0.jpg, ')
     assert text.endswith('7.jpg and 12 more')
 
