@@ -1,4 +1,4 @@
-"""Checkpoints that follow each other without a moment at which there is none."""
+"""Atomic checkpoint writing: at every moment there is a complete checkpoint."""
 
 import os
 from typing import Any
@@ -16,25 +16,20 @@ _OUTDATED = 'outdated_ckpts'
 
 
 def record_latest(runner: Runner, path: str) -> None:
-    """Write the path of the latest checkpoint where mmengine looks for it.
-
-    Args:
-        runner (Runner): Of the training; one process of several writes.
-        path (str): Of the checkpoint.
-    """
+    """Write the path of the latest checkpoint where mmengine looks for it."""
     if is_main_process():
         with atomic_write(os.path.join(runner.work_dir, 'last_checkpoint'), sync=True) as file:
             file.write_bytes(os.fsencode(path))
 
 
-class _Later:
-    """The storage of a :class:`CheckpointHook`, which puts off what is to be removed."""
+class _DeferringBackend:
+    """The storage of a :class:`CheckpointHook`, which defers what is to be removed."""
 
-    def __init__(self, backend, put_off):
-        self._backend, self._put_off = backend, put_off
+    def __init__(self, backend, defer):
+        self._backend, self._defer = backend, defer
 
     def remove(self, path):
-        self._put_off(path)
+        self._defer(path)
 
     rmtree = remove
 
@@ -48,31 +43,28 @@ class AtomicCheckpointHook(CheckpointHook):
 
     mmengine removes an outdated checkpoint, or the former best one, before it writes the next:
     with ``max_keep_ckpts=1`` a process killed in between leaves none. Here they are removed once
-    the next one is whole and recorded in ``last_checkpoint``; those still to be removed are named
-    in the checkpoint, for a run that goes on after a kill. A best score found again by a resumed
-    run is recorded in a checkpoint as it is otherwise. Arguments are those of
-    ``CheckpointHook``; ``tools/train.py`` puts it in the place of mmengine's.
+    the next one is complete and recorded in ``last_checkpoint``; those still to be removed are
+    named in the checkpoint, for a run that is resumed after a kill. Arguments are those of
+    ``CheckpointHook``, which ``tools/train.py`` replaces.
     """
 
-    # Epochs and iterations that the checkpoint written last is of.
+    # Epochs and iterations of the checkpoint written last.
     _position: tuple[int, int] | None = None
     file_backend: Any  # mmengine's
     last_ckpt: str | None
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the bookkeeping, also of a run that was killed.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Take up the bookkeeping, also of a run that was killed."""
         super().before_train(runner)
-        if not isinstance(self.file_backend, _Later):
-            self.file_backend = _Later(self.file_backend, lambda path: self._put_off(runner, path))
+        if not isinstance(self.file_backend, _DeferringBackend):
+            self.file_backend = _DeferringBackend(
+                self.file_backend, lambda path: self._defer(runner, path)
+            )
         if self.last_ckpt is None and runner._resume:
             self.last_ckpt = runner._load_from
         self._remove_outdated(runner)
 
-    def _put_off(self, runner, path) -> None:
+    def _defer(self, runner, path) -> None:
         outdated = self._outdated(runner)
         if path not in outdated:
             runner.message_hub.update_info(_OUTDATED, [*outdated, path])
@@ -82,7 +74,7 @@ class AtomicCheckpointHook(CheckpointHook):
         return list(runner.message_hub.runtime_info.get(_OUTDATED, ()))
 
     def _remove_outdated(self, runner) -> None:
-        """Remove what was put off, except what has been written anew since."""
+        """Remove what was deferred, except what has been written again since."""
         outdated = self._outdated(runner)
         # What a run goes on from stays until it has written a checkpoint of its own.
         start = None if self._position else os.path.basename(str(runner._load_from))
@@ -110,29 +102,29 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             while len(self.keep_ckpt_ids) >= self.max_keep_ckpts:
                 name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-                self._put_off(runner, self.file_backend.join_path(self.out_dir, name))
+                self._defer(runner, self.file_backend.join_path(self.out_dir, name))
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self._save_as(runner, self.filename_tmpl.format(step), meta)
 
     def save_stopped(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Write a checkpoint of a moment at which none is due; the next one replaces it.
+        """Write a checkpoint at a moment where none is due; the next one replaces it.
 
         Args:
-            runner (Runner): Of the training.
-            epoch (int): Whole epochs trained.
+            runner (Runner): The runner of the training.
+            epoch (int): Complete epochs trained.
             iteration (int): Iterations trained.
 
         Returns:
             str: The path.
         """
         name = f'stopped_iter_{iteration}.pth'
-        self._put_off(runner, self.file_backend.join_path(self.out_dir, name))
-        self._save_as(runner, name, dict(epoch=epoch, iter=iteration), whole=True)
+        self._defer(runner, self.file_backend.join_path(self.out_dir, name))
+        self._save_as(runner, name, dict(epoch=epoch, iter=iteration), complete=True)
         assert self.last_ckpt is not None, 'it is written'
         return self.last_ckpt
 
-    def _save_as(self, runner, name: str, meta: dict, whole: bool = False) -> None:
+    def _save_as(self, runner, name: str, meta: dict, complete: bool = False) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._position = meta['epoch'], meta['iter']
@@ -140,8 +132,8 @@ class AtomicCheckpointHook(CheckpointHook):
             self.out_dir,
             name,
             self.file_client_args,
-            save_optimizer=whole or self.save_optimizer,
-            save_param_scheduler=whole or self.save_param_scheduler,
+            save_optimizer=complete or self.save_optimizer,
+            save_param_scheduler=complete or self.save_param_scheduler,
             meta=meta,
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
@@ -151,11 +143,6 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove_outdated(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Correct the position, of which ``FlexibleRunner`` keeps its own idea.
-
-        Args:
-            runner (Runner): Of the training.
-            checkpoint (dict): About to be written.
-        """
+        """Correct the position, which ``FlexibleRunner`` counts otherwise."""
         if self._position is not None and 'optimizer' in checkpoint:
             checkpoint['meta'].update(epoch=self._position[0], iter=self._position[1])

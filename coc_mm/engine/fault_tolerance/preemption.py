@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop, and the hook that saves and stops it."""
+"""Stop a training on SIGTERM or SIGUSR1, with a checkpoint to resume from."""
 
 import multiprocessing
 import os
@@ -11,34 +11,35 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
 from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import AtomicCheckpointHook, record_latest
+from coc_mm.errors import print_rank0
 from coc_mm.registry import HOOKS
 
 __all__ = ['STOPPED_STATUS', 'PreemptionHandler', 'PreemptionHook']
 
-#: Exit status of a run that was asked to stop, saved and can be resumed (EX_TEMPFAIL).
+#: Exit status of a run that stopped on request and can be resumed (EX_TEMPFAIL).
 STOPPED_STATUS = 75
-# Slurm signals every process and torchrun hands signals on: what comes together is one request.
+# Seconds: Slurm signals every process and torchrun passes signals on; together they are one.
 _ONE_REQUEST = 2.0
-# Workers go on for their training, which ends them; without it they end by themselves.
-_WORKERS_GO_ON = 120
+# Seconds that the loader workers of a training that was signalled wait for it to end them.
+_WORKER_GRACE = 120
 
-_NAMES = ('SIGTERM', 'SIGUSR1')
+_SIGNALS = [int(getattr(signal, n)) for n in ('SIGTERM', 'SIGUSR1') if hasattr(signal, n)]
 _active: 'PreemptionHandler | None' = None
 
 
 def _forget_in_child() -> None:
-    """Let processes forked by a training die of signals as others do."""
+    """Give processes forked by a training the default handlers."""
     global _active
     if _active is not None:
         signal.set_wakeup_fd(-1)
-        for number in _active.numbers:
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _active = None
 
@@ -55,14 +56,13 @@ class PreemptionHandler:
 
     Attributes:
         asked (str): Name of the signal that came, empty before.
-        numbers (list[int]): The signals.
         training (c_byte): A flag shared with workers; 0 once the context is left.
     """
 
     def __init__(self) -> None:
         self.asked = ''
         self.training = multiprocessing.RawValue('b', 0)
-        self.numbers = [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
+
         self._first = 0.0
         self._before: dict | None = None
         self._stopped = False
@@ -75,9 +75,9 @@ class PreemptionHandler:
         self._ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         self._theirs = theirs
-        self._before = {number: signal.getsignal(number) for number in self.numbers}
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
         self._fd_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        for number in self.numbers:
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: None)  # the thread below acts
             signal.siginterrupt(number, False)
         threading.Thread(target=self._listen, daemon=True, name='stop-signals').start()
@@ -103,53 +103,47 @@ class PreemptionHandler:
         with self._ours:
             while received := self._ours.recv(64):
                 for number in received:
-                    if number in self.numbers:
+                    if number in _SIGNALS:
                         self._receive(number)
 
     def _receive(self, number: int) -> None:
         now = time.monotonic()
         if not self.asked:
             self._first, self.asked = now, signal.Signals(number).name
-            if is_first_process():
-                said = f'\n{self.asked}: the training stops after this iteration and saves.\n'
-                os.write(1, said.encode())
+            print_rank0(f'\n{self.asked}: the training stops after this iteration and saves.')
         elif now - self._first > _ONE_REQUEST and not self._stopped:
             os._exit(128 + number)
 
 
-def is_first_process() -> bool:
-    """Tell rank 0, by the variable of the launchers, from a thread or before there is a group."""
-    return int(os.environ.get('RANK', 0)) == 0
-
-
 class _WorkerStart:
-    """``worker_init_fn`` of a loader, whose workers outlive a signal that the run is sent."""
+    """``worker_init_fn`` of a loader whose workers survive a signal sent to the whole run."""
 
     def __init__(self, start, training):
         self._start, self._training = start, training
 
     def __call__(self, worker_id: int) -> None:
-        for name in _NAMES:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._receive)
+        for number in _SIGNALS:
+            signal.signal(number, self._receive)
         if self._start is not None:
             self._start(worker_id)
 
     def _receive(self, *_) -> None:
         if not self._training.value:  # the training has ended and ends its workers
             os._exit(0)
-        signal.alarm(_WORKERS_GO_ON)
+        signal.alarm(_WORKER_GRACE)
 
 
 class _Agreement:
-    """Whether any process of several was asked to stop, known to all at the same iteration.
+    """Whether any process was asked to stop, known to all at the same iteration.
 
-    What each says at one iteration is known at the next, so nobody waits.
+    The answer of one iteration is read at the next, so nobody waits.
     """
 
     def __init__(self) -> None:
         self.reached = False
-        self._group: Any = dist.new_group(backend='gloo') if _several() else None
+        self._group: Any = None
+        if get_world_size() > 1:
+            self._group = dist.new_group(backend='gloo')
         self._pending: Any = None
 
     def ask(self, asked: bool) -> bool:
@@ -179,25 +173,17 @@ class _Agreement:
         dist.all_reduce(found, dist.ReduceOp.MIN, group=self._group)
         return int(found)
 
-    def wait(self) -> None:
-        """Wait for all processes."""
-        self.least(0)
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
 
 @HOOKS.register_module(name=['PreemptionHook', 'StopHook'])
 class PreemptionHook(Hook):
-    """Saves a checkpoint and ends the process where a stop has been asked for.
+    """Save a checkpoint and end the process with :data:`STOPPED_STATUS`, where that was asked for.
 
     That is after the current iteration (one later with several processes, which agree), or after
-    the group of iterations whose gradients are summed up, and between two images of a validation.
-    The process then exits with :data:`STOPPED_STATUS`. Put into every run by ``tools/train.py``.
+    the group of iterations whose gradients are accumulated, and between two batches of a
+    validation. Part of every run by ``tools/train.py``.
 
     Args:
-        signals (PreemptionHandler): Where requests are found; None for a run that gets none.
+        signals (PreemptionHandler, optional): The context of the training; None for no requests.
     """
 
     priority = 'LOWEST'
@@ -208,11 +194,7 @@ class PreemptionHook(Hook):
         self._common = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Let the workers of the loaders live on after a signal to all processes.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Let the workers of the loaders live on after a signal to all processes."""
         self.agreement = _Agreement()
         for loop in (runner._train_loop, runner._val_loop):
             loader = getattr(loop, 'dataloader', None)
@@ -221,12 +203,7 @@ class PreemptionHook(Hook):
                 loader.worker_init_fn = start
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Remember what needs not be written again.
-
-        Args:
-            runner (Runner): Of the training.
-            checkpoint (dict): About to be written.
-        """
+        """Remember what needs not be written again."""
         if 'optimizer' in checkpoint:
             self._saved_at = checkpoint['meta']['iter']
 
@@ -237,14 +214,7 @@ class PreemptionHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict | None = None,
     ) -> None:
-        """Stop here, if that was asked for.
-
-        Args:
-            runner (Runner): Of the training.
-            batch_idx (int): Of the iteration in its epoch.
-            data_batch: Not used.
-            outputs: Not used.
-        """
+        """Stop here, if that was asked for."""
         if not self.agreement.ask(bool(self.signals.asked)) or not _has_stepped(runner):
             return
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -252,21 +222,13 @@ class PreemptionHook(Hook):
             self._stop(runner, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Stop here, if that was asked for in the last iteration.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Stop here, if that was asked for in the last iteration."""
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_epoch and self.agreement.reached and _has_stepped(runner):
             self._stop(runner, runner.epoch + 1, runner.iter)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Find out how many iterations all processes have.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Find out how many iterations all processes have."""
         self._common = 0
         if runner._train_loop is not None:
             self._common = self.agreement.least(len(runner.val_loop.dataloader))
@@ -278,14 +240,7 @@ class PreemptionHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
-        """Stop within a validation; the resumed run begins with it.
-
-        Args:
-            runner (Runner): Of the training.
-            batch_idx (int): Of the iteration.
-            data_batch: Not used.
-            outputs: Not used.
-        """
+        """Stop within a validation; the resumed run begins with it."""
         if batch_idx < self._common and self.agreement.ask(bool(self.signals.asked)):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # its weights are in the model while validating
@@ -297,7 +252,7 @@ class PreemptionHook(Hook):
         keeper = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
         if keeper is not None and self._saved_at != iteration:
             saved = _save(runner, keeper, epoch, iteration)
-        self.agreement.wait()  # a launcher that sees one end may kill the others
+        self.agreement.least(0)  # all have saved: a launcher that sees one end may kill the others
         self.signals.stopped()
         if is_main_process():
             path = saved or getattr(keeper, 'last_ckpt', None)

@@ -1,4 +1,4 @@
-"""Find the newest checkpoint of a run that is whole."""
+"""Find the latest undamaged checkpoint of a run."""
 
 import os
 import re
@@ -15,16 +15,9 @@ _TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth', 'stopped_iter_{}.pth')
 
 
 def verify_checkpoint(path: str | os.PathLike) -> dict:
-    """Load a checkpoint, seeing that no bit of it has changed since it was written.
+    """Load a checkpoint, on the CPU, and verify the checksums of its members.
 
-    torch notices neither a flipped bit nor a block of zeros in the weights; the sums that its
-    files carry do.
-
-    Args:
-        path (str | os.PathLike): A file of ``torch.save``.
-
-    Returns:
-        dict: The checkpoint, on the CPU.
+    torch notices neither a flipped bit nor a block of zeros in the weights.
 
     Raises:
         CheckpointError: It is cut, damaged or no checkpoint.
@@ -39,13 +32,13 @@ def verify_checkpoint(path: str | os.PathLike) -> dict:
                 broken = str(error)
         if broken is not None:
             raise CheckpointError(
-                f'checkpoint {path} is damaged (the sum of {broken} is wrong); take an older one.'
+                f'checkpoint {path} is damaged (wrong checksum of {broken}); take an older one.'
             )
     return checkpoint
 
 
 def _iteration_of(path: Path) -> int:
-    """Give the iterations that a whole checkpoint to go on from has trained."""
+    """Return the iterations that a checkpoint has trained; verify it."""
     if not path.exists():
         raise CheckpointError(f'last_checkpoint names {path}, which does not exist.')
     checkpoint = verify_checkpoint(path)
@@ -57,9 +50,6 @@ def _iteration_of(path: Path) -> int:
 
 def latest_named(work_dir: str | os.PathLike) -> Path | None:
     """Read which checkpoint a run wrote last, also where the folder was moved.
-
-    Args:
-        work_dir (str | os.PathLike): Of the run.
 
     Returns:
         Path | None: From the file ``last_checkpoint``; it may not exist. None without that file,
@@ -92,7 +82,7 @@ def _written(folders: Iterable[Path], template: str | None) -> list[Path]:
 def find_latest_checkpoint(
     work_dir: str, out_dir: str | None = None, template: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """Find the checkpoint that a run should go on from.
+    """Find the checkpoint that a run should be resumed from.
 
     That is the one named by ``last_checkpoint``; one written after it, if the run was killed
     before it could be named; or the next older one, where these are damaged.
@@ -103,11 +93,11 @@ def find_latest_checkpoint(
         template (str, optional): Their names, with ``{}`` for a number, if not mmengine's.
 
     Returns:
-        tuple[str | None, list[str]]: The path, None if there is no checkpoint at all, and why
-        newer ones were passed over, a sentence each.
+        tuple[str | None, list[str]]: The path, None if there is no checkpoint at all, and a
+        sentence for each newer one that cannot be used.
 
     Raises:
-        CheckpointError: There are checkpoints, and none is whole.
+        CheckpointError: There are checkpoints, and all are damaged.
     """
     named = latest_named(work_dir)
     folders = [Path(folder) for folder in (work_dir, out_dir) if folder]

@@ -1,11 +1,11 @@
-"""Randomness that depends on the place in the run, not on what the process did before.
+"""Random numbers that depend on the position in a run alone.
 
 A generator that is seeded once cannot be continued by another process: data loader workers keep
 states of their own and work ahead of the training. Here every iteration seeds the generators of
 its process from the seed of the run and the number of the iteration, and every sample those of
-the process that loads it from the seed, the epoch and its place in the order of samples. So a run
-that goes on at any iteration draws what an undisturbed run draws there, with any number of
-workers, and its samples are augmented alike with any number of processes.
+the process that loads it from the seed, the epoch and its position in the order of samples. So a
+resumed run draws what an undisturbed run draws there, with any number of workers, and its samples
+are augmented alike with any number of processes.
 """
 
 import random
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import get_dist_info, get_world_size
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -24,21 +24,22 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from coc_mm.registry import HOOKS
 
-__all__ = ['StepSeedHook', 'seed_for']
+__all__ = ['StepSeedHook', 'is_inside_epoch', 'seed_for']
 
 # What is seeded for; the first of the numbers that a seed is made of.
 _STEP, _SAMPLE, _EPOCH, _VALIDATION = range(4)
+# What the message hub, and with it a checkpoint, holds: samples of the epoch that were trained.
+_POSITION = 'epoch_position'
 
 
-def seed_for(*place: int, everywhere: bool = True) -> None:
+def seed_for(*key: int, everywhere: bool = True) -> None:
     """Seed the generators of Python, NumPy and torch.
 
     Args:
-        *place (int): Numbers of 0 or more; others give unrelated random numbers.
-        everywhere (bool): Whether torch's generators of accelerators are seeded, too.
-            Defaults to True.
+        *key (int): Numbers of 0 or more; others give unrelated random numbers.
+        everywhere (bool): Also torch's generators of accelerators. Defaults to True.
     """
-    words = np.random.SeedSequence(place).generate_state(4)
+    words = np.random.SeedSequence(key).generate_state(4)
     number = int(words[0]) | int(words[1] & 0x7FFFFFFF) << 32
     random.seed(number)
     np.random.seed(words)
@@ -48,11 +49,19 @@ def seed_for(*place: int, everywhere: bool = True) -> None:
         torch.default_generator.manual_seed(number)
 
 
-class _Draw(NamedTuple):
-    """An index of a data set, and the place that its randomness is seeded for."""
+def is_inside_epoch(runner: Runner) -> bool:
+    """Whether a run by epochs is between the first and the last iteration of one."""
+    position = runner.message_hub.get_info(_POSITION)
+    if position is not None:
+        return position['samples'] > 0
+    return runner.iter != runner.epoch * len(runner.train_loop.dataloader)
+
+
+class _SeededIndex(NamedTuple):
+    """An index of a data set, and what its random numbers are seeded from."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index
-    place: tuple[int, ...]
+    key: tuple[int, ...]
 
 
 class _SeededItems:
@@ -63,22 +72,22 @@ class _SeededItems:
 
     def __call__(self, drawn: list) -> list:
         batched = getattr(type(self._dataset), '__getitems__', None)
-        if batched is not None:
-            if drawn and isinstance(drawn[0], _Draw):
-                seed_for(*drawn[0].place, everywhere=False)
-            plain = [draw.index if isinstance(draw, _Draw) else draw for draw in drawn]
-            return batched(self._dataset, plain)
-        return [self._get(draw) for draw in drawn]
+        if batched is None:
+            return [self._get(draw) for draw in drawn]
+        if drawn and isinstance(drawn[0], _SeededIndex):
+            seed_for(*drawn[0].key, everywhere=False)
+        plain = [draw.index if isinstance(draw, _SeededIndex) else draw for draw in drawn]
+        return batched(self._dataset, plain)
 
     def _get(self, draw) -> Any:
-        if not isinstance(draw, _Draw):
+        if not isinstance(draw, _SeededIndex):
             return self._dataset[draw]
-        seed_for(*draw.place, everywhere=False)
+        seed_for(*draw.key, everywhere=False)
         return self._dataset[draw.index]
 
 
-class _PlacedBatches:
-    """A batch sampler that says of every sample where in the run it is drawn."""
+class _SeededBatches:
+    """A batch sampler whose indices carry the key that their samples are seeded from."""
 
     def __init__(self, batches, loader: DataLoader, runner):
         self._batches, self._loader, self._runner = batches, loader, runner
@@ -91,7 +100,7 @@ class _PlacedBatches:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
 
-    def __iter__(self) -> Iterator[list[_Draw]]:
+    def __iter__(self) -> Iterator[list[_SeededIndex]]:
         runner, batches = self._runner, iter(self._batches)
         rank, world = get_dist_info()
         drawn = 0
@@ -106,82 +115,97 @@ class _PlacedBatches:
             self._passes += 1
         for batch in batches:
             seed = _SAMPLE, runner.seed, epoch
-            yield [_Draw(i, (*seed, (drawn + n) * world + rank)) for n, i in enumerate(batch)]
+            yield [
+                _SeededIndex(i, (*seed, (drawn + n) * world + rank)) for n, i in enumerate(batch)
+            ]
             drawn += len(batch)
 
 
 @HOOKS.register_module(name=['StepSeedHook', 'PlacedRandomnessHook'])
 class StepSeedHook(Hook):
-    """Makes what a run draws at random depend on the place in it alone.
+    """Seed every iteration and sample from the position in the run.
 
-    Put into every run by ``tools/train.py``. A run by epochs that is resumed inside one goes on
-    there: its batches trained before are passed over without being loaded.
+    Part of every run by ``tools/train.py``. A run by epochs that is resumed inside one goes on
+    there: batches that were trained before are skipped without being loaded. With another batch
+    size or number of processes it goes on at the batch that holds the next sample.
     """
 
     priority = 'HIGHEST'
 
-    def before_train(self, runner: Runner) -> None:
-        """Number what the loader of the training draws.
+    _batches: _SeededBatches | None = None  # of a run by epochs
 
-        Args:
-            runner (Runner): Of the training.
-        """
+    def before_train(self, runner: Runner) -> None:
+        """Wrap the batch sampler and the data set of the training."""
         loader = runner.train_loop.dataloader
-        self._batches = None
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
             return
-        self._batches = _PlacedBatches(loader.batch_sampler, loader, runner)
+        batches = _SeededBatches(loader.batch_sampler, loader, runner)
         # DataLoader refuses to be given another batch sampler, for its arguments may disagree
         # with it; this one draws the same.
-        loader.__dict__['batch_sampler'] = self._batches
+        loader.__dict__['batch_sampler'] = batches
         loader.dataset.__getitems__ = _SeededItems(loader.dataset)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._batches = batches
+            self._move_to(runner, self._find_position(runner))
+
+    def _total_batch(self) -> int:
+        return (getattr(self._batches, 'batch_size', None) or 1) * get_world_size()
+
+    @staticmethod
+    def _move_to(runner, samples: int) -> None:
+        size = len(runner.train_loop.dataloader.dataset)
+        runner.message_hub.update_info(_POSITION, dict(samples=samples, of=size))
+
+    def _find_position(self, runner) -> int:
+        """Count the samples of this epoch that have been trained."""
+        loader = runner.train_loop.dataloader
+        saved = runner.message_hub.get_info(_POSITION) if runner._resume else None
+        if saved is not None:  # another data set has another order: its epoch starts anew
+            return saved['samples'] if saved['of'] == len(loader.dataset) else 0
+        batches = runner.iter - runner.epoch * len(loader)
+        return batches * self._total_batch() if 0 < batches < len(loader) else 0
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed for the hooks of an epoch, and pass over what of it was trained before.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Seed for the hooks of an epoch, and skip what of it was trained before."""
         seed_for(_EPOCH, runner.seed, runner.epoch)
-        loop = runner.train_loop
-        if self._batches is None or not isinstance(loop, EpochBasedTrainLoop):
+        if self._batches is None:
             return
-        length = len(loop.dataloader)
-        first = loop.iter - runner.epoch * length
-        # With another total batch the place cannot be found; the epoch starts anew.
-        self._batches.skipped = first if 0 < first < length else 0
-        if self._batches.skipped:
+        loop = runner.train_loop
+        first = runner.message_hub.get_info(_POSITION)['samples'] // self._total_batch()
+        self._batches.skipped = first
+        self._move_to(runner, first * self._total_batch())
+        if first:
             runner.logger.info(
-                f'Epoch {runner.epoch + 1} goes on after {first} of its {length} iterations.'
+                f'Epoch {runner.epoch + 1} goes on after {first} of its {len(loop.dataloader)} '
+                'iterations.'
             )
             loop.run_iter = partial(_run_later, loop.run_iter, first)
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Begin the next epoch at its beginning.
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count the samples of the epoch, before anybody saves a checkpoint."""
+        if self._batches is not None:
+            self._move_to(runner, (batch_idx + 1) * self._total_batch())
 
-        Args:
-            runner (Runner): Of the training.
-        """
-        runner.train_loop.__dict__.pop('run_iter', None)
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Begin the next epoch at its beginning."""
+        vars(runner.train_loop).pop('run_iter', None)
+        if self._batches is not None:
+            self._move_to(runner, 0)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
-        """Seed for an iteration.
-
-        Args:
-            runner (Runner): Of the training.
-            batch_idx (int): Not used.
-            data_batch: Not used.
-        """
+        """Seed for an iteration."""
         seed_for(_STEP, runner.seed, runner.iter)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Seed for a validation.
-
-        Args:
-            runner (Runner): Of the training.
-        """
+        """Seed for a validation."""
         seed_for(_VALIDATION, runner.seed, runner.iter)
 
 

@@ -1,4 +1,4 @@
-"""What every training gets, so that it can be killed at any moment and go on."""
+"""What makes a training survive kills: checkpoint storage, hooks and the seed."""
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
@@ -11,20 +11,15 @@ from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResu
 
 __all__ = ['adopt_seed', 'register_fault_tolerance_hooks', 'use_atomic_checkpoints']
 
-_PLAIN = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
+_REPLACED = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
 
 
 def use_atomic_checkpoints(config: Config) -> None:
-    """Have a run write its checkpoints whole, and keep one until the next is.
-
-    Args:
-        config (Config): Of the runner; its checkpoint hook becomes ours, unless it is neither
-            mmengine's nor left out. The process writes files through our storage from now on.
-    """
+    """Replace mmengine's checkpoint hook in a config, and its local files in this process."""
     use_atomic_saving()
     hooks = config.setdefault('default_hooks', ConfigDict())
     hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook'))
-    if isinstance(hook, dict) and hook.get('type') in _PLAIN:
+    if isinstance(hook, dict) and hook.get('type') in _REPLACED:
         hook['type'] = 'coc_mm.AtomicCheckpointHook'
 
 
@@ -35,7 +30,7 @@ def adopt_seed(config: Config, meta: dict) -> tuple[int, int] | None:
     where that has none, from one newly drawn.
 
     Args:
-        config (Config): Of the runner.
+        config (Config): Of the runner; changed.
         meta (dict): Of the checkpoint.
 
     Returns:
@@ -51,12 +46,7 @@ def adopt_seed(config: Config, meta: dict) -> tuple[int, int] | None:
 
 
 def register_fault_tolerance_hooks(runner: Runner, signals: PreemptionHandler) -> None:
-    """Give a runner the hooks for random states, owed validations and requests to stop.
-
-    Args:
-        runner (Runner): About to train.
-        signals (PreemptionHandler): The context that the training runs in.
-    """
+    """Register the hooks for random numbers, missed validations and requests to stop."""
     runner.register_hook(StepSeedHook())
     runner.register_hook(ValidateOnResumeHook())
     runner.register_hook(PreemptionHook(signals))

@@ -1,9 +1,13 @@
+"""Random numbers that depend on the position in a run."""
+
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.logging import MessageHub
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,36 +29,57 @@ class _Batched(_Noise):
         return [self[index] for index in indices]
 
 
+class _Loop(EpochBasedTrainLoop):
+    def __init__(self, runner, loader):
+        self._runner, self.dataloader = runner, loader
+
+    def run_iter(self, index, batch):
+        self.runner.hook.after_train_iter(self.runner, index)
+
+
 class _Runner:
     """What the hook uses of a runner, around an epoch- or iteration-based loop."""
 
-    seed, epoch, iter = 5, 0, 0
-
-    def __init__(self, loader, by_epoch):
-        kind = EpochBasedTrainLoop if by_epoch else type('Loop', (), {})
-        self.train_loop = object.__new__(kind)
-        self.train_loop.dataloader = loader
-        if by_epoch:
-            self.train_loop._iter = 0
-        self.logger = type('Log', (), dict(info=staticmethod(lambda text: None)))
+    def __init__(self, loader, by_epoch=True, epoch=0, iteration=0, saved=None):
+        self.seed, self.epoch, self.iter = 5, epoch, iteration
+        self.train_loop = _Loop(self, loader) if by_epoch else SimpleNamespace(dataloader=loader)
+        self.messages = []
+        self.logger = SimpleNamespace(info=self.messages.append)
+        self.message_hub = MessageHub('seeding')
+        self._resume = saved is not None
+        if saved:
+            self.message_hub.update_info('epoch_position', saved)
         self.hook = StepSeedHook()
         self.hook.before_train(self)
 
-    def passing(self, epoch=0, iteration=0):
-        self.epoch = epoch
-        self.train_loop.__dict__['_iter'] = self.iter = iteration
+    def train_epoch(self, steps=None):
+        """Return the samples by batch; stop after some steps, or begin the next epoch."""
         self.hook.before_train_epoch(self)
-        loader = self.train_loop.dataloader
-        if hasattr(loader.sampler, 'set_epoch'):
-            loader.sampler.set_epoch(epoch)
-        return [[tuple(map(float, column)) for column in batch] for batch in loader]
+        self.train_loop.dataloader.sampler.set_epoch(self.epoch)
+        found = []
+        for index, batch in enumerate(self.train_loop.dataloader):
+            found.append([tuple(map(float, column)) for column in batch])
+            self.train_loop.run_iter(index, batch)
+            if len(found) == steps:
+                return found
+        self.hook.after_train_epoch(self)
+        self.epoch += 1
+        return found
+
+    @property
+    def position(self):
+        return self.message_hub.get_info('epoch_position')
 
 
-def _runner(workers=0, dataset=_Noise, **options):
+def _runner(workers=0, dataset=_Noise, batch_size=2, resume=(), **options):
     data = dataset()
     sampler = DefaultSampler(data, shuffle=True, seed=1)
-    loader = DataLoader(data, batch_size=2, sampler=sampler, num_workers=workers, **options)
-    return _Runner(loader, by_epoch=True)
+    loader = DataLoader(data, batch_size, sampler=sampler, num_workers=workers, **options)
+    return _Runner(loader, **dict(resume))
+
+
+def _samples(runner):
+    return [sample for batch in runner.train_epoch() for sample in zip(*batch, strict=True)]
 
 
 def test_numbers_follow_from_the_place():
@@ -73,20 +98,42 @@ def test_numbers_follow_from_the_place():
 @pytest.mark.parametrize('workers', [0, 2])
 def test_samples_do_not_depend_on_who_loads_them_or_what_was_before(workers):
     options = dict(persistent_workers=True) if workers else {}
-    reference = [_runner().passing(epoch) for epoch in range(3)]
+    undisturbed = _runner()
+    reference = [undisturbed.train_epoch() for _ in range(3)]
     again = _runner(workers, **options)
-    assert [again.passing(epoch) for epoch in range(3)] == reference
+    assert [again.train_epoch() for _ in range(3)] == reference
     assert reference[0] != reference[1]
-    # Begun in the middle of an epoch: the rest of it, then the next.
-    later = _runner(workers, **options)
-    assert later.passing(1, 4 + 2) == reference[1][2:]
-    assert later.passing(2, 8) == reference[2]
+    stopped = _runner()
+    stopped.train_epoch()
+    stopped.train_epoch(steps=2)
+    later = _runner(workers, resume=dict(epoch=1, iteration=6, saved=stopped.position), **options)
+    assert later.train_epoch() == reference[1][2:]
+    assert later.messages == ['Epoch 2 goes on after 2 of its 4 iterations.']
+    assert later.train_epoch() == reference[2]
+    # A checkpoint of mmengine's own, which names no position.
+    assert _runner(resume=dict(epoch=1, iteration=6)).train_epoch() == reference[1][2:]
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 3, 4])
+def test_no_sample_is_lost_where_the_batch_size_changes(batch_size):
+    reference = _samples(_runner())
+    stopped = _runner()
+    stopped.train_epoch(steps=2)
+    saved = stopped.position
+    assert saved == dict(samples=4, of=7)
+    later = _runner(batch_size=batch_size, resume=dict(iteration=2, saved=saved))
+    found = _samples(later)
+    assert found == reference[4 // batch_size * batch_size :]
+    assert later.position['samples'] == 0
+    grown = _runner(resume=dict(iteration=2, saved=dict(saved, of=6)))
+    assert _samples(grown) == reference
 
 
 def test_data_sets_that_give_whole_batches():
     one, two = _runner(dataset=_Batched), _runner(dataset=_Batched)
-    assert one.passing(1, 4) == two.passing(1, 4)
-    assert one.passing(1, 4) != one.passing(0, 0)
+    first = one.train_epoch()
+    assert first == two.train_epoch()
+    assert first != one.train_epoch()
     plain = one.train_loop.dataloader.dataset
     assert [item[0] for item in plain.__getitems__([3, 4])] == [3, 4]
 
@@ -96,8 +143,7 @@ def test_an_endless_sampler_goes_on_where_it_is_put():
         data = _Noise()
         sampler = InfiniteSampler(data, shuffle=True, seed=1)
         loader = DataLoader(data, batch_size=2, sampler=sampler)
-        runner = _Runner(loader, by_epoch=False)
-        runner.iter = begin
+        _Runner(loader, by_epoch=False, iteration=begin)
         if begin:
             sampler.skip(begin * 2)
         found = iter(loader)
