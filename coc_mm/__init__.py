@@ -8,8 +8,7 @@ libraries' inferencers the names of our models (:mod:`coc_mm.apis.model_zoo`).
 """
 
 from coc_mm import compat
-from coc_mm.compat.exif import turn_by_exif
-from coc_mm.compat.on_import import on_import
+from coc_mm.compat import on_import
 from coc_mm.version import __version__
 
 
@@ -54,7 +53,6 @@ def _load_pretrained_safely(module):
 
 
 compat.install()
-on_import('mmcv.image.io', turn_by_exif)
 on_import('mmengine.runner.checkpoint', _read_safetensors)
 on_import('mmengine.infer.infer', _register_model_zoo)
 on_import('mmpretrain.apis.model', _register_model_zoo)

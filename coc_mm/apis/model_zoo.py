@@ -4,7 +4,6 @@ import difflib
 import fnmatch
 import functools
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coc_mm.apis.syntax import PARSING
+from coc_mm.compat.inferencers import add_model_names
 from coc_mm.errors import UserError
 
 if TYPE_CHECKING:  # a list of names must not cost the import of torch
@@ -228,7 +228,7 @@ def register_model_zoo(module: ModuleType) -> None:
             weights given takes ``checkpoints/NAME.pth`` where that exists.
     """
     if module.__name__ == 'mmengine.infer.infer':
-        _register_with_mmengine(module)
+        add_model_names(module, _find, lambda scope: [entry.name for entry in _own(scope).values()])
         return
     root = zoo_root()
     if not _own('mmpretrain').keys() & module.ModelHub._models_dict.keys():
@@ -237,31 +237,16 @@ def register_model_zoo(module: ModuleType) -> None:
         )
 
 
-def _register_with_mmengine(module: ModuleType) -> None:
-    base = module.BaseInferencer
-    load, list_theirs = base._load_model_from_metafile, base.list_models
-    if hasattr(load, '__wrapped__'):
-        return
+def _find(scope: str | None, name: str) -> tuple | None:
+    entry = _own(scope).get(name.lower())
+    if entry is None:
+        return None
+    config, weights = config_of(entry.name), entry.weights
+    if weights is not None:
+        from coc_mm.checkpoints.load import load_checkpoint_safely
 
-    @functools.wraps(load)
-    def load_with_ours(self, model):
-        entry = _own(self.scope).get(model.lower())
-        if entry is None:
-            return load(self, model)
-        config, weights = config_of(entry.name), entry.weights
-        if weights is not None:
-            from coc_mm.checkpoints.load import load_checkpoint_safely
-
-            apply_record(config, load_checkpoint_safely(weights))
-        return config, weights
-
-    @functools.wraps(list_theirs)
-    def list_with_ours(scope=None, patterns=r'.*'):
-        found = list_theirs(scope, patterns)
-        return found + [e.name for e in _own(scope).values() if re.match(patterns, e.name)]
-
-    base._load_model_from_metafile = load_with_ours
-    base.list_models = staticmethod(list_with_ours)
+        apply_record(config, load_checkpoint_safely(weights))
+    return config, weights
 
 
 _MARKS = '<!-- tables: python -m coc_mm.apis.model_zoo -->', '<!-- end of tables -->'

@@ -1,10 +1,9 @@
 """Several processes on the CPU, where mmengine knows accelerators only.
 
-``mmengine.dist.init_dist`` sets a CUDA device before it starts the process group, and the
-runner and the strategies hand a device index to the wrapper of the model, which torch
-refuses for modules on the CPU, as it refuses to synchronise batch norms there. With a group
-that has been started already mmengine leaves ``init_dist`` out, and the arguments of a
-wrapper can be named in the config.
+``mmengine.dist.init_dist`` sets a CUDA device before it starts the process group, and the runner
+and the strategies give a device index to the model's wrapper, which torch refuses on the CPU, like
+synchronized batch norms. mmengine leaves ``init_dist`` out where a group exists already, and takes
+the arguments of a wrapper from the config.
 """
 
 import datetime
@@ -12,13 +11,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config
 
 __all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
 
+# Where launchers other than torchrun say what torchrun says in RANK and the like.
 _VARIABLES = {
     'slurm': dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
     'mpi': dict(
@@ -30,19 +29,15 @@ _VARIABLES = {
 
 
 def name_rank(launcher: str) -> None:
-    """Set ``RANK`` as torchrun does, so that one process of several can be told early.
-
-    Args:
-        launcher (str): ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-    """
+    """Set ``RANK`` early, as torchrun does, for ``'pytorch'``, ``'slurm'`` or ``'mpi'``."""
     source = _VARIABLES.get(launcher, {}).get('RANK')
     if source is not None and source in os.environ:
         os.environ['RANK'] = os.environ[source]
 
 
-def _name_the_rest(launcher: str) -> None:
+def _set_variables(launcher: str) -> None:
     for name, source in _VARIABLES.get(launcher, {}).items():
-        if source is not None and source in os.environ:
+        if source in os.environ:
             os.environ[name] = os.environ[source]
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         nodes = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
@@ -52,7 +47,7 @@ def _name_the_rest(launcher: str) -> None:
 
 
 def _separate_norms(node) -> None:
-    """Let every process keep its own statistics, in a nested config."""
+    """Replace synchronized batch norms in a nested config."""
     if isinstance(node, (list, tuple)):
         for child in node:
             _separate_norms(child)
@@ -64,12 +59,9 @@ def _separate_norms(node) -> None:
 
 
 def use_cpu_wrappers(config: Config) -> None:
-    """Name wrapper arguments in a config that keep mmengine from choosing a GPU.
+    """Set arguments of the model's wrapper, of a runner or a strategy, to the CPU.
 
-    Batch norms that would be synchronised (``SyncBN``, ``sync_bn``) become those of one process.
-
-    Args:
-        config (Config): Of a runner or, with ``strategy``, of a ``FlexibleRunner``; changed.
+    Synchronized batch norms (``SyncBN``, ``sync_bn``) become those of one process.
     """
     _separate_norms(config.get('model'))
     config.pop('sync_bn', None)
@@ -96,14 +88,12 @@ def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterato
     """Start a group of processes over gloo; end it afterwards.
 
     Args:
-        launcher (str): Who set the variables: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        timeout (float, optional): Seconds that one process waits for another.
+        launcher (str): ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        timeout (float, optional): Seconds that one process waits for another; torch's if None.
     """
-    _name_the_rest(launcher)
-    waiting: dict[str, Any] = (
-        {} if timeout is None else dict(timeout=datetime.timedelta(seconds=timeout))
-    )
-    dist.init_process_group('gloo', **waiting)
+    _set_variables(launcher)
+    limit = None if timeout is None else datetime.timedelta(seconds=timeout)
+    dist.init_process_group('gloo', timeout=limit)
     try:
         yield
     finally:

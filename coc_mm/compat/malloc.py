@@ -1,9 +1,8 @@
-"""Keeping freed memory on CPUs.
+"""Keep freed memory on CPUs.
 
-glibc returns large freed blocks to the system at once. The next step of a training asks
-for the same sizes again, and the system zeroes and maps every page anew: on a CPU that is
-up to a third of a step. Devices with memory of their own have PyTorch's caching allocator
-instead.
+glibc returns large freed blocks to the system at once, and the next step of a training asks for
+the same sizes again: zeroing and mapping the pages is up to a third of a step. Accelerators have
+PyTorch's caching allocator instead.
 """
 
 import ctypes
@@ -16,13 +15,9 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next step, where there is no accelerator.
+    """Tell glibc to keep freed memory, for a process that trains and ends; return whether it does.
 
-    The process stays as large as it once was: for a process that trains and ends.
-
-    Returns:
-        bool: Whether it was told, and understood: False with an accelerator, or where the
-        C library is not glibc.
+    False with an accelerator, or where the C library is not glibc.
     """
     if get_device() != 'cpu' or platform.libc_ver()[0] != 'glibc':
         return False

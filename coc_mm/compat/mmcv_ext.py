@@ -1,15 +1,12 @@
 """A stand-in for ``mmcv._ext``, mmcv's compiled operators, built on torchvision's.
 
-``pip install onedl-mmcv`` builds mmcv in isolation, without torch, and leaves
-out ``mmcv._ext`` without a word; ``import mmdet.models`` then fails. Compiling
-it takes half an hour and a compiler. :func:`install` instead appends a finder to
-the *end* of ``sys.meta_path`` that answers for ``mmcv._ext`` alone: a compiled
-module is found by the finders before it and always wins, and nothing is
-imported until mmcv asks for the module.
+``pip install onedl-mmcv`` builds mmcv in isolation, without torch, and silently leaves out
+``mmcv._ext``; ``import mmdet.models`` then fails. Compiling it takes half an hour and a compiler.
+:func:`install` instead appends a finder to the *end* of ``sys.meta_path`` that answers for
+``mmcv._ext`` alone: a compiled module is found by the finders before it and always wins.
 
-The operators themselves are in :mod:`coc_mm.compat.mmcv_operators`. Every other
-operator of mmcv resolves, because ``mmcv.ops`` asserts that it exists, to a
-function that says at the call what is missing and what to do about it.
+The operators are in :mod:`coc_mm.compat.mmcv_operators`. Every other one resolves, because
+``mmcv.ops`` asserts that it exists, to a function that raises when it is called.
 """
 
 import sys
@@ -26,14 +23,10 @@ class _StandInLoader(Loader):
     """Fills an empty module with the stand-in's operators."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Define the operators in ``module``.
-
-        Args:
-            module (ModuleType): The new, empty ``mmcv._ext``.
+        """Define the operators in a new, empty ``mmcv._ext``.
 
         Raises:
-            ModuleNotFoundError: torchvision is missing or does not fit the
-                installed torch.
+            ModuleNotFoundError: torchvision is missing or does not fit the installed torch.
         """
         try:
             from coc_mm.compat.mmcv_operators import OPERATORS
@@ -69,16 +62,7 @@ class _StandInFinder(MetaPathFinder):
     def find_spec(
         fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the stand-in.
-
-        Args:
-            fullname (str): Absolute name of the module that is imported.
-            path (Sequence[str], optional): Unused. Default: None.
-            target (ModuleType, optional): Unused. Default: None.
-
-        Returns:
-            ModuleSpec | None: The stand-in's for ``mmcv._ext``, else None.
-        """
+        """Find the stand-in, for ``mmcv._ext`` alone."""
         if fullname != _NAME:
             return None
         return ModuleSpec(fullname, _StandInLoader(), origin='coc_mm.compat, on torchvision')
@@ -88,14 +72,7 @@ _FINDER = _StandInFinder()
 
 
 def _refusal(name: str) -> Callable:
-    """Make a function that refuses, with the ways out, when it is called.
-
-    Args:
-        name (str): The operator's name in ``mmcv._ext``.
-
-    Returns:
-        Callable: Raises NotImplementedError whatever it is called with.
-    """
+    """Make a function that raises NotImplementedError, with the ways out, when it is called."""
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
@@ -114,9 +91,8 @@ def _refusal(name: str) -> Callable:
 def install() -> None:
     """Make ``mmcv._ext`` importable where mmcv was installed without it.
 
-    Idempotent, and nearly free: it imports neither mmcv nor torchvision. Call it
-    before ``mmcv.ops`` or anything of mmdet is imported; ``import coc_mm`` does. A
-    compiled ``mmcv._ext`` always takes precedence.
+    Imports neither mmcv nor torchvision. To be called before anything of ``mmcv.ops`` or mmdet is
+    imported; ``import coc_mm`` does.
     """
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)

@@ -10,6 +10,7 @@ comparisons such as ``iou > 0.6`` hinge on it.
 # ruff: noqa: N803  (mmcv's argument names)
 
 import ctypes
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -438,22 +439,7 @@ def _attend(shapes, value, locations, weights):
 
 
 OPERATORS = {
-    function.__name__: function
-    for function in (
-        deform_conv_backward_input,
-        deform_conv_backward_parameters,
-        deform_conv_forward,
-        get_compiler_version,
-        get_compiling_cuda_version,
-        modulated_deform_conv_backward,
-        modulated_deform_conv_forward,
-        ms_deform_attn_backward,
-        ms_deform_attn_forward,
-        nms,
-        roi_align_backward,
-        roi_align_forward,
-        sigmoid_focal_loss_backward,
-        sigmoid_focal_loss_forward,
-        softnms,
-    )
+    name: found
+    for name, found in list(globals().items())
+    if isinstance(found, FunctionType) and found.__module__ == __name__ and name[0] != '_'
 }

@@ -1,7 +1,6 @@
-"""Act when a module of another library gets imported, without importing it.
+"""Act when a module of another library is imported, without importing it.
 
-The task libraries look names of models up in modules of theirs. Importing these to add
-our names would make ``import coc_mm`` slow and need libraries that nobody asked for.
+Importing the libraries only to change them would make ``import coc_mm`` slow.
 """
 
 import importlib.util
@@ -38,12 +37,12 @@ class _ActingLoader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules that have an action through the finders behind it."""
+    """Finds modules that have actions through the finders behind it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Wrap the loader of a module that has an action; know no other module."""
+        """Wrap the loader of a module that has actions; know no other module."""
         actions = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
         if actions is None:
             return None
@@ -59,12 +58,7 @@ _FINDER = _Finder()
 
 
 def on_import(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Call a function with a module: now if it is imported, else once it will be.
-
-    Args:
-        name (str): Full name of the module.
-        action (Callable): Takes the module.
-    """
+    """Call ``action(module)``: now if the module is imported already, else after its import."""
     if name in sys.modules:
         action(sys.modules[name])
         return

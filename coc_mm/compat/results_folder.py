@@ -1,8 +1,7 @@
 """Where several processes gather their results, and who writes the scores.
 
-Each process writes its part of an evaluation for process 0 to read. mmengine makes a folder
-``.dist_test`` for that in the current one, and leaves it there. Then every process writes the
-scores into the same file, at once.
+Each process writes its part of an evaluation for process 0 to read, into a folder ``.dist_test``
+that mmengine makes in the current one and leaves there. Then all write the scores, into one file.
 """
 
 from pathlib import Path
@@ -15,7 +14,7 @@ __all__ = ['gather_in_log_dir']
 
 
 class _ResultsFolderHook(Hook):
-    """Names the folder of a run's log to metrics that name none."""
+    """Sets ``collect_dir`` of metrics that have none."""
 
     @staticmethod
     def _name(runner, loop) -> None:
@@ -31,13 +30,9 @@ class _ResultsFolderHook(Hook):
 
 
 def gather_in_log_dir(runner: Runner) -> None:
-    """Let a run of several processes gather results in the folder of its log.
+    """Let a built runner of several processes gather results in the folder of its log.
 
-    The folder is removed once they are read. Metrics with a ``collect_dir`` keep it. The scores
-    of a test are written by process 0 alone.
-
-    Args:
-        runner (Runner): Built, not yet started.
+    mmengine removes that folder once they are read. Process 0 alone writes the scores of a test.
     """
     if get_world_size() > 1:
         runner.register_hook(_ResultsFolderHook())

@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism: where a model is cut, and mmengine's strategy made to resume."""
+"""Fully sharded data parallelism: units of a model, and a strategy that resumes."""
 
 from mmengine._strategy.fsdp import FSDPStrategy
 from mmengine.device import get_device
@@ -15,19 +15,11 @@ _WRAPPERS = ('_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')
 
 
 def wrap_context_cluster_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """Make each block a unit; the rest (stem, reducers, norms, neck, heads) is one more.
+    """Make each block a unit of FSDP; the rest (stem, reducers, norms, neck, heads) is one more.
 
     ``auto_wrap_policy`` of mmengine's ``MMFullyShardedDataParallel``, named in a config as
     ``'coc_mm.engine.fsdp.wrap_context_cluster_blocks'``. The weights of a unit are gathered
-    when it runs and let go afterwards.
-
-    Args:
-        module (nn.Module): A module that torch asks about.
-        recurse (bool): Whether it asks for the children, or for the module itself.
-        nonwrapped_numel (int): Number of its weights that belong to no unit yet.
-
-    Returns:
-        bool: Whether to go into the children, or to make the module a unit.
+    when it runs and freed afterwards.
     """
     return transformer_auto_wrap_policy(module, recurse, nonwrapped_numel, {ContextClusterBlock})
 
@@ -54,22 +46,14 @@ class ResumableFSDPStrategy(FSDPStrategy):
             self.state_dict_config.offload_to_cpu = False
 
     def optim_state_dict(self) -> dict:
-        """Gather the state of the optimizer.
-
-        Returns:
-            dict: Keyed by the names of weights, whole on rank 0.
-        """
+        """Gather the state of the optimizer, keyed by the names of weights, on rank 0."""
         own = self.optim_wrapper.state_dict()
         extras = {key: own[key] for key in own.keys() - {'state', 'param_groups'}}
         found = FullyShardedDataParallel.optim_state_dict(self.model, self.optim_wrapper.optimizer)
         return {**found, **extras}
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Shard the state of an optimizer and load it.
-
-        Args:
-            state_dict (dict): Whole, keyed by names or, from a run without FSDP, by numbers.
-        """
+        """Shard and load a full state, keyed by names or, from a run without FSDP, by numbers."""
         optimizer = self.optim_wrapper.optimizer
         extras = {key: state_dict[key] for key in state_dict.keys() - {'state', 'param_groups'}}
         loaded = FullyShardedDataParallel.optim_state_dict_to_load(

@@ -55,16 +55,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         is_dcn_module: bool | None = None,
     ) -> None:
-        """Append the parameter groups of a model.
+        """Append the parameter groups of a model; ``prefix`` is not empty for a part of it.
 
         Groups of equal settings are merged: a group per parameter, as mmengine makes
         them, would keep the optimizer from stepping many tensors at once.
-
-        Args:
-            params (list[dict]): Groups, extended in place.
-            module (nn.Module): The model, or while mmengine descends a part of it.
-            prefix (str): Name of the part. Defaults to '', the model.
-            is_dcn_module (bool | None): mmengine's. Defaults to None.
 
         Raises:
             ValueError: No backbone of the model has a ``get_layer_depth``.
@@ -97,14 +91,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _find_backbones(model: nn.Module) -> dict:
-    """Find the backbones that can tell the depth of a parameter.
-
-    Args:
-        model (nn.Module): A classifier, detector or segmentor.
-
-    Returns:
-        dict[str, nn.Module]: By prefix of their parameters' names.
-    """
+    """Find the backbones with a ``get_layer_depth``, by prefix of their parameters' names."""
     found = {
         name + '.': module
         for name, module in model.named_modules()
