@@ -1,15 +1,15 @@
 """The operator as CUDA kernels written in Triton, registered with PyTorch's dispatcher.
 
-The points are read from and written to the layout of the projections: any strides, both spaces in
-one tensor or in two, regions found by arithmetic, nothing rearranged or padded. Similarities, sums
-and everything between are float32 whatever the points are. ``coc_mm::context_cluster`` is opaque to
-compilers, with shapes and gradients registered, so that ``torch.compile``, ``torch.export`` and
-automatic mixed precision pass through. Results are the same bits every time.
+The points are read from and written to the layout of the projections: both spaces in one tensor or
+in two, regions found by arithmetic, nothing rearranged or padded. Similarities, sums and everything
+between are float32 whatever the points are. ``coc_mm::context_cluster`` is opaque to compilers,
+with shapes and gradients registered, so that ``torch.compile``, ``torch.export`` and automatic
+mixed precision pass through. Equal values give the same bits every time, whatever their strides.
 """
 
-import importlib.metadata
 import importlib.util
 import os
+import warnings
 
 import torch
 
@@ -23,21 +23,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Read once, as the kernels are compiled or interpreted for the life of the process.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '0') == '1'
 INSTALLED = importlib.util.find_spec('triton') is not None
-OLDEST = (3, 3)  # kernels hand tuples to one another; comes with torch 2.7
-
-
-def _version():
-    try:
-        return importlib.metadata.version('triton')
-    except importlib.metadata.PackageNotFoundError:  # under another name, or none at all
-        return None
-
-
-VERSION = _version()
-
-
-def _is_too_old(version):
-    return version is not None and tuple(map(int, version.split('.')[:2])) < OLDEST
+# Why the kernels are left alone for the rest of the process, after they failed once.
+_failure: str | None = None
 
 
 def can_run_triton(
@@ -63,16 +50,14 @@ def can_run_triton(
     """
     reason = _refusal(features, proposals, folds)
     if reason and raise_error:
-        raise RuntimeError(f"the 'triton' backend cannot run: {reason}; backend='fused' can")
+        raise RuntimeError(f"the 'triton' backend cannot run: {reason}; backend='matmul' can")
     return reason is None
 
 
 def _refusal(features, proposals, folds):
+    device = features.device
     if not INSTALLED:
         return 'the package triton is not installed'
-    if _is_too_old(VERSION):
-        return f'Triton {VERSION} is older than {".".join(map(str, OLDEST))}'
-    device = features.device
     if device.type != 'cuda' and not (device.type == 'cpu' and INTERPRETED):
         return (
             f'the points are on {device.type}, not on a CUDA device (the CPU serves for testing, '
@@ -86,7 +71,7 @@ def _refusal(features, proposals, folds):
             return f'compute capability {capability[0]}.{capability[1]} is below 8.0'
     if features.dtype not in DTYPES:
         return f'the points are {features.dtype}, not one of {", ".join(map(str, DTYPES))}'
-    return _excess(features.shape, proposals, folds)
+    return _excess(features.shape, proposals, folds) or _failure
 
 
 def _excess(shape, proposals, folds):
@@ -96,7 +81,8 @@ def _excess(shape, proposals, folds):
         return f'{centers} centers per region are more than {MAX_CENTERS}'
     if channels > MAX_CHANNELS:
         return f'{channels} channels per head are more than {MAX_CHANNELS}'
-    if _filled(centers) * _filled(channels) > MAX_BLOCK:
+    block_m, block_d = (max(16, 1 << (n - 1).bit_length()) for n in (centers, channels))
+    if block_m * block_d > MAX_BLOCK:
         return (
             f'{centers} centers of {channels} channels (filled up to powers of two) are more than '
             f'{MAX_BLOCK} numbers'
@@ -106,10 +92,6 @@ def _excess(shape, proposals, folds):
     if not torch.compiler.is_compiling() and groups > MAX_PROGRAMS:
         return f'images x regions x heads are {groups}, more than {MAX_PROGRAMS}'
     return None
-
-
-def _filled(number):
-    return max(16, 1 << (number - 1).bit_length())
 
 
 @torch.compiler.assume_constant_result
@@ -125,11 +107,12 @@ def forward(
     proposals: tuple[int, int],
     folds: tuple[int, int],
     denominator: str,
+    can_fall_back: bool = False,
 ) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
-    Same contract as :func:`coc_mm.ops.context_cluster.context_cluster`, for points that
-    :func:`can_run_triton` accepts.
+    Same contract as :func:`coc_mm.ops.context_cluster`, for points that :func:`can_run_triton`
+    accepts.
 
     Args:
         features (Tensor): (B, H, W, E, D), or (B, H, W, 2, E, D) with the values in it, whose
@@ -140,70 +123,137 @@ def forward(
         proposals (tuple[int, int]): Centers per region.
         folds (tuple[int, int]): Regions.
         denominator (str): 'similarity' or 'count'.
+        can_fall_back (bool): Compute with 'matmul', after one warning, where Triton fails to
+            compile or to launch a kernel; as it does for the rest of the process. Defaults to
+            False: the error is raised.
 
     Returns:
         Tensor: (B, H, W, E, D), contiguous, in the dtype of the values.
     """
-    alpha, beta = alpha.float(), beta.float()
-    cut = [int(n) for n in proposals], [int(n) for n in folds]
-    return _forward(features, values, alpha, beta, *cut, denominator == 'count')[0]
+    setting = [int(n) for n in proposals], [int(n) for n in folds], denominator == 'count'
+    return _forward(features, values, alpha.float(), beta.float(), *setting, can_fall_back)[0]
 
 
-def _spaces(features, values):
+def _unpack(features, values):
     return features.unbind(-3) if values is None else (features, values)
+
+
+def _matmul(features, values, alpha, beta, proposals, folds, by_count, name='fused'):
+    from coc_mm.ops.functional import context_cluster
+
+    denominator = 'count' if by_count else 'similarity'
+    setting = tuple(proposals), tuple(folds), denominator, name
+    return context_cluster(*_unpack(features, values), alpha, beta, *setting)
+
+
+def _try_kernels(call, can_fall_back, features, setting):
+    """Return what ``call`` does, or None where Triton failed and that may be made good."""
+    global _failure
+    if _failure and can_fall_back:
+        return None
+    try:
+        return call()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if not can_fall_back:
+            raise
+        import triton
+
+        cause = f'{type(error).__name__}: {error}'
+        _failure = f'its kernels failed before in this process ({cause[:200]})'
+        card = 'the CPU'
+        if features.is_cuda:
+            capability = torch.cuda.get_device_capability(features.device)
+            card = f'{torch.cuda.get_device_name(features.device)}, compute capability {capability}'
+        warnings.warn(
+            'the Triton kernels of context_cluster failed: the matmul backend, which is slower, '
+            'does their work for the rest of this process; COC_MM_BACKEND=matmul skips this.\n'
+            f'To report: {card}; torch {torch.__version__}, CUDA {torch.version.cuda}, Triton '
+            f'{triton.__version__}; points {tuple(features.shape)} {features.dtype}, strides '
+            f'{features.stride()}; proposals, folds, by count: {tuple(setting)}\n{cause[:4000]}',
+            stacklevel=2,
+        )
+        return None
 
 
 @torch.library.custom_op(
     'coc_mm::context_cluster',
     mutates_args=(),
     schema='(Tensor features, Tensor? values, Tensor alpha, Tensor beta, int[] proposals, '
-    'int[] folds, bool by_count) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
+    'int[] folds, bool by_count, bool can_fall_back) -> '
+    '(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
 )
-def _forward(features, values, alpha, beta, proposals, folds, by_count):
-    from coc_mm.ops.backends.triton_kernels import launch
+def _forward(features, values, alpha, beta, proposals, folds, by_count, can_fall_back):
+    setting = proposals, folds, by_count
 
-    x, v = _spaces(features, values)
-    return launch.forward(x, v, alpha, beta, proposals, folds, by_count)
+    def call():
+        from coc_mm.ops.backends.triton_kernels import launch
+
+        return launch.forward(*_unpack(features, values), alpha, beta, *setting)
+
+    results = _try_kernels(call, can_fall_back, features, setting)
+    if results is None:
+        out = _matmul(features, values, alpha, beta, *setting)
+        results = out.contiguous(), *_new_saved(*_unpack(features, values), alpha, *setting[:2])
+    return results
 
 
-@_forward.register_fake
-def _(features, values, alpha, beta, proposals, folds, by_count):
-    x, v = _spaces(features, values)
+def _new_saved(x, v, alpha, proposals, folds):
     batch, height, width, heads, channels = x.shape
     cut = [torch.sym_min(fold, n) for fold, n in zip(folds, (height, width), strict=True)]
     groups = batch * cut[0] * cut[1] * heads
     points = -(-height // cut[0]) * -(-width // cut[1])
     rows = (groups, proposals[0] * proposals[1], channels)
     new = alpha.new_empty
-    return (
-        v.new_empty(v.shape),
-        new(groups, points),
-        new((groups, points), dtype=torch.uint8),
-        *(new(rows), new(rows[:2]), new(rows), new(rows[:2])),
-    )
+    index = new((groups, points), dtype=torch.uint8)
+    return new(groups, points), index, new(rows), new(rows[:2]), new(rows), new(rows[:2])
+
+
+@_forward.register_fake
+def _(features, values, alpha, beta, proposals, folds, by_count, can_fall_back):
+    x, v = _unpack(features, values)
+    return v.new_empty(v.shape), *_new_saved(x, v, alpha, proposals, folds)
 
 
 @torch.library.custom_op(
     'coc_mm::context_cluster_backward',
     mutates_args=(),
-    schema='(Tensor grad, Tensor features, Tensor? values, Tensor alpha, Tensor[] saved, '
-    'int[] proposals, int[] folds, bool by_count) -> (Tensor, Tensor, Tensor, Tensor)',
+    schema='(Tensor grad, Tensor features, Tensor? values, Tensor alpha, Tensor beta, '
+    'Tensor[] saved, int[] proposals, int[] folds, bool by_count, bool can_fall_back) -> '
+    '(Tensor, Tensor, Tensor, Tensor)',
 )
-def _backward(grad, features, values, alpha, saved, proposals, folds, by_count):
-    from coc_mm.ops.backends.triton_kernels import launch
-
+def _backward(grad, features, values, alpha, beta, saved, *setting):
+    *setting, can_fall_back = setting
     grads = _new_gradients(features, values)
-    given, wanted = _spaces(features, values), _spaces(*grads)
-    of_alpha, of_beta = launch.backward(
-        *(grad, given[0], given[1], alpha, tuple(saved), wanted[0], wanted[1]),
-        *(proposals, folds, by_count),
-    )
+
+    def call():
+        from coc_mm.ops.backends.triton_kernels import launch
+
+        points, wanted = _unpack(features, values), _unpack(*grads)
+        return launch.backward(grad, *points, alpha, tuple(saved), *wanted, *setting)
+
+    of_scalars = _try_kernels(call, can_fall_back, features, setting)
+    if of_scalars is None:
+        return _matmul_backward(grad, features, values, alpha, beta, setting)
     of_values = features.new_empty(0) if values is None else grads[1]
-    return grads[0], of_values, *(t.clone().reshape(alpha.shape) for t in (of_alpha, of_beta))
+    return grads[0], of_values, *(t.clone().reshape(alpha.shape) for t in of_scalars)
+
+
+def _matmul_backward(grad, features, values, alpha, beta, setting):
+    # Autograd is off within an operator; torch.func brings its own.
+    given = [features, alpha, beta] if values is None else [features, alpha, beta, values]
+
+    def call(features, alpha, beta, values=None):
+        return _matmul(features, values, alpha, beta, *setting, 'reference')
+
+    of_features, of_alpha, of_beta, *rest = torch.func.vjp(call, *given)[1](grad)
+    of_values = rest[0].contiguous() if rest else features.new_empty(0)
+    return of_features.contiguous(), of_values, of_alpha, of_beta
 
 
 @_backward.register_fake
-def _(grad, features, values, alpha, saved, proposals, folds, by_count):
+def _(grad, features, values, alpha, beta, saved, *setting):
     of_features, of_values = _new_gradients(features, values)
     of_values = features.new_empty(0) if values is None else of_values
     return of_features, of_values, alpha.new_empty(alpha.shape), alpha.new_empty(alpha.shape)
@@ -215,23 +265,23 @@ def _new_gradients(features, values):
 
 
 def _save(ctx, inputs, output):
-    features, values, alpha, _, *ctx.setting = inputs
-    ctx.save_for_backward(features, values, alpha, *output[1:])
+    *tensors, ctx.proposals, ctx.folds, ctx.by_count, ctx.can_fall_back = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad, *_):
-    features, values, alpha, *saved = ctx.saved_tensors
+    features, values, alpha, beta, *saved = ctx.saved_tensors
+    setting = ctx.proposals, ctx.folds, ctx.by_count, ctx.can_fall_back
     of_features, of_values, *of_scalars = _backward(
-        grad, features, values, alpha, saved, *ctx.setting
+        grad, features, values, alpha, beta, saved, *setting
     )
-    of_values = None if values is None else of_values
-    return of_features, of_values, *of_scalars, None, None, None
+    return of_features, None if values is None else of_values, *of_scalars, None, None, None, None
 
 
 def _refuse(ctx, *_):
     raise RuntimeError(
-        "the 'triton' backend of context_cluster has no second derivatives: use backend='fused'"
+        "the 'triton' backend of context_cluster has no second derivatives: use backend='matmul'"
     )
 
 

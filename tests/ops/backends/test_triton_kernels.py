@@ -1,7 +1,7 @@
 """The Triton kernels against the equations in float64: on a GPU, or through Triton's interpreter.
 
-Without a GPU they run where ``TRITON_INTERPRET=1`` is set before Python starts; ``test_triton.py``
-starts such a process.
+Without a GPU they run where ``TRITON_INTERPRET=1`` is set before Python starts:
+``test_triton_op.py`` starts such a process.
 """
 
 import os
@@ -45,12 +45,12 @@ def _nan_in_new_memory():
 
 
 @pytest.fixture
-def shared(monkeypatch):
-    """Share small regions out among programs too."""
+def split(monkeypatch):
+    """Split small regions among programs too."""
     from coc_mm.ops.backends.triton_kernels import launch
 
     monkeypatch.setattr(launch, 'REGION_POINTS', 8)
-    monkeypatch.setattr(launch, 'SHARE_POINTS', 20)
+    monkeypatch.setattr(launch, 'MIN_SPLIT', 20)
 
 
 def inputs(size, heads, channels, dtype=torch.float32, seed=0):
@@ -145,8 +145,8 @@ def test_half_precision(case, dtype):
         ((5, 9), 1, 24, (2, 2), (1, 1), torch.bfloat16, 'similarity'),
     ],
 )
-@pytest.mark.usefixtures('shared')
-def test_shared_out_among_programs(
+@pytest.mark.usefixtures('split')
+def test_split_among_programs(
     size, heads, channels, proposals, folds, dtype, denominator, monkeypatch
 ):
     from coc_mm.ops.backends.triton_kernels import launch
@@ -155,29 +155,40 @@ def test_shared_out_among_programs(
     plan = launch.plan
     monkeypatch.setattr(launch, 'plan', lambda *a: plans.append(plan(*a)) or plans[-1])
     check(size, heads, channels, proposals, folds, dtype, denominator)
-    assert [p.shares for p in plans] == 2 * [-(-plans[0].points // 20)]
-    assert plans[0].shares > 1
+    assert [p.num_splits for p in plans] == 2 * [-(-plans[0].sizes[5] // 20)]
+    assert plans[0].num_splits > 1
 
 
-def test_layouts_give_the_same_bits():
-    """Two tensors or one, any strides: equal results, twice."""
-    (projected, alpha, beta), grad = inputs((5, 6), 2, 5)
-    setting = ((2, 2), (1, 2), 'similarity')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_layouts_give_the_same_bits(dtype):
+    """Two tensors or one, any strides, any alignment: equal results."""
+    size, heads, channels, setting = (5, 6), 2, 5, ((2, 2), (1, 2), 'similarity')
+    if not INTERPRETED:  # many warps
+        size, heads, channels, setting = (56, 57), 4, 32, ((2, 2), (8, 8), 'similarity')
+    (projected, alpha, beta), grad = inputs(size, heads, channels, dtype)
     expected = run([projected, alpha, beta], grad, *setting, backend='triton')
-    visited = 0
     strided = projected.permute(3, 5, 2, 0, 4, 1).contiguous().permute(3, 5, 2, 0, 4, 1)
+    unaligned = torch.cat([projected.new_zeros(1), projected.flatten()])[1:].view_as(projected)
     assert not strided.is_contiguous()
-    for layout in (projected, strided):
-        leaf = layout.detach().requires_grad_()
-        scalars = [t.clone().requires_grad_() for t in (alpha, beta)]
-        out = context_cluster(*leaf.unbind(-3), *scalars, *setting, backend='triton')
-        out.backward(grad)
-        for name, one, two in zip(
-            NAMES, expected, [out, leaf.grad, *(t.grad for t in scalars)], strict=True
-        ):
-            assert torch.equal(one, two), name
-            visited += 1
-    assert visited == 8
+    assert unaligned.data_ptr() % 16 != 0
+    visited = 0
+    for layout in (projected, strided, unaligned):
+        for packed in (True, False):
+            leaf = layout.detach().requires_grad_()
+            scalars = [t.clone().requires_grad_() for t in (alpha, beta)]
+            function = context_cluster_packed if packed else context_cluster
+            spaces = (leaf,) if packed else leaf.unbind(-3)
+            out = function(*spaces, *scalars, *setting, backend='triton')
+            out.backward(strided_like(grad) if layout is strided else grad)
+            results = [out, leaf.grad, *(t.grad for t in scalars)]
+            for name, one, two in zip(NAMES, expected, results, strict=True):
+                assert torch.equal(one, two), name
+                visited += 1
+    assert visited == 24
+
+
+def strided_like(grad):
+    return grad.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
 
 
 def test_gradients_of_any_strides():
@@ -225,7 +236,7 @@ def test_second_derivatives_are_refused():
     projected = tensors[0].requires_grad_()
     out = context_cluster_packed(*tensors, backend='triton')
     (grad,) = torch.autograd.grad(out.square().sum(), projected, create_graph=True)
-    with pytest.raises(RuntimeError, match="no second derivatives: use backend='fused'"):
+    with pytest.raises(RuntimeError, match="no second derivatives: use backend='matmul'"):
         grad.sum().backward()
 
 
@@ -234,7 +245,7 @@ def test_registration(packed):
     (projected, alpha, beta), _ = inputs((3, 4), 1, 3)
     spaces = (projected, None) if packed else projected.unbind(-3)
     leaves = [None if t is None else t.clone().requires_grad_() for t in (*spaces, alpha, beta)]
-    torch.library.opcheck(torch.ops.coc_mm.context_cluster, (*leaves, [2, 2], [2, 1], False))
+    torch.library.opcheck(torch.ops.coc_mm.context_cluster, (*leaves, [2, 2], [2, 1], False, False))
 
 
 class Network(nn.Module):

@@ -6,77 +6,51 @@ from typing import NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 
 from coc_mm.ops.backends.triton_kernels import backward as back
 from coc_mm.ops.backends.triton_kernels import forward as fore
+from coc_mm.ops.backends.triton_kernels.tiles import INTERPRETED, Meta
 
 # One program serves a region of up to REGION_POINTS points, or of any size where there are
 # PROGRAMS of them to fill the machine (8 for each multiprocessor of the largest). Otherwise the
-# points of a region are shared out, SHARE_POINTS at least to each. Constants, not properties of
-# the device or timings: the order of sums, and with it every bit of the result, follows from the
-# shapes alone.
+# points of a region are split, MIN_SPLIT at least to each. Constants, not properties of the device
+# or timings: the order of sums, and with it every bit of the result, follows from the shapes alone.
 REGION_POINTS = 512
 PROGRAMS = 1024
-SHARE_POINTS = 256
+MIN_SPLIT = 256
 
 
 class Plan(NamedTuple):
-    """How a call is run.
+    """How a call is run."""
 
-    Attributes:
-        groups (int): Regions x heads x images.
-        points (int): Points of the largest region.
-        share (int): Points of a region that one program takes.
-        shares (int): Programs of a region.
-        sizes (tuple[int]): H, W, E and the folds, for the kernels.
-        meta (dict): What the kernels are compiled for.
-    """
-
-    groups: int
-    points: int
-    share: int
-    shares: int
-    sizes: tuple
-    meta: dict
+    groups: int  # regions x heads x images
+    num_splits: int  # programs of a region
+    sizes: tuple  # H, W, E, folds, points of the largest region and of a program, num_splits
+    options: dict  # what the kernels are compiled for
 
 
-def plan(x, proposals, folds, tensors):
-    """Decide how to run.
-
-    Args:
-        x (Tensor): (B, H, W, E, D).
-        proposals (tuple[int, int]): Centers per region.
-        folds (tuple[int, int]): Regions asked for.
-        tensors (list[Tensor]): Every map that is read or written.
-
-    Returns:
-        Plan: The decision.
-    """
+def plan(x, proposals, folds, by_count):
+    """Decide how to run on (B, H, W, E, D)."""
     batch, height, width, heads, channels = x.shape
     fold_h, fold_w = min(folds[0], height), min(folds[1], width)
     groups = batch * fold_h * fold_w * heads
-    points = -(-height // fold_h) * -(-width // fold_w)
-    share = points
+    points = split = -(-height // fold_h) * -(-width // fold_w)
     if points > REGION_POINTS and groups < PROGRAMS:
-        wanted = -(-PROGRAMS // groups) if groups else 1
-        share = max(SHARE_POINTS, -(-points // wanted))
-    align = math.gcd(16, channels, *(t.stride(i) for t in tensors for i in range(4)))
-    block_m = max(16, triton.next_power_of_2(proposals[0] * proposals[1]))
+        split = max(MIN_SPLIT, -(-points // -(-PROGRAMS // max(groups, 1))))
+    num_splits = -(-points // split)
+    centers = proposals[0] * proposals[1]
+    block_m = max(16, triton.next_power_of_2(centers))
     block_d = max(16, triton.next_power_of_2(channels))
     block_n, warps = _block(block_m, block_d, x.dtype)
-    meta = dict(
-        PH=proposals[0],
-        PW=proposals[1],
-        D=channels,
-        ALIGN=align,
-        BLOCK_N=max(16, min(block_n, triton.next_power_of_2(share))),
-        BLOCK_M=block_m,
-        BLOCK_D=block_d,
-        num_warps=warps,
-        num_stages=2,
-    )
-    sizes = (height, width, heads, fold_h, fold_w)
-    return Plan(groups, points, share, -(-points // share), sizes, meta)
+    block_n = max(16, min(block_n, triton.next_power_of_2(split)))
+    align = math.gcd(16, channels)
+    meta = (*proposals, centers, channels, align, by_count, block_n, block_m, block_d)
+    sizes = (height, width, heads, fold_h, fold_w, points, split, num_splits)
+    if not INTERPRETED.value:  # Triton 3.6 takes shapes of blocks as nothing else
+        meta = map(tl.constexpr, meta)
+    options = dict(meta=Meta(*meta), num_warps=warps, num_stages=2)
+    return Plan(groups, num_splits, sizes, options)
 
 
 def _block(block_m, block_d, dtype):
@@ -89,6 +63,22 @@ def _block(block_m, block_d, dtype):
     if dtype == torch.float32:
         return 32 if numbers <= 2048 else 16, 4 if numbers <= 512 else 8
     return 64 if numbers <= 4096 and block_d <= 64 else 32, 4 if numbers <= 2048 else 8
+
+
+def _rows(*maps):
+    """Return each map as the kernels read it, with the distance of its points.
+
+    That is with points in row-major order, and aligned as shape and dtype allow: others are copied.
+    """
+    arguments = []
+    for x in maps:
+        _, h, w, e, d = x.shape
+        row, align = x.stride(2), math.gcd(16, d)
+        aligned = row % align == 0 and x.data_ptr() % min(16, align * x.element_size()) == 0
+        if not aligned or x.stride() != (h * w * row, w * row, row, d, 1):
+            x, row = x.clone(memory_format=torch.contiguous_format), e * d
+        arguments += [x, row]
+    return arguments
 
 
 def forward(x, v, alpha, beta, proposals, folds, by_count):
@@ -109,45 +99,38 @@ def forward(x, v, alpha, beta, proposals, folds, by_count):
         divided by (G, M), centers of length one (G, M, D) and the lengths they had (G, M).
     """
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    p = plan(x, proposals, folds, [x, v, out])
+    p = plan(x, proposals, folds, by_count)
+    height, width, _, fold_h, fold_w, points, *_ = p.sizes
     rows = (p.groups, proposals[0] * proposals[1], x.shape[-1])
+    new = alpha.new_empty
     # Where regions differ in size the ends of some rows are not written.
-    ragged = p.sizes[0] % p.sizes[3] or p.sizes[1] % p.sizes[4]
-    per_point = torch.zeros if ragged else torch.empty
-    s = per_point(p.groups, p.points, dtype=torch.float32, device=x.device)
-    index = per_point(p.groups, p.points, dtype=torch.uint8, device=x.device)
-    g, unit = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
-    total, length = (torch.empty(rows[:2], dtype=torch.float32, device=x.device) for _ in range(2))
+    per_point = alpha.new_zeros if height % fold_h or width % fold_w else new
+    s, index = per_point(p.groups, points), per_point((p.groups, points), dtype=torch.uint8)
+    g, total, unit, length = new(rows), new(rows[:2]), new(rows), new(rows[:2])
     saved = (s, index, g, total, unit, length)
     if not p.groups:
         return out, *saved
 
-    maps = (*x.stride(), *v.stride(), *p.sizes)
-    share = (p.share, p.shares)
+    maps = _rows(x, v)
     with _device(x):
-        if p.shares == 1:
+        if p.num_splits == 1:
             fore.forward_kernel[(p.groups,)](
-                *(x, v, out, alpha, beta, s, index, g, total, unit, length, *maps, p.points),
-                BY_COUNT=by_count,
-                **p.meta,
+                *(*maps, out, alpha, beta, s, index, g, total, unit, length, *p.sizes), **p.options
             )
             return out, *saved
-        grid = (p.groups * p.shares,)
-        center, value_center, sums = (s.new_empty(p.groups, p.shares, *rows[1:]) for _ in range(3))
-        weight = s.new_empty(p.groups, p.shares, rows[1])
-        fore.pool_kernel[grid](x, v, center, value_center, *maps, *share, **p.meta)
+        grid = (p.groups * p.num_splits,)
+        center, value_center, sums = (new(p.groups, p.num_splits, *rows[1:]) for _ in range(3))
+        weight = new(p.groups, p.num_splits, rows[1])
+        fore.pool_kernel[grid](*maps, center, value_center, *p.sizes, **p.options)
         center = center.sum(1)
         torch.linalg.vector_norm(center, dim=-1, out=length)
         torch.div(center, length.clamp_min(fore.EPS.value).unsqueeze(-1), out=unit)
         fore.assign_kernel[grid](
-            *(x, v, unit, alpha, beta, s, index, sums, weight, *maps, p.points, *share),
-            BY_COUNT=by_count,
-            **p.meta,
+            *(*maps, unit, alpha, beta, s, index, sums, weight, *p.sizes), **p.options
         )
         torch.add(weight.sum(1), 1, out=total)
         torch.div(sums.sum(1) + value_center.sum(1), total.unsqueeze(-1), out=g)
-        meta = {k: value for k, value in p.meta.items() if k != 'BLOCK_M'}
-        fore.dispatch_kernel[grid](out, g, s, index, *p.sizes, p.points, *share, **meta)
+        fore.dispatch_kernel[grid](out, g, s, index, *p.sizes, **p.options)
     return out, *saved
 
 
@@ -160,8 +143,8 @@ def backward(grad, x, v, alpha, saved, grad_x, grad_v, proposals, folds, by_coun
         v (Tensor): (B, H, W, E, D), as in the forward pass.
         alpha (Tensor): One float32 element.
         saved (tuple[Tensor]): What :func:`forward` returned beside the output.
-        grad_x (Tensor): (B, H, W, E, D), any strides, is written.
-        grad_v (Tensor): (B, H, W, E, D), any strides, is written.
+        grad_x (Tensor): (B, H, W, E, D), points in row-major order, is written.
+        grad_v (Tensor): (B, H, W, E, D), points in row-major order, is written.
         proposals (tuple[int, int]): Centers per region.
         folds (tuple[int, int]): Regions.
         by_count (bool): What aggregates are divided by.
@@ -170,41 +153,37 @@ def backward(grad, x, v, alpha, saved, grad_x, grad_v, proposals, folds, by_coun
         tuple[Tensor, Tensor]: Gradients of alpha and beta, float32 without dimensions.
     """
     s, index, g, total, unit, length = saved
-    p = plan(x, proposals, folds, [x, v, grad, grad_x, grad_v])
-    scalars = s.new_empty(p.groups * p.shares, 2)
+    p = plan(x, proposals, folds, by_count)
+    scalars = s.new_empty(p.groups * p.num_splits, 2)
     if not p.groups:
         return scalars.sum(0).unbind()
-    pull = torch.empty_like(s)
-    shrink = torch.empty_like(total)
-    xv = (*x.stride(), *v.stride())
-    sizes = (*p.sizes, p.points, p.share, p.shares)
-    with _device(x):
-        if p.shares == 1:
+    pull, shrink = torch.empty_like(s), torch.empty_like(total)
+    x, v, grad = (tuple(_rows(t)) for t in (x, v, grad))
+    grad_x, grad_v = ((t, t.stride(2)) for t in (grad_x, grad_v))
+    with _device(s):
+        if p.num_splits == 1:
             back.backward_kernel[(p.groups,)](
-                *(x, v, grad, grad_x, grad_v, alpha, s, index, g, total, unit, length),
-                *(pull, torch.empty_like(g), shrink, scalars),
-                *(*xv, *grad.stride(), *grad_x.stride(), *grad_v.stride(), *p.sizes, p.points),
-                BY_COUNT=by_count,
-                **p.meta,
+                *(*x, *v, *grad, *grad_x, *grad_v, alpha, s, index, g, total, unit, length),
+                *(pull, torch.empty_like(g), shrink, scalars, *p.sizes),
+                **p.options,
             )
             return scalars.sum(0).unbind()
-        grid = (p.groups * p.shares,)
-        parts, unit_parts = (g.new_empty(p.groups, p.shares, *g.shape[1:]) for _ in range(2))
-        back.collect_kernel[grid](grad, s, index, parts, *grad.stride(), *sizes, **p.meta)
+        grid = (p.groups * p.num_splits,)
+        parts, unit_parts = (g.new_empty(p.groups, p.num_splits, *g.shape[1:]) for _ in range(2))
+        back.collect_kernel[grid](*grad, s, index, parts, *p.sizes, **p.options)
         grad_g = parts.sum(1) / total.unsqueeze(-1)
         shrink = shrink.zero_() if by_count else (grad_g * g).sum(-1)
         back.values_gradient_kernel[grid](
-            *(x, v, grad, grad_v, alpha, s, index, g, unit, pull, grad_g, shrink, unit_parts),
-            *(scalars, *xv, *grad.stride(), *grad_v.stride(), *sizes),
-            **p.meta,
+            *(*x, *v, *grad, *grad_v, alpha, s, index, g, unit, pull, grad_g, shrink, unit_parts),
+            *(scalars, *p.sizes),
+            **p.options,
         )
         grad_unit = unit_parts.sum(1)
         radial = (grad_unit * unit).sum(-1).where(length > fore.EPS.value, 0)
         grad_center = grad_unit - unit * radial.unsqueeze(-1)
         grad_center = grad_center / length.clamp_min(fore.EPS.value).unsqueeze(-1)
         back.features_gradient_kernel[grid](
-            *(x, grad_x, grad_center, unit, pull, index, *x.stride(), *grad_x.stride(), *sizes),
-            **p.meta,
+            *(*x, *grad_x, grad_center, unit, pull, index, *p.sizes), **p.options
         )
     return scalars.sum(0).unbind()
 
