@@ -67,7 +67,8 @@ def _no_autocast(x):
 
 
 def _on_gpu(features, values, alpha, beta, settings):
-    return triton.forward(features, values, alpha, beta, *settings[:3])
+    can_fall_back = not (settings.backend or _wanted())  # never from what was asked for by name
+    return triton.forward(features, values, alpha, beta, *settings[:3], can_fall_back)
 
 
 # Fastest first; 'fused' is the earlier name of 'matmul'.

@@ -138,11 +138,11 @@ def _unpack(features, values):
     return features.unbind(-3) if values is None else (features, values)
 
 
-def _matmul(features, values, alpha, beta, proposals, folds, by_count, name='fused'):
+def _matmul(features, values, alpha, beta, proposals, folds, by_count):
     from coc_mm.ops.functional import context_cluster
 
     denominator = 'count' if by_count else 'similarity'
-    setting = tuple(proposals), tuple(folds), denominator, name
+    setting = tuple(proposals), tuple(folds), denominator, 'matmul'
     return context_cluster(*_unpack(features, values), alpha, beta, *setting)
 
 
@@ -245,7 +245,7 @@ def _matmul_backward(grad, features, values, alpha, beta, setting):
     given = [features, alpha, beta] if values is None else [features, alpha, beta, values]
 
     def call(features, alpha, beta, values=None):
-        return _matmul(features, values, alpha, beta, *setting, 'reference')
+        return _matmul(features, values, alpha, beta, *setting)
 
     of_features, of_alpha, of_beta, *rest = torch.func.vjp(call, *given)[1](grad)
     of_values = rest[0].contiguous() if rest else features.new_empty(0)

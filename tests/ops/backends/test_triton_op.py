@@ -97,7 +97,7 @@ def test_never_falls_back_silently(packed, monkeypatch):
     function = context_cluster_packed if packed else context_cluster
     with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
         function(*spaces, *scalars, backend='triton')
-    expected = function(*spaces, *scalars, backend='fused')
+    expected = function(*spaces, *scalars, backend='matmul')
     assert torch.equal(function(*spaces, *scalars), expected)
     monkeypatch.setenv('COC_MM_BACKEND', 'triton')
     with pytest.raises(RuntimeError, match='on cpu, not on a CUDA device'):
@@ -113,7 +113,7 @@ def broken(request, monkeypatch):
         raise RuntimeError('out of resource: shared memory')
 
     def work(x, v, alpha, beta, proposals, folds, by_count):
-        out = context_cluster(x, v, alpha, beta, tuple(proposals), tuple(folds), backend='fused')
+        out = context_cluster(x, v, alpha, beta, tuple(proposals), tuple(folds), backend='matmul')
         return out.contiguous(), *backend._new_saved(x, v, alpha, proposals, folds)
 
     monkeypatch.setattr(backend, '_failure', None)
@@ -135,7 +135,7 @@ def differentiate(function, spaces, *args, **kwargs):
 def test_kernels_that_fail_are_replaced_once_and_for_all(broken, packed, compiled):
     projected = torch.randn(2, 4, 5, 2, 1, 3)
     spaces = [projected] if packed else projected.unbind(-3)
-    expected = differentiate(context_cluster, projected.unbind(-3), backend='fused')
+    expected = differentiate(context_cluster, projected.unbind(-3), backend='matmul')
     function = torch.compile(backend.forward, backend='aot_eager') if compiled else backend.forward
     with pytest.warns(UserWarning, match='kernels of context_cluster failed') as caught:
         first = differentiate(function, spaces, can_fall_back=True)
@@ -162,7 +162,7 @@ def test_kernels_asked_for_by_name_are_not_replaced(broken):
     assert backend._failure is None
 
 
-@pytest.mark.parametrize('name', ['fused', 'reference'])
+@pytest.mark.parametrize('name', ['matmul', 'reference'])
 def test_packed(name):
     """The other backends take both spaces as one tensor too."""
     projected = torch.randn(2, 5, 4, 2, 3, 4, dtype=torch.float64)
