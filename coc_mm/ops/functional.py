@@ -68,7 +68,9 @@ def _no_autocast(x):
 
 def _on_gpu(features, values, alpha, beta, settings):
     can_fall_back = not (settings.backend or _wanted())  # never from what was asked for by name
-    return triton.forward(features, values, alpha, beta, *settings[:3], can_fall_back)
+    proposals, folds, denominator = settings[:3]
+    points = features, values, alpha, beta
+    return triton.forward(*points, proposals, folds, denominator, can_fall_back)
 
 
 # Fastest first; 'fused' is the earlier name of 'matmul'.

@@ -200,7 +200,7 @@ def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
     assert nothing is None
     assert torch.equal(features, projected[:, :, :, 0])
     assert torch.equal(values, projected[:, :, :, 1])
-    assert others == [alpha, beta, *settings]
+    assert others == [alpha, beta, *settings, False]  # asked for by name: no other in its place
     assert same == [alpha, beta, ClusterSettings(*settings, 'matmul')]
 
 

@@ -143,7 +143,8 @@ def _matmul(features, values, alpha, beta, proposals, folds, by_count):
 
     denominator = 'count' if by_count else 'similarity'
     setting = tuple(proposals), tuple(folds), denominator, 'matmul'
-    return context_cluster(*_unpack(features, values), alpha, beta, *setting)
+    x, v = _unpack(features, values)
+    return context_cluster(x, v, alpha, beta, *setting)
 
 
 def _try_kernels(call, can_fall_back, features, setting):
@@ -186,16 +187,17 @@ def _try_kernels(call, can_fall_back, features, setting):
 )
 def _forward(features, values, alpha, beta, proposals, folds, by_count, can_fall_back):
     setting = proposals, folds, by_count
+    x, v = _unpack(features, values)
 
     def call():
         from coc_mm.ops.backends.triton_kernels import launch
 
-        return launch.forward(*_unpack(features, values), alpha, beta, *setting)
+        return launch.forward(x, v, alpha, beta, *setting)
 
     results = _try_kernels(call, can_fall_back, features, setting)
     if results is None:
         out = _matmul(features, values, alpha, beta, *setting)
-        results = out.contiguous(), *_new_saved(*_unpack(features, values), alpha, *setting[:2])
+        results = out.contiguous(), *_new_saved(x, v, alpha, proposals, folds)
     return results
 
 
@@ -223,15 +225,18 @@ def _(features, values, alpha, beta, proposals, folds, by_count, can_fall_back):
     'Tensor[] saved, int[] proposals, int[] folds, bool by_count, bool can_fall_back) -> '
     '(Tensor, Tensor, Tensor, Tensor)',
 )
-def _backward(grad, features, values, alpha, beta, saved, *setting):
-    *setting, can_fall_back = setting
+def _backward(
+    grad, features, values, alpha, beta, saved, proposals, folds, by_count, can_fall_back
+):
+    setting = proposals, folds, by_count
+    (x, v), saved = _unpack(features, values), tuple(saved)
     grads = _new_gradients(features, values)
 
     def call():
         from coc_mm.ops.backends.triton_kernels import launch
 
-        points, wanted = _unpack(features, values), _unpack(*grads)
-        return launch.backward(grad, *points, alpha, tuple(saved), *wanted, *setting)
+        grad_x, grad_v = _unpack(*grads)
+        return launch.backward(grad, x, v, alpha, saved, grad_x, grad_v, *setting)
 
     of_scalars = _try_kernels(call, can_fall_back, features, setting)
     if of_scalars is None:

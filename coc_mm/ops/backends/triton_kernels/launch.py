@@ -48,7 +48,7 @@ def plan(x, proposals, folds, by_count):
     meta = (*proposals, centers, channels, align, by_count, block_n, block_m, block_d)
     sizes = (height, width, heads, fold_h, fold_w, points, split, num_splits)
     if not INTERPRETED.value:  # Triton 3.6 takes shapes of blocks as nothing else
-        meta = map(tl.constexpr, meta)
+        meta = tuple(map(tl.constexpr, meta))
     options = dict(meta=Meta(*meta), num_warps=warps, num_stages=2)
     return Plan(groups, num_splits, sizes, options)
 
