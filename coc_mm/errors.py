@@ -1,7 +1,6 @@
 """A user's mistake becomes one message and exit status 2; a bug keeps its traceback."""
 
 import errno
-import linecache
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ __all__ = [
     'TRACEBACK_VARIABLE',
     'CheckpointError',
     'DownloadError',
+    'InputError',
     'PrepareError',
     'UserError',
     'explain',
@@ -21,33 +21,29 @@ __all__ = [
 #: Set to anything but ``0`` to see the traceback behind a message.
 TRACEBACK_VARIABLE = 'COC_MM_TRACEBACK'
 
-# Where a deliberate `raise ValueError` is about what the user asked for.
-_MODULES_THAT_CHECK_INPUT = (
-    'coc_mm.models',
-    'coc_mm.ops',
-    'coc_mm.datasets',
-    'coc_mm.engine',
-    'mmengine.runner.runner',
-    'mmengine.runner._flexible_runner',
-)
+# Whose own errors are about values of a config. The operator knows torch alone, so it raises
+# ValueError; mmengine asserts much of what it is given.
+_OPERATOR = ('coc_mm.ops', 'coc_mm.models', 'coc_mm.datasets', 'coc_mm.engine')
+_CONFIG_READERS = ('registry', 'runner', 'optim', 'hooks', 'visualization', 'model')
 # What a full or read-only disk, a quota or a limit on the size of files says.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-_BUILD_MODULE = 'mmengine.registry'
 _WORKER_MARK = re.compile(r'^Caught \w+ in (DataLoader worker|pin memory thread)')
-# What mmengine before 0.10.8 puts in front of an exception of a constructor.
-_DECORATION = re.compile(r'^"?class `\w+` in [\w./\\-]+: ')
 
 
 class UserError(Exception):
     """Something the user gave cannot be used.
 
     Args:
-        message (str): One or two lines: what is wrong, where, the way out.
+        message: One or two lines: what is wrong, where, the way out.
     """
 
     def __init__(self, message: str) -> None:
         # A DataLoader re-raises with the worker's traceback as the text.
         super().__init__(_last_of_worker_text(message, type(self).__name__))
+
+
+class InputError(UserError, ValueError):
+    """An argument of a model, data set or hook, which mostly comes from a config."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -76,33 +72,56 @@ def _last_of_worker_text(text: str, name: str) -> str:
     return found[-1].strip() if found else text.strip().rsplit('\n', 1)[-1]
 
 
-def _innermost(error: BaseException) -> tuple[str, bool]:
-    """Module that an exception comes from, and whether a ``raise`` stands there."""
+def _module_of(error: BaseException) -> str:
+    """Name the module that an exception was raised in."""
     trace = error.__traceback__
-    if trace is None:
-        return '', False
-    while trace.tb_next is not None:
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    code = trace.tb_frame.f_code
-    line = linecache.getline(code.co_filename, trace.tb_lineno).strip()
-    return trace.tb_frame.f_globals.get('__name__', ''), line.startswith('raise')
+    return '' if trace is None else trace.tb_frame.f_globals.get('__name__', '')
 
 
-def _undecorated(error: BaseException) -> BaseException:
-    """Find the constructor's own exception behind one that a registry re-raised."""
-    original = error.__context__
-    from_registry = _innermost(error)[0].startswith(_BUILD_MODULE)
-    if from_registry and type(original) is type(error) and _DECORATION.match(str(error)):
-        return _undecorated(original)
-    return error
+def explain(error: BaseException) -> str | None:
+    """Say in a sentence what the user did wrong, if that is what an exception is about.
 
+    Covered are :class:`UserError` and its family, files that are missing, what the operator and
+    mmengine refuse in a config, and what a machine does to a run: processes lost, operators it
+    does not have.
 
-def _inside(module: str, packages: Sequence[str]) -> bool:
-    return any(module == name or module.startswith(name + '.') for name in packages)
-
-
-def _explain_missing_file(error: OSError) -> str:
+    Returns:
+        The message without a trailing newline; None for an exception that should keep its
+        traceback.
+    """
     text = _last_of_worker_text(str(error), type(error).__name__)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(
+        error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+    ):
+        return _explain_missing_file(error, text)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return (
+            f'{error.filename or "a file"} cannot be written ({error.strerror}); what was written '
+            'before is whole.\nMake room; a training goes on with --resume.'
+        )
+    if isinstance(error, AssertionError) and text.startswith('failed to load image: '):
+        path = text.removeprefix('failed to load image: ')
+        return f'{path} is not an image that can be read; replace or remove it.'
+    if isinstance(error, RuntimeError) and (message := _explain_failure(text)):
+        return message
+    module = _module_of(error)
+    package, _, rest = module.partition('.')
+    if module.startswith(_OPERATOR) and isinstance(error, ValueError):
+        return text
+    if package == 'mmengine' and rest.partition('.')[0] in _CONFIG_READERS and text:
+        return _explain_config(error, text)
+    return None
+
+
+def _traceback_hint() -> str:
+    return f'(set {TRACEBACK_VARIABLE}=1 to see where this happened)'
+
+
+def _explain_missing_file(error: OSError, text: str) -> str:
     path = error.filename
     if path is None:
         quoted = re.findall(r"'([^']+)'", text)
@@ -122,65 +141,58 @@ def _explain_missing_file(error: OSError) -> str:
     )
 
 
-def _traceback_hint() -> str:
-    return f'(set {TRACEBACK_VARIABLE}=1 to see where this happened)'
+_WORKER = re.compile(
+    r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (.*?)\. |exited unexp)'
+)
 
 
-def explain(error: BaseException) -> str | None:
-    """Say in a sentence what the user did wrong, if that is what an exception is about.
-
-    Covered are exceptions meant for the user (:class:`UserError`,
-    ``CheckpointError``), files that are missing, the checks of our models and of
-    mmengine's runner, and constructor arguments and types of a config that do not
-    exist. Anything else is taken for a programming error.
-
-    Args:
-        error (BaseException): What was raised.
-
-    Returns:
-        str | None: The message without a trailing newline; None for an exception
-        that should keep its traceback.
-    """
-    error = _undecorated(error)
-    text = _last_of_worker_text(str(error), type(error).__name__)
-    module, on_purpose = _innermost(error)
-    if isinstance(error, UserError):
-        return text
-    if isinstance(
-        error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-    ):
-        return _explain_missing_file(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+def _explain_failure(text: str) -> str | None:
+    """Explain what torch raises as a RuntimeError about the machine or other processes."""
+    if found := _WORKER.search(text):
+        how = f'killed ({found[2]})' if found[2] else 'killed, or ended by itself,'
         return (
-            f'{error.filename or "a file"} cannot be written ({error.strerror}); what was written '
-            'before is whole.\nMake room; a training goes on with --resume.'
+            f'a process that loads data (pid {found[1]}) was {how}: most likely the machine ran '
+            'out of memory, or /dev/shm of shared memory.\nUse fewer of them or smaller batches '
+            '(--cfg-options train_dataloader.num_workers=1, the same for val_dataloader and '
+            'test_dataloader), and --resume.'
         )
-    if isinstance(error, ValueError) and on_purpose and _inside(module, _MODULES_THAT_CHECK_INPUT):
-        return text
-    if isinstance(error, AssertionError) and text.startswith('failed to load image: '):
-        path = text.removeprefix('failed to load image: ')
-        return f'{path} is not an image that can be read; replace or remove it.'
-    if _inside(module, [_BUILD_MODULE]):
-        return _explain_build(error, text)
+    if found := re.search(r'(\S+) does not have a deterministic implementation', text):
+        return (
+            f'--deterministic: the operator {found[1]} has no deterministic version on this '
+            'device.\nTrain without the flag, on the CPU, or with a layer or loss that does '
+            'without it; --cfg-options randomness.deterministic=False keeps the seed alone.'
+        )
+    if found := re.search(r'Timed out waiting (\d+)ms', text):
+        return (
+            f'waited {int(found[1]) / 1000:g} s for another process, which is alive and does not '
+            'answer.\nIf its work takes longer, such as an evaluation in one process: '
+            '--cfg-options env_cfg.dist_cfg.timeout=SECONDS; and --resume.'
+        )
+    if re.search(r'Connection (?:closed|reset) by|Broken pipe|remote process exited', text):
+        return (
+            'another process of this run has ended; what it said is above, or in its own output.\n'
+            'Resume from the last checkpoint: the same command with --resume.'
+        )
     return None
 
 
-def _explain_build(error: BaseException, text: str) -> str | None:
-    """Explain what a registry could not build from the config."""
-    if isinstance(error, TypeError) and ('argument' in text or 'type must be' in text):
+def _explain_config(error: BaseException, text: str) -> str | None:
+    """Explain what mmengine refuses in a config."""
+    name = re.match(r"'?Failed to get (\S+?)'?$", text) or re.match(
+        r"['\"]?(\S+) is not in the", text
+    )
+    if isinstance(error, (KeyError, RuntimeError)) and name:
+        return (
+            f"the config names type='{name[1]}', which no installed library registers.\n"
+            'Check the spelling and the scope (mmdet.X, coc_mm.X), or import its module with '
+            'custom_imports.'
+        )
+    if isinstance(error, ImportError):
+        return f'the config needs a package that is not installed: {text}'
+    if isinstance(error, (TypeError, ValueError, AssertionError)) or (
+        isinstance(error, KeyError) and 'must contain the key' in text
+    ):
         return f'the config does not fit: {text}\n{_traceback_hint()}'
-    if isinstance(error, (KeyError, RuntimeError)):
-        found = re.match(r"'?Failed to get (\S+?)'?$", text)
-        name = found[1] if found else re.match(r"['\"]?(\S+) is not in the", text)
-        if name is not None:
-            name = name if isinstance(name, str) else name[1]
-            return (
-                f"the config names type='{name}', which no installed library registers.\n"
-                'Check the spelling and the scope (mmdet.X, coc_mm.X), or import its module with '
-                'custom_imports.'
-            )
-        if 'must contain the key "type"' in text:
-            return f'the config does not fit: {text}\n{_traceback_hint()}'
     return None
 
 
@@ -190,11 +202,11 @@ def run_command(
     """Run a command, turning a user's mistake into a message on stderr.
 
     Args:
-        command (Callable): Takes the arguments and does the work.
-        argv (Sequence[str], optional): Arguments; those of the process if None.
+        command: Takes the arguments and does the work.
+        argv: Arguments; those of the process by default.
 
     Returns:
-        int: 0, 2 after a user's mistake, 130 after an interrupt.
+        0, 2 after a user's mistake, 130 after an interrupt.
 
     Raises:
         Exception: Programming errors, and with ``COC_MM_TRACEBACK=1`` all errors.

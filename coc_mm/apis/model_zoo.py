@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from coc_mm.apis.syntax import PARSING
+from coc_mm.apis.config import read_config
 from coc_mm.compat.inferencers import add_model_names
 from coc_mm.errors import UserError
 
@@ -138,10 +138,7 @@ def find_entry(name: str) -> ModelEntry:
 
 def config_of(name: str) -> 'Config':
     """Load the config of a model afresh; ``UserError`` if there is no such model."""
-    from mmengine.config import Config
-
-    with PARSING:
-        return Config.fromfile(find_entry(name).config)
+    return read_config(find_entry(name).config)
 
 
 def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()) -> None:

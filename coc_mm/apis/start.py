@@ -1,29 +1,33 @@
-"""What a run starts from: its model and the checkpoints that the config names."""
+"""What a run starts from: its model, its folders and the checkpoints that the config names."""
 
 import os
+from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from coc_mm.checkpoints.load import Comparison, check_weights, is_local
+from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_safely
 from coc_mm.checkpoints.pretrained import check_pretrained
-from coc_mm.errors import print_rank0
+from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
+from coc_mm.engine.fault_tolerance.setup import adopt_seed
+from coc_mm.errors import UserError, print_rank0
+from coc_mm.utils.atomic_io import check_writable, remove_partial_files
 
-__all__ = ['Comparison', 'build_model', 'check_pretrained', 'check_weights', 'is_local']
+__all__ = [
+    'build_model',
+    'check_start',
+    'check_test_start',
+    'drop_missing_pretrained',
+    'pretrained_files',
+]
 
 
 def build_model(config: Config) -> nn.Module:
-    """Build the model of a config on the CPU, as a Runner would.
-
-    Args:
-        config (Config): With ``model`` and ``default_scope``; left unchanged.
-
-    Returns:
-        nn.Module: The model with its random weights.
-    """
+    """Build the model of a config on the CPU with random weights, as a Runner would."""
     model = deepcopy(config.model)
     if config.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', deepcopy(config.data_preprocessor))
@@ -31,38 +35,25 @@ def build_model(config: Config) -> nn.Module:
         return MODELS.build(model)
 
 
-def _pretrained_entries(node):
-    """Yield the ``init_cfg`` entries of a model config that load a file."""
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _pretrained_entries(value)
-    elif isinstance(node, dict):
-        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+def _pretrained(node: Any) -> Iterator[dict]:
+    """Yield the ``init_cfg`` entries of a model config that load a local file."""
+    if isinstance(node, dict):
+        path = node.get('checkpoint')
+        if node.get('type') == 'Pretrained' and isinstance(path, str) and is_local(path):
             yield node
-        for value in node.values():
-            yield from _pretrained_entries(value)
+    children = node.values() if isinstance(node, dict) else node
+    for child in children if isinstance(node, (dict, list, tuple)) else ():
+        yield from _pretrained(child)
 
 
 def pretrained_files(config: Config) -> list[str]:
-    """List the local checkpoints that a model config starts from.
-
-    Args:
-        config (Config): With ``model``.
-
-    Returns:
-        list[str]: Paths from ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-    """
-    entries = _pretrained_entries(config.model)
-    return [entry['checkpoint'] for entry in entries if is_local(entry['checkpoint'])]
+    """List the local files of ``init_cfg=dict(type='Pretrained', checkpoint=...)`` in a model."""
+    return [entry['checkpoint'] for entry in _pretrained(config.model)]
 
 
 def drop_missing_pretrained(config: Config) -> None:
-    """Forget starting weights that are gone, where a run resumes and has its own.
-
-    Args:
-        config (Config): Changed in place.
-    """
-    gone = {path for path in pretrained_files(config) if not os.path.isfile(_expanded(path))}
+    """Forget starting weights that are gone, where a run resumes and has its own."""
+    gone = {p for p in pretrained_files(config) if not os.path.isfile(os.path.expanduser(p))}
     if gone:
         print_rank0(
             f'starting weights {", ".join(sorted(gone))} are gone; a resumed run needs none.'
@@ -70,20 +61,105 @@ def drop_missing_pretrained(config: Config) -> None:
         _drop_pretrained(config.model, gone)
 
 
-def _expanded(path: str) -> str:
-    return os.path.expanduser(path)
-
-
-def _drop_pretrained(node, paths: set[str]) -> None:
-    """Remove the ``init_cfg`` entries with these files from a nested config."""
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            _drop_pretrained(value, paths)
-    elif isinstance(node, dict):
+def _drop_pretrained(node: Any, paths: set[str]) -> None:
+    if isinstance(node, dict):
         init_cfg = node.get('init_cfg')
         if isinstance(init_cfg, dict) and init_cfg.get('checkpoint') in paths:
             node['init_cfg'] = None
         elif isinstance(init_cfg, (list, tuple)):
             node['init_cfg'] = [x for x in init_cfg if x.get('checkpoint') not in paths]
-        for value in node.values():
-            _drop_pretrained(value, paths)
+    children = node.values() if isinstance(node, dict) else node
+    for child in children if isinstance(node, (dict, list, tuple)) else ():
+        _drop_pretrained(child, paths)
+
+
+def check_start(config: Config) -> None:
+    """Check the folders and every local checkpoint that a training starts from.
+
+    ``resume='auto'`` becomes True with the checkpoint to go on from, or False; the seed becomes
+    that of the resumed run.
+
+    Args:
+        config: From :func:`~coc_mm.apis.resolve.resolve_train`; changed in place.
+
+    Raises:
+        UserError: A folder takes no file, or a checkpoint cannot be used.
+    """
+    out_dir = _out_dir(config)
+    if int(os.environ.get('RANK', 0)) == 0:
+        for folder in {config.work_dir, out_dir}:
+            check_writable(folder)
+            remove_partial_files(folder)  # of a run that was killed
+    if config.get('resume') == 'auto':
+        _find_resume(config, out_dir)
+    resume, start = config.get('resume'), config.get('load_from')
+    if resume:
+        drop_missing_pretrained(config)
+    pretrained = pretrained_files(config)
+    load = verify_checkpoint if resume else load_checkpoint_safely
+    checkpoint = load(start) if start and is_local(start) else None
+    if checkpoint is None and not pretrained:
+        return
+    if checkpoint is not None and resume:
+        _check_resumable(config, checkpoint, start)
+    model = build_model(config)
+    check_pretrained(model, pretrained)
+    if checkpoint is not None:
+        check_weights(model, checkpoint, start, strict=bool(resume))
+
+
+def check_test_start(config: Config) -> None:
+    """Check the checkpoint that is to be tested, where it is a local file."""
+    start = config.load_from
+    if is_local(start):
+        checkpoint = load_checkpoint_safely(start)
+        check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
+
+
+def _checkpoint_hook(config: Config) -> dict:
+    return (config.get('default_hooks') or {}).get('checkpoint') or {}
+
+
+def _out_dir(config: Config) -> str:
+    """Find where the checkpoints of a run go, as mmengine's hook does."""
+    folder = _checkpoint_hook(config).get('out_dir')
+    if folder is None or not is_local(str(folder)):
+        return config.work_dir
+    return os.path.join(folder, os.path.basename(config.work_dir.rstrip(os.sep)))
+
+
+def _find_resume(config: Config, out_dir: str) -> None:
+    """Name the latest complete checkpoint in the config, or do not resume."""
+    template = _checkpoint_hook(config).get('filename_tmpl')
+    latest, passed = find_latest_checkpoint(config.work_dir, out_dir, template)
+    for reason in passed:
+        print_rank0(f'resume: passed over: {reason}')
+    config.resume = latest is not None
+    if latest is None:
+        print_rank0(f'resume: no checkpoint in {config.work_dir}, so training starts anew.')
+    else:
+        print_rank0(f'resume: continuing from {latest}.')
+        config.load_from = latest
+
+
+def _check_resumable(config: Config, checkpoint: dict, path: str) -> None:
+    lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+    if lacking:
+        raise UserError(
+            f'checkpoint {path} cannot be resumed: it has no {lacking[0]}, only weights.\n'
+            f'To start from its weights: --cfg-options load_from={path}'
+        )
+    differing = adopt_seed(config, checkpoint['meta'])
+    if differing:
+        print_rank0(f'resume: the seed stays {differing[1]}, not {differing[0]} as in the config.')
+
+
+def _without_tta(config: Config) -> Config:
+    """Give the config of the model itself, the one that checkpoints are of."""
+    module = config.model.get('module')
+    if module is None:
+        return config
+    inner = Config(dict(model=module, default_scope=config.default_scope))
+    if config.get('data_preprocessor') is not None:
+        inner.data_preprocessor = config.data_preprocessor
+    return inner

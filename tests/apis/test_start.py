@@ -1,15 +1,75 @@
-from mmengine.config import Config
+from pathlib import Path
 
-from coc_mm.apis.start import pretrained_files
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from coc_mm.apis import start
+from coc_mm.apis.start import check_start, drop_missing_pretrained, pretrained_files
 
 
 def test_pretrained_files():
-    def start(path):
+    def entry(path):
         return dict(type='Pretrained', checkpoint=path)
 
     model = dict(
-        backbone=dict(init_cfg=start('a.pth')),
-        heads=[dict(init_cfg=[dict(type='Normal'), start('~/b.pth')])],
-        neck=dict(init_cfg=start('https://x/c.pth')),
+        backbone=dict(init_cfg=entry('a.pth')),
+        heads=[dict(init_cfg=[dict(type='Normal'), entry('~/b.pth')])],
+        neck=dict(init_cfg=entry('https://x/c.pth')),
     )
     assert pretrained_files(Config(dict(model=model))) == ['a.pth', '~/b.pth']
+
+
+@pytest.fixture
+def work(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return Path('work')
+
+
+def _resume(**config):
+    config = Config(dict(work_dir='work', resume='auto', **config))
+    check_start(config)
+    return config.resume, config.get('load_from')
+
+
+def test_nothing_to_resume_is_said_and_starts_anew(work, capsys):
+    assert _resume(model={}) == (False, None)
+    assert 'no checkpoint in work, so training starts anew' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('recorded', ['epoch_4.pth', '/elsewhere/epoch_4.pth'])
+def test_the_latest_checkpoint_is_resumed(work, monkeypatch, capsys, recorded):
+    monkeypatch.setattr(start, 'build_model', lambda config: nn.Linear(1, 1))
+    work.mkdir()
+    weights = nn.Linear(1, 1).state_dict()
+    complete = dict(meta=dict(iter=4, seed=3), message_hub={}, optimizer={}, state_dict=weights)
+    torch.save(complete, work / 'epoch_4.pth')
+    (work / 'last_checkpoint').write_text(recorded)
+    config = Config(dict(work_dir='work', resume='auto', model={}, load_from='other.pth'))
+    config.randomness = dict(seed=1)
+    check_start(config)
+    assert (config.resume, config.load_from) == (True, 'work/epoch_4.pth')
+    assert config.randomness.seed == 3
+    printed = capsys.readouterr().out
+    assert 'continuing from work/epoch_4.pth' in printed
+    assert 'the seed stays 3, not 1' in printed
+
+
+def test_lost_starting_weights_do_not_stop_a_resumed_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, 'there.pth')
+    lost = dict(type='Pretrained', checkpoint='lost.pth', prefix='backbone.')
+    there = dict(type='Pretrained', checkpoint='there.pth')
+    remote = dict(type='Pretrained', checkpoint='https://x.org/a.pth')
+    model = dict(
+        backbone=dict(init_cfg=lost),
+        neck=dict(init_cfg=[lost, there]),
+        head=[dict(init_cfg=remote)],
+    )
+    config = Config(dict(model=model))
+    drop_missing_pretrained(config)
+    assert config.model.backbone.init_cfg is None
+    assert config.model.neck.init_cfg == [there]
+    assert config.model.head[0].init_cfg == remote
+    assert 'starting weights lost.pth are gone' in capsys.readouterr().out

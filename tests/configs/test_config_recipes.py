@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 from shrunk_configs import CONFIGS
 
-from coc_mm.apis.amp import cpu_amp_config
+from coc_mm.apis.resolve import use_cpu_amp
 
 CLASSIFICATION = 'classification/coc-tiny_8xb128_in1k.py'
 DETECTION = 'detection/mask-rcnn_coc-s-c4_fpn_1x_coco.py'
@@ -27,7 +27,7 @@ def build_model(cfg):
 
 def build_optimizer(cfg, model):
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':
-        cpu_amp_config(cfg.optim_wrapper)
+        use_cpu_amp(cfg.optim_wrapper)
     return build_optim_wrapper(model, cfg.optim_wrapper).optimizer
 
 

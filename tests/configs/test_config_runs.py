@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from shrunk_configs import CONFIGS, FAMILIES, FILES, NUM_FILES, PATHS, load, name_of
 
-from coc_mm.apis.amp import cpu_amp_config
+from coc_mm.apis.resolve import use_cpu_amp
 from coc_mm.datasets import resolve_custom
 
 METRICS = dict(
@@ -44,7 +44,7 @@ def build_runner(cfg, tiny_data, tmp_path, amp=False):
     else:
         cfg.train_cfg.max_epochs = 1
     if cfg.optim_wrapper.type == 'AmpOptimWrapper':
-        cpu_amp_config(cfg.optim_wrapper)
+        use_cpu_amp(cfg.optim_wrapper)
         if not amp:  # bfloat16 is slow on most CPUs
             cfg.optim_wrapper.type = 'OptimWrapper'
     return Runner.from_cfg(cfg)

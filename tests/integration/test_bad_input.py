@@ -257,7 +257,12 @@ def test_resume_with_a_record_of_a_lost_checkpoint(refused, projects):
         ('train_pipeline.9.type=X', ['train_pipeline has 2 entries', 'no 9']),
         ('train_pipeline.type=X', ['train_pipeline is a list', "'type'"]),
         ('train_dataloader.batch_size.x=1', ['train_dataloader.batch_size is 2', "'x'"]),
-        ('model.data_preprocessor.mean.0=5', ['model.data_preprocessor.mean="[...]"']),
+        ('model.data_preprocessor.mean.3=5', ['mean has 3 entries', 'no 3']),
+        ('custom_hooks.0.type=X', ['custom_hooks is not set', 'custom_hooks="[...]"']),
+        ('val_evaluator.0.type=X', ['val_evaluator has the entries type, topk', 'is no list']),
+        ('train_cfg.val_interval=0', ['train_cfg.val_interval is 0', 'at least 1']),
+        ('optim_wrapper.accumulate=2', ["unexpected keyword argument 'accumulate'"]),
+        ('visualizer.vis_backends.0.type=WandbVisBackend', ['not installed', 'pip install wandb']),
     ],
 )
 def test_unusable_options(refused, projects, option, says):

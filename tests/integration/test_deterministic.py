@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from tiny_projects import SCOPES, write_project
-
-from coc_mm.apis.deterministic import make_deterministic, restoring_determinism
-from coc_mm.apis.failures import explaining_failures
-from coc_mm.cli.train import parse as parse_train
-from coc_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,57 +130,3 @@ def test_two_runs_are_equal_on_a_gpu(tmp_path):
     assert len(losses) == 8
     weights = state['state_dict']
     assert all(torch.equal(weights[key], other['state_dict'][key]) for key in weights)
-
-
-def test_what_the_flag_sets(monkeypatch):
-    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
-    config = Config(dict(env_cfg=dict(cudnn_benchmark=True)))
-    make_deterministic(config)
-    assert config.randomness == dict(seed=0, deterministic=True)
-    assert config.env_cfg.cudnn_benchmark is False
-    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
-    config = Config(dict(randomness=dict(seed=7, diff_rank_seed=True)))
-    make_deterministic(config)
-    assert config.randomness == dict(seed=7, diff_rank_seed=True, deterministic=True)
-    assert parse_train(['c.py', '--deterministic']).deterministic
-    assert not parse_train(['c.py']).deterministic
-
-
-def test_the_process_is_given_back_as_it_was():
-    with restoring_determinism():
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.deterministic = True
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert not torch.backends.cudnn.deterministic
-
-
-def test_an_operator_without_a_deterministic_version_is_named():
-    with restoring_determinism():
-        torch.use_deterministic_algorithms(True)
-        with pytest.raises(UserError) as caught, explaining_failures():
-            torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
-    text = str(caught.value)
-    assert text.startswith('--deterministic: the operator put_ has no deterministic version')
-    assert 'randomness.deterministic=False' in text
-    assert len(text.split('\n')) <= 3
-
-
-@pytest.mark.parametrize(
-    ('text', 'says'),
-    [
-        ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'pid 12) was killed (Killed)'),
-        ('DataLoader worker (pid(s) 3, 4) exited unexpectedly', 'pid 3, 4) was killed, or ended'),
-        ('[pair.cc] Timed out waiting 1800000ms for recv operation', 'waited 1800 s for another'),
-        ('Read error [127.0.0.1]:1: Connection reset by peer', 'another process of this run'),
-    ],
-)
-def test_what_torch_says_is_explained(text, says):
-    with pytest.raises(UserError, match=r'--resume') as caught, explaining_failures():
-        raise RuntimeError(text)
-    assert says in str(caught.value)
-
-
-def test_other_errors_keep_their_traceback():
-    with pytest.raises(RuntimeError, match='mat1') as caught, explaining_failures():
-        torch.ones(2, 3) @ torch.ones(2, 3)
-    assert not isinstance(caught.value, UserError)

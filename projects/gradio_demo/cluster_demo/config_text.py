@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from coc_mm.apis.config import PARSING
 from coc_mm.apis.infer import TASKS
-from coc_mm.apis.syntax import PARSING
 from coc_mm.errors import UserError
 
 __all__ = ['parse_config', 'read_config']

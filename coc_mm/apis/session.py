@@ -1,0 +1,143 @@
+"""What a run does to the process and its folders, undone where it ends or fails."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from coc_mm.checkpoints.load import use_safe_loading
+from coc_mm.compat.cpu_distributed import name_rank, process_group_on_cpu, use_cpu_wrappers
+from coc_mm.compat.results_folder import gather_in_log_dir
+from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
+from coc_mm.engine.fault_tolerance.setup import register_fault_tolerance_hooks
+from coc_mm.errors import UserError, explain, print_rank0
+from coc_mm.utils.image_checks import naming_bad_files
+
+__all__ = ['build_runner', 'process_group', 'recorded', 'session']
+
+# What each launcher sets for its processes; mmengine reads these.
+_LAUNCHERS = {
+    'pytorch': ('torchrun', 'RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT'),
+    'slurm': ('srun', 'SLURM_PROCID SLURM_NTASKS SLURM_NODELIST'),
+    'mpi': (
+        'mpirun',
+        'OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE',
+    ),
+}
+
+
+@contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Run a training or a test inside this.
+
+    Checkpoints are read safely, images that cannot be read are named, and what a run wrote
+    before a user's mistake ended it is taken back.
+
+    Raises:
+        UserError: The launcher of the config did not start this process.
+    """
+    _check_launcher(config.launcher)
+    use_safe_loading()
+    if config.default_scope == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+        setup_cache_size_limit_of_dynamo()
+    with (
+        _leaving_nothing_behind(Path(config.work_dir), Path(config.filename).name),
+        _restoring_determinism(),
+        naming_bad_files(),
+    ):
+        yield
+
+
+def process_group(config: Config) -> AbstractContextManager:
+    """Start the processes' group where mmengine would not: over gloo, without an accelerator."""
+    if config.launcher == 'none' or torch.cuda.is_available() or get_device() != 'cpu':
+        return nullcontext()
+    print_rank0('several processes: no accelerator here, so they run on the CPU, over gloo.')
+    use_cpu_wrappers(config)
+    return process_group_on_cpu(config.launcher, config.env_cfg.dist_cfg.timeout)
+
+
+def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Runner:
+    """Build the runner that a config asks for, fault-tolerant where it gets a handler."""
+    if 'runner_type' in config:
+        from mmengine.registry import RUNNERS, init_default_scope
+
+        init_default_scope(config.default_scope)  # the runner may be one of the library's
+        runner = RUNNERS.build(config)
+    else:
+        runner = Runner.from_cfg(config)
+    if signals is not None:
+        register_fault_tolerance_hooks(runner, signals)
+    gather_in_log_dir(runner)
+    return runner
+
+
+def recorded(call: Callable) -> Callable:
+    """Let torchrun show what the process said that failed first."""
+    return record(call) if 'TORCHELASTIC_RUN_ID' in os.environ else call
+
+
+def _check_launcher(launcher: str) -> None:
+    if launcher not in _LAUNCHERS:
+        return
+    program, variables = _LAUNCHERS[launcher]
+    lacking = [name for name in variables.split() if name not in os.environ]
+    if lacking:
+        raise UserError(
+            f'--launcher {launcher}: the variable {lacking[0]} is not set; start the tool with '
+            f'{program}, or leave --launcher out for one process.'
+        )
+    if get_device() == 'mps':
+        raise UserError(
+            f'--launcher {launcher}: mmengine runs one process on an Apple GPU; leave --launcher '
+            'out.'
+        )
+    name_rank(launcher)
+
+
+@contextmanager
+def _leaving_nothing_behind(folder: Path, config_name: str) -> Iterator[None]:
+    """Take back what a run wrote if a user's mistake ends it before any checkpoint."""
+    missing = [path for path in [folder, *folder.parents] if not path.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    copy = folder / config_name
+    copied = copy.read_bytes() if copy.is_file() else None
+    try:
+        yield
+    except Exception as error:
+        if explain(error) is None or int(os.environ.get('RANK', 0)) != 0 or not folder.is_dir():
+            raise
+        new = [path for path in folder.iterdir() if path not in before]
+        if any(path.suffix == '.pth' or any(path.rglob('*.pth')) for path in new):
+            raise
+        for path in new:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if copied is not None:
+            copy.write_bytes(copied)
+        for path in missing:  # innermost first
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _restoring_determinism() -> Iterator[None]:
+    """Give torch's switches back as they were: mmengine sets them for the whole process."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
