@@ -75,7 +75,14 @@ def main(path):
     for library in {run['library'] for run in runs}:
         importlib.import_module(f'{library}.apis')
         importlib.import_module(f'{library}.utils').register_all_modules(False)
-    for name in ('cli.train', 'datasets', 'engine.fsdp', 'models', 'visualization'):
+    for name in (
+        'apis.resolve',
+        'apis.session',
+        'datasets',
+        'engine.fsdp',
+        'models',
+        'visualization',
+    ):
         importlib.import_module(f'coc_mm.{name}')
     fork = multiprocessing.get_context('fork')
     for run in runs:

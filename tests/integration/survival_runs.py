@@ -213,7 +213,12 @@ def import_all(library):
         for found in vars(importlib.import_module(f'{package}.registry')).values():
             if isinstance(found, Registry):
                 found.import_from_location()
-    for name in (f'{library}.apis', 'coc_mm.cli.train', 'matplotlib.pyplot'):
+    for name in (
+        f'{library}.apis',
+        'coc_mm.apis.resolve',
+        'coc_mm.apis.session',
+        'matplotlib.pyplot',
+    ):
         importlib.import_module(name)
 
 
