@@ -65,6 +65,29 @@ def tool():
 
 
 @pytest.fixture
+def run():
+    """Run a tool that must succeed, in the folder ``work``."""
+
+    def call(tool, project, *argv):
+        argv = map(str, (project.config, *argv, '--work-dir', 'work'))
+        assert load_tool(tool)(list(argv)) == 0
+
+    return call
+
+
+@pytest.fixture
+def logs():
+    """Read what a run wrote into its log."""
+
+    def read(work_dir='work'):
+        texts = [path.read_text() for path in sorted(Path(work_dir).rglob('*.log'))]
+        assert texts
+        return '\n'.join(texts)
+
+    return read
+
+
+@pytest.fixture
 def refused(capsys):
     """Call a tool with arguments it must refuse; return the message."""
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coc_mm.cli.options import at_least, make_parser
-from coc_mm.errors import PrepareError
+from coc_mm.errors import PrepareError, run_command
 from coc_mm.prepare import RECIPES, find_lacking, prepare
 
-__all__ = ['run_prepare']
+__all__ = ['main', 'parse', 'run']
 
 
 def _url(text: str) -> str:
@@ -17,7 +17,8 @@ def _url(text: str) -> str:
     return text
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'prepare.py',
         'Fetch, verify and unpack a data set into the layout that the configs expect. A second '
@@ -56,14 +57,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run_prepare(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Prepare a data set, or check it with ``--check``.
 
     Raises:
         PrepareError: See :func:`~coc_mm.prepare.prepare`; with ``--check``, the tree lacks
             something.
     """
-    args = _parse(argv)
+    args = parse(argv)
     recipe = RECIPES[args.dataset]
     root = args.root or Path(recipe.root)
     if args.archives is not None and not args.archives.is_dir():
@@ -87,3 +88,8 @@ def run_prepare(argv: Sequence[str] | None = None) -> None:
     print(f'{root} is complete.')
     if root != Path(recipe.root):
         print(f'The configs look in {recipe.root}: link it there, or {recipe.configs}.')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

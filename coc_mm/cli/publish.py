@@ -10,7 +10,7 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``src dst no_ema force``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'publish.py',
         'Keep the weights of a training checkpoint and what prediction needs of its metadata; '

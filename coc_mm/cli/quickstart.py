@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coc_mm.cli.options import make_parser
+from coc_mm.errors import run_command
 from coc_mm.quickstart import TASK_NAMES
 from coc_mm.utils.cfg_options import parse_options
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from coc_mm.quickstart.runs import TaskRun
 
-__all__ = ['parse_quickstart', 'run_quickstart']
+__all__ = ['main', 'parse', 'run']
 
 
 def _key_value(text: str) -> str:
@@ -26,7 +27,7 @@ def _key_value(text: str) -> str:
     return text
 
 
-def parse_quickstart(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the arguments into ``tasks work_dir fresh cfg_options``."""
     parser = make_parser(
         'quickstart.py',
@@ -63,13 +64,13 @@ def parse_quickstart(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run_quickstart(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Run the quickstart.
 
     Raises:
         UserError: A task failed, or an argument cannot be used.
     """
-    args = parse_quickstart(argv)
+    args = parse(argv)
     from rich.console import Console
 
     from coc_mm.quickstart.runs import run_tasks
@@ -107,3 +108,8 @@ def _table(runs: dict[str, 'TaskRun'], seconds: float) -> 'Table':
                 table.add_row(*first, metric.title, value, *last)
                 first, last = ('', ''), ('', '')
     return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(run, argv)

@@ -3,8 +3,7 @@ from download_server import serve
 from small_sets import COCO, small, write_zip
 
 from coc_mm.cli import prepare as command
-from coc_mm.cli.prepare import run_prepare
-from coc_mm.errors import run_command
+from coc_mm.cli.prepare import main
 from coc_mm.prepare import RECIPES
 
 
@@ -37,7 +36,7 @@ def run(capsys, tmp_path):
     """Run the command; return its status and what it said."""
 
     def call(*argv):
-        status = run_command(run_prepare, [str(arg) for arg in argv])
+        status = main([str(arg) for arg in argv])
         out, err = capsys.readouterr()
         assert 'Traceback' not in err
         return status, out + err

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from coc_mm.cli import quickstart as command
-from coc_mm.errors import run_command
 from coc_mm.quickstart import runs
 from coc_mm.quickstart.tasks import TASKS, shipped
 
@@ -54,7 +53,7 @@ class Sandbox:
         """Exit status, tools called as (tool, task), and what was printed."""
         self.monkeypatch.setenv('BREAK', broken)
         self._log.write_text('')
-        status = run_command(command.run_quickstart, [*arguments, '--work-dir', str(self.work_dir)])
+        status = command.main([*arguments, '--work-dir', str(self.work_dir)])
         task_of = {str(shipped(f'configs/{s.config}')): s.name for s in TASKS.values()}
 
         def task(call):

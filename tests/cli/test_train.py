@@ -1,29 +1,12 @@
-"""Flags that change how a training or a test runs, with real runs in this process."""
+"""Flags that change how a training runs, with real runs in this process."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_projects import SCOPES, write_project
+from tiny_projects import SCOPES
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def logs():
-    """Read what a run wrote into its log."""
-
-    def read(work_dir='work'):
-        texts = [path.read_text() for path in sorted(Path(work_dir).rglob('*.log'))]
-        assert texts
-        return '\n'.join(texts)
-
-    return read
-
-
-def _run(tool, name, project, *argv):
-    status = tool(name)([str(project.config), *map(str, argv), '--work-dir', 'work'])
-    assert status == 0
 
 
 def _state(name='work/epoch_1.pth'):
@@ -31,9 +14,9 @@ def _state(name='work/epoch_1.pth'):
 
 
 @pytest.mark.parametrize('scope', SCOPES)
-def test_amp_without_validation(tool, projects, logs, capsys, scope):
+def test_amp_without_validation(run, projects, logs, capsys, scope):
     project = projects[scope]
-    _run(tool, 'train', project, '--amp', '--auto-scale-lr', '--no-validate')
+    run('train', project, '--amp', '--auto-scale-lr', '--no-validate')
     state = _state()
     weights = [value for value in state['state_dict'].values() if value.is_floating_point()]
     assert weights
@@ -48,68 +31,42 @@ def test_amp_without_validation(tool, projects, logs, capsys, scope):
         assert 'loss_scaler' not in state['optimizer']
 
 
-def test_a_dense_model_starts_from_a_classifier(tool, projects):
+def test_a_dense_model_starts_from_a_classifier(run, projects):
     classifier = torch.load(projects['mmpretrain'].checkpoint)['state_dict']
     init = 'model.backbone.init_cfg'
     options = [f'{init}.type=Pretrained', f'{init}.prefix=backbone.']
     options += [f'{init}.checkpoint={projects["mmpretrain"].checkpoint}']
     options += ['optim_wrapper.optimizer.lr=0.0', 'optim_wrapper.optimizer.weight_decay=0.0']
-    _run(tool, 'train', projects['mmseg'], '--no-validate', '--cfg-options', *options)
+    run('train', projects['mmseg'], '--no-validate', '--cfg-options', *options)
     state = _state()['state_dict']
     common = [key for key in state if key.startswith('backbone.') and key in classifier]
     assert len(common) > 50
     assert all(torch.equal(state[key], classifier[key]) for key in common)
 
 
-def test_resume_without_a_checkpoint_starts_anew(tool, projects, logs, capsys):
-    _run(tool, 'train', projects['mmpretrain'], '--resume', '--no-validate')
+def test_resume_without_a_checkpoint_starts_anew(run, projects, logs, capsys):
+    run('train', projects['mmpretrain'], '--resume', '--no-validate')
     assert 'no checkpoint in work, so training starts anew' in capsys.readouterr().out
     assert 'Epoch(train) [1]' in logs()
 
 
-def test_resumed_training_equals_training_in_one_go(tool, projects):
+def test_resumed_training_equals_training_in_one_go(run, projects):
     two = ('--no-validate', '--cfg-options', 'train_cfg.max_epochs=2')
-    _run(tool, 'train', projects['mmpretrain'], *two)
+    run('train', projects['mmpretrain'], *two)
     whole = _state('work/epoch_2.pth')['state_dict']
     Path('work/epoch_2.pth').unlink()
-    _run(tool, 'train', projects['mmpretrain'], *two, '--resume', 'work/epoch_1.pth')
+    run('train', projects['mmpretrain'], *two, '--resume', 'work/epoch_1.pth')
     resumed = _state('work/epoch_2.pth')['state_dict']
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_flexible_runner_with_a_strategy(tool, projects, logs):
+def test_flexible_runner_with_a_strategy(run, projects, logs):
     options = ['runner_type=FlexibleRunner', 'strategy.type=SingleDeviceStrategy']
-    _run(tool, 'train', projects['mmseg'], '--cfg-options', *options)
+    run('train', projects['mmseg'], '--cfg-options', *options)
     assert Path('work/epoch_1.pth').is_file()
     assert 'mIoU' in logs()
-    _run(tool, 'test', projects['mmseg'], 'work/epoch_1.pth', '--cfg-options', *options)
-
-
-@pytest.mark.parametrize('scope', ['mmpretrain', 'mmseg'])
-def test_test_time_augmentation(tool, projects, logs, scope):
-    _run(tool, 'test', projects[scope], projects[scope].checkpoint, '--tta')
-    assert {'mmpretrain': 'accuracy/top1', 'mmseg': 'mIoU'}[scope] in logs()
-
-
-def test_test_time_augmentation_of_boxes(tool, tmp_path, logs):
-    from types import SimpleNamespace
-
-    from mmengine.config import Config
-
-    from coc_mm.apis.start import build_model
-
-    path = write_project(tmp_path / 'project', 'mmdet')
-    boxes = (
-        "model['roi_head'].pop('mask_head')\nmodel['roi_head'].pop('mask_roi_extractor')\n"
-        "val_evaluator['metric'] = 'bbox'\n"
-    )
-    path.write_text(path.read_text() + boxes)
-    torch.save(build_model(Config.fromfile(path)).state_dict(), 'boxes.pth')
-    project = SimpleNamespace(config=path)
-    _run(tool, 'test', project, 'boxes.pth', '--tta', '--out', 'boxes.pkl')
-    assert 'bbox_mAP' in logs()
-    assert Path('boxes.pkl').stat().st_size > 0
+    run('test', projects['mmseg'], 'work/epoch_1.pth', '--cfg-options', *options)
 
 
 def test_own_data_is_found_trained_tested_and_predicted(tool, projects, tmp_path, capsys):
