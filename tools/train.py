@@ -5,10 +5,8 @@ import sys
 from pathlib import Path
 
 from coc_mm.cli.train import main
-from coc_mm.compat.malloc import keep_freed_memory
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for custom_imports of projects
 
 if __name__ == '__main__':
-    keep_freed_memory()
     sys.exit(main())

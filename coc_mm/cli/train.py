@@ -57,8 +57,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     from coc_mm.apis.resolve import resolve_train
     from coc_mm.apis.session import build_runner, process_group, recorded, session
     from coc_mm.apis.start import check_start
+    from coc_mm.compat.malloc import keep_freed_memory
     from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
 
+    if argv is None:  # a process that trains and ends
+        keep_freed_memory()
     config = resolve_train(load_config(args.config, args.cfg_options), args)
     with session(config), PreemptionHandler() as signals:
         check_start(config)

@@ -15,7 +15,7 @@ TOOLS = sorted(path.relative_to(ROOT) for path in (ROOT / 'tools').rglob('*.py')
 # seconds of CPU it took.
 HELP = """
 import runpy, sys, time
-for name in ('torch', 'mmcv', 'mmengine.runner', 'numpy', 'PIL'):
+for name in ('torch', 'mmcv', 'mmengine'):
     sys.modules[name] = None
 sys.argv = [sys.argv[1], '--help']
 try:
