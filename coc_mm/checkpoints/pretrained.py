@@ -25,11 +25,11 @@ class SafePretrained(PretrainedInit):
 def _select(module: nn.Module, weights: Mapping, path: str, prefix: str | None, name: str) -> dict:
     """Take the weights of a module out of a checkpoint.
 
-    Those of our backbone are found with and without ``backbone.``, whatever ``prefix`` says.
+    Those of our backbone are found under ``backbone.`` and at the top, whichever is asked for.
     """
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     is_ours = isinstance(module, ContextCluster)
-    for other in (start, *(('backbone.', '') if is_ours else ())):
+    for other in (start, *(('backbone.', '') if is_ours and start in ('', 'backbone.') else ())):
         found: Any = OrderedDict(
             (key[len(other) :], v) for key, v in weights.items() if key.startswith(other)
         )
