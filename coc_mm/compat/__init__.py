@@ -44,6 +44,7 @@ __all__ = ['install', 'on_import']
 def install() -> None:
     """Let the libraries be changed when they are imported."""
     install_mmcv_ext()
+    on_import('mmcv.image.io', turn_by_exif)
     on_import('mmengine.config.utils', add_scopes)
     on_import('mmcv.image.io', turn_by_exif)
     on_import('mmpretrain.utils.dependency', leave_out_multimodal)
