@@ -9,7 +9,6 @@ from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,18 +51,8 @@ def cluster_macs(
     Per point and head of D channels: two poolings (2 D), the norm (D), the cosine to
     each of the M centers of the region (M D) with its scale and shift (M), the weighted
     sum of its one cluster (D) and the dispatch from it (D). Per center: the norm, the
-    sum's share of its own value, and the division (3 D).
-
-    Args:
-        height (int): Rows of the map.
-        width (int): Columns of the map.
-        heads (int): Heads.
-        head_dim (int): D.
-        proposals (tuple[int, int]): Centers of a region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns); one region unless both exceed 1.
-
-    Returns:
-        int: Multiply-adds; the same for every backend.
+    sum's share of its own value, and the division (3 D). ``proposals`` are the centers of a
+    region, ``folds`` the regions, (rows, columns) each; one region unless both folds exceed 1.
     """
     points = height * width
     centers = proposals[0] * proposals[1]
@@ -79,30 +68,14 @@ def _counting_mixers() -> Iterator[list[int]]:
     """Let mixers note the formula's count in place of clustering, whatever would run."""
     counts = []
 
-    def forward(mixer, x, scale=None):
+    def forward(mixer, x, *_):
         batch, height, width, _ = x.shape
-        counts.append(
-            batch
-            * cluster_macs(
-                height, width, mixer.num_heads, mixer.head_dim, mixer.proposals, mixer.folds
-            )
-        )
-        values = mixer.in_proj(x).chunk(2, dim=-1)[1]
-        return mixer.out_proj(values)
+        settings = mixer.num_heads, mixer.head_dim, mixer.proposals, mixer.folds
+        counts.append(batch * cluster_macs(height, width, *settings))
+        return mixer.out_proj(mixer.in_proj(x).chunk(2, dim=-1)[1])
 
     with mock.patch.object(ContextClusterMixer, 'forward', forward):
         yield counts
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
@@ -112,17 +85,14 @@ def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
     :class:`torch.utils.flop_counter.FlopCounterMode`, two floating point operations
     to a multiply-add; clustering by :func:`cluster_macs`. Norms and activations are
     left out, as in the paper. Nothing is computed: tensors are on the device ``meta``.
-
-    Args:
-        config (Config): With ``model`` and ``default_scope``.
-        shape (tuple[int, int]): Height and width of the image, in pixels.
-
-    Returns:
-        Complexity: The counts for one image.
+    ``shape`` is the height and width of the one image, in pixels.
     """
-    with _quiet():
+    logging.disable(logging.WARNING)
+    try:
         model = revert_sync_batchnorm(build_model(config)).eval().to('meta')
-    image = torch.empty(1, 3, *shape, device='meta')
+    finally:
+        logging.disable(logging.NOTSET)
+    image = torch.empty(1, model.backbone.in_channels, *shape, device='meta')
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _counting_mixers() as clusters, counter:
         forward(model, config.default_scope, image)
@@ -142,18 +112,12 @@ COLUMNS = (
 
 
 def complexity_row(name: str, shape: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Count a model of the zoo.
+    """Count a model of the zoo: a dict of :data:`COLUMNS`, the paper's None where it has none.
 
     Args:
         name (str): Of the model.
         shape (tuple[int, int], optional): Height and width of the image; if None
             224 x 224, for detectors 800 x 1280, for segmentors 512 x 512.
-
-    Returns:
-        dict: The columns of the table; the paper's figures are None where it has none.
-
-    Raises:
-        UserError: There is no such model.
     """
     entry = find_entry(name)
     shape = shape or SHAPES[entry.scope]

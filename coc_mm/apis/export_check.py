@@ -11,7 +11,7 @@ import functools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +28,7 @@ from coc_mm.ops.backends import reference
 from coc_mm.ops.regions import region_layout
 from coc_mm.utils.images import find_images, read_image, to_picture
 
-__all__ = ['Report', 'check', 'load_pictures', 'speed']
+__all__ = ['AssignmentTies', 'Exported', 'check', 'load_pictures', 'speed']
 
 TOLERANCE = 1e-4  # of the greatest value of a map
 TIE = 1e-4  # of the similarity, which lies between 0 and 1
@@ -217,29 +217,6 @@ def replaying(model: torch.nn.Module, choices: Sequence[torch.Tensor]) -> Iterat
         yield ties
 
 
-@dataclass
-class Report:
-    """What a check found.
-
-    Attributes:
-        rows (list[tuple]): Shape, error relative to the map, ties, agreement of labels.
-        reason (str): Why it failed, empty if it passed.
-    """
-
-    rows: list = field(default_factory=list)
-    reason: str = ''
-
-    def table(self) -> Table:
-        """Tabulate for a rich console."""
-        table = Table(
-            *('images', 'error, of the greatest value', 'ties of centers', 'of choices', 'labels'),
-            title='the exported model beside PyTorch',
-        )
-        for shape, error, ties, labels in self.rows:
-            table.add_row(shape, f'{error:.1e}', str(ties.other), str(ties.points), labels)
-        return table
-
-
 def _shapes(scope: str, shape: tuple[int, int], count: int) -> list[tuple[int, int, int]]:
     """Batches and sizes to check on: for dense models also odd ones."""
     if scope == 'mmpretrain':
@@ -255,8 +232,8 @@ def check(
     names: Sequence[str],
     pictures: Sequence[torch.Tensor],
     shape: tuple[int, int],
-) -> Report:
-    """Compare an exported file with PyTorch, as far as the first thing that differs.
+) -> tuple[Table, str]:
+    """Compare an exported file with PyTorch, up to the first thing that differs.
 
     Args:
         model (nn.Module): The model.
@@ -265,9 +242,15 @@ def check(
         names (list[str]): Of the outputs.
         pictures (list[Tensor]): From :func:`load_pictures`.
         shape (tuple[int, int]): Height and width.
+
+    Returns:
+        tuple[Table, str]: A row per batch; why the check failed, empty if it passed.
     """
     exported = Exported(path, watched=True)
-    report = Report()
+    table = Table(
+        *('images', 'error, of the greatest value', 'ties of centers', 'of choices', 'labels'),
+        title='the exported model beside PyTorch',
+    )
     least = min_size(scope, model.backbone.folds)
     mixers = sum(isinstance(m, ContextClusterMixer) for m in model.modules())
     for count, height, width in _shapes(scope, shape, len(pictures)):
@@ -279,41 +262,42 @@ def check(
         with replaying(model, choices) as ties:
             wanted = library_outputs(model, scope, image)
         plain = library_outputs(model, scope, image)
-        label = f'{count}x3x{height}x{width}'
-        pairs = list(zip(names, found, wanted, strict=True))
-        for name, ours, theirs in pairs:
+        for name, ours, theirs in zip(names, found, wanted, strict=True):
             if ours.shape != theirs.shape:
-                report.reason = f'{name} is {tuple(ours.shape)}, not {tuple(theirs.shape)}'
-                return report
+                return table, f'{name} is {tuple(ours.shape)}, not {tuple(theirs.shape)}'
         error = max(
             float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
-            for _, ours, theirs in pairs
+            for ours, theirs in zip(found, wanted, strict=True)
         )
-        agree = _labels(scope, found[0], wanted[0], plain[0])
-        report.rows.append((label, error, ties, agree[0]))
+        label = 'x'.join(map(str, image.shape))
+        replayed = wanted[0] if ties.other else plain[0]
+        labels, same = _compare_labels(scope, found[0], replayed, plain[0])
+        table.add_row(label, f'{error:.1e}', str(ties.other), str(ties.points), labels)
         if not error <= TOLERANCE:
-            report.reason = f'{label}: maps differ by {error:.1e} of their greatest value'
-        elif ties.widest > TIE:
-            report.reason = (
+            return table, f'{label}: maps differ by {error:.1e} of their greatest value'
+        if ties.widest > TIE:
+            return table, (
                 f'{label}: a point joined a center {ties.widest:.1e} less similar than the best'
             )
-        elif not agree[1] and not (ties.other and agree[2]):
-            report.reason = f'{label}: the likeliest class differs'
-        if report.reason:
-            break
-    return report
+        if not same:
+            return table, f'{label}: the likeliest class differs'
+    return table, ''
 
 
-def _labels(scope, found, replayed, plain):
-    """Return text, whether labels equal PyTorch's own, and whether those it had to replay."""
+def _compare_labels(
+    scope: str, found: torch.Tensor, replayed: torch.Tensor, plain: torch.Tensor
+) -> tuple[str, bool]:
+    """Say how many labels equal PyTorch's own; whether a classifier's may be so."""
     if scope == 'mmdet':
-        return '', True, True
-    ours, theirs, again = (x.argmax(1) for x in (found, plain, replayed))
-    if scope == 'mmpretrain':
-        same = int((ours == theirs).sum())
-        return f'{same} of {len(ours)} equal', same == len(ours), bool((ours == again).all())
-    share = (ours == theirs).float().mean().item()
-    return f'{100 * share:.3f} % of pixels equal', True, True
+        return '', True
+    ours, theirs = found.argmax(1), plain.argmax(1)
+    if scope == 'mmseg':
+        share = (ours == theirs).float().mean().item()
+        return f'{100 * share:.3f} % of pixels equal', True
+    same = int((ours == theirs).sum())
+    return f'{same} of {len(ours)} equal', same == len(ours) or torch.equal(
+        ours, replayed.argmax(1)
+    )
 
 
 def speed(
@@ -342,7 +326,7 @@ def speed(
                     kept.append(time.perf_counter() - start)
         ours, theirs = map(statistics.median, seconds)
         yield (
-            f'{batch}x3x{shape[0]}x{shape[1]}, {torch.get_num_threads()} threads, medians of '
+            f'{"x".join(map(str, image.shape))}, {torch.get_num_threads()} threads, medians of '
             f'{rounds}: {runtime} {1000 * ours:.1f} ms, PyTorch {1000 * theirs:.1f} ms '
             f'({theirs / ours:.2f} x)'
         )

@@ -96,7 +96,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     shape = args.shape or SHAPES[scope]
     model = _build(args, config)
     try:
-        image = torch.randn(args.batch_size, 3, *shape, device=device)
+        channels = getattr(getattr(model, 'backbone', None), 'in_channels', 3)
+        image = torch.randn(args.batch_size, channels, *shape, device=device)
         rest = (args.training, args.amp, args.compile, args.rounds)
         figures = measure(model.to(device), scope, image, *rest)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """``tools/deployment/export.py``: write a trained model for other runtimes and check it."""
 
+import importlib.util
 import json
 import os
 from argparse import Namespace
@@ -66,15 +67,10 @@ def _target(args: Namespace, suffix: str) -> Path:
 
 
 def _need_runtime() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f'--format onnx needs onnx, onnxscript and onnxruntime ({error}): '
-            'pip install onnx onnxscript onnxruntime'
-        ) from None
+    names = ('onnx', 'onnxruntime', 'onnxscript')
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'--format onnx needs more packages: pip install {" ".join(missing)}')
 
 
 def _load(args: Namespace) -> tuple[Any, str, tuple[int, int]]:
@@ -123,11 +119,11 @@ def run(argv: Sequence[str] | None = None) -> None:
     with atomic_write(out, suffix=out.suffix) as part:
         console.print('tracing, which takes a minute or several ...')
         _write(args, model, deployable, shape, part)
-        report = check(model, scope, part, deployable.output_names, pictures, shape)
-        console.print(report.table())
-        if report.reason:
+        table, reason = check(model, scope, part, deployable.output_names, pictures, shape)
+        console.print(table)
+        if reason:
             raise UserError(
-                f'what was exported gives something else than PyTorch: {report.reason}; '
+                f'what was exported gives something else than PyTorch: {reason}; '
                 'nothing is written.'
             )
     for line in speed(model, scope, out, pictures, shape, args.rounds):

@@ -2,7 +2,6 @@
 
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from coc_mm.errors import UserError
 
-__all__ = ['naming_bad_files', 'refuse_huge_image', 'validate_image']
+__all__ = ['naming_bad_files', 'validate_image']
 
 _PATH_KEYS = ('img_path', 'seg_map_path', 'sem_seg_map_path')
 
@@ -91,8 +90,6 @@ def naming_bad_files() -> Iterator[None]:
         if not name.startswith('Load') or not isinstance(results, dict):
             return call(self, results)
         try:
-            if name == 'LoadImageFromFile':
-                refuse_huge_image(results.get('img_path'))
             loaded = call(self, results)
         except UserError:
             raise
@@ -109,26 +106,6 @@ def naming_bad_files() -> Iterator[None]:
         yield
     finally:
         BaseTransform.__call__ = call
-
-
-def refuse_huge_image(path: str | os.PathLike | None) -> None:
-    """Refuse an image by the size in its header; OpenCV decodes six times what Pillow does."""
-    from PIL import Image
-
-    if not isinstance(path, (str, os.PathLike)) or '://' in os.fspath(path):
-        return
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # above half of the limit Pillow warns
-            with Image.open(path):
-                return
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f'{path} is too large ({error}); cut it into pieces, or raise '
-            'PIL.Image.MAX_IMAGE_PIXELS if it is meant.'
-        ) from None
-    except Exception:  # what is wrong otherwise shows when it is decoded
-        return
 
 
 def _refuse_no_numbers(results: dict) -> None:

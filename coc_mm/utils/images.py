@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from coc_mm.errors import UserError
-from coc_mm.utils.image_checks import refuse_huge_image, validate_image
+from coc_mm.utils.image_checks import validate_image
 
 __all__ = ['IMAGE_SUFFIXES', 'WRITABLE_SUFFIXES', 'find_images', 'read_image', 'to_picture']
 
@@ -74,7 +74,6 @@ def read_image(path: str | Path, load: Callable[[dict], Any] | None = None) -> d
     reason = validate_image(path) if as_picture else None
     if reason:
         raise UserError(reason)
-    refuse_huge_image(path)
     try:
         found = load(dict(img_path=str(path), img_id=0))
         image = found['img']
