@@ -4,34 +4,24 @@ import json
 
 import pytest
 import torch
-from tool_fixtures import run_tool
 
 TOOL = 'analysis_tools/benchmark'
 
 
-def test_as_a_process(projects, tmp_path):
-    project = projects['mmpretrain']
-    argv = (project.config, project.checkpoint, '--shape', 64, '--batch-size', 3)
-    done = run_tool(
-        TOOL, *argv, '--rounds', 5, '--device', 'cpu', '--json', 'out.json', cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert 'images/s' in done.stdout
-    found = json.loads((tmp_path / 'out.json').read_text())
+def test_figures(projects, tool, capsys, tmp_path):
+    """Of a classifier with weights, and of a detector in training with every flag."""
+    project, out = projects['mmpretrain'], tmp_path / 'out.json'
+    argv = (project.config, project.checkpoint, '--shape', 64, '--batch-size', 3, '--rounds', 5)
+    assert tool(TOOL)([str(x) for x in (*argv, '--device', 'cpu', '--json', out)]) == 0
+    said = capsys.readouterr().out
+    assert 'images/s' in said
+    assert 'latency p99' in said
+    found = json.loads(out.read_text())
     assert found['shape'] == [3, 3, 64, 64]
     assert found['measured'] == 'whole model'
-    assert found['threads'] == 1
-    half, most, worst = (found['latency_ms'][name] for name in ('p50', 'p90', 'p99'))
-    assert 0 < half <= most <= worst
-    assert found['images_per_second'] == pytest.approx(3000 / half, rel=0.01)
+    assert found['threads'] == torch.get_num_threads()
     assert [path.name for path in tmp_path.iterdir()] == ['out.json']
-
-
-@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
-def test_every_library(projects, tool, scope, capsys, tmp_path):
-    """Training, mixed precision and a backend by name, of an untrained model."""
-    out = tmp_path / 'out.json'
-    argv = (projects[scope].config, '--shape', 64, 96, '--rounds', 2, '--device', 'cpu')
+    argv = (projects['mmdet'].config, '--shape', 64, 96, '--rounds', 2, '--device', 'cpu')
     more = ('--training', '--amp', '--backend', 'reference', '--json', out)
     assert tool(TOOL)([str(x) for x in (*argv, *more)]) == 0
     found = json.loads(out.read_text())
@@ -39,8 +29,7 @@ def test_every_library(projects, tool, scope, capsys, tmp_path):
     assert found['dtype'] == 'bfloat16'
     assert found['backend'] == 'reference'
     assert found['shape'] == [1, 3, 64, 96]
-    assert ('neck' in found['measured']) == (scope == 'mmdet')
-    assert 'latency p99' in capsys.readouterr().out
+    assert found['measured'] == 'backbone and neck'
 
 
 def test_refusals(projects, refused, tool, tmp_path):

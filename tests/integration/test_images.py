@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_projects import forget_singletons, write_project
 
 from coc_mm.apis.start import build_model
-from coc_mm.cli.clusters import run_clusters
+from coc_mm.cli.clusters import run as run_clusters
 from coc_mm.cli.infer import run as run_infer
 from coc_mm.errors import UserError, run_command
 from coc_mm.utils.image_checks import naming_bad_files, validate_image
@@ -223,6 +223,8 @@ def test_tools_use_the_good_and_name_the_bad(run, folder, project, tmp_path, mon
             assert not printed[start : start + 200]
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     assert len(written) == len(GOOD)
+    if run is run_infer:
+        assert {'turned.jpg', 'palette.gif.png'} <= written
     assert not [
         name for name in written if name.startswith(('cut', 'nan', 'bomb', 'empty', 'float'))
     ]
