@@ -35,7 +35,7 @@ class Part:
 
     Args:
         name (str): For ``--only``.
-        archives (tuple[str, ...]): Names of the archives that it comes from.
+        archives (tuple[Archive, ...]): What it comes from.
         counts (dict[str, tuple[str, int]]): Folder -> suffix and number of files below it.
         size (int): About what it needs on the disk, in bytes.
         folders (tuple[str, ...]): What is unpacked of the first archive.
@@ -46,7 +46,7 @@ class Part:
     """
 
     name: str
-    archives: tuple[str, ...]
+    archives: tuple[Archive, ...]
     counts: dict[str, tuple[str, int]]
     size: int
     folders: tuple[str, ...] = ()
@@ -54,15 +54,15 @@ class Part:
     required: tuple[str, ...] = ()
     unit_depth: int = 1
 
-    def entries(self, paths: dict[str, Path]) -> Iterator[Entry]:
-        """Read what the tree gets; ``paths`` says where each archive lies."""
+    def entries(self, folder: Path) -> Iterator[Entry]:
+        """Read what the tree gets from the archives in a folder."""
+        paths = {archive.name: folder / archive.name for archive in self.archives}
         if self.read:
             yield from self.read(paths)
             return
-        path = paths[self.archives[0]]
-        found = False
+        path, found = folder / self.archives[0].name, False
         for entry in read_archive(path):
-            if entry.name.startswith(tuple(f'{folder}/' for folder in self.folders)):
+            if entry.name.startswith(tuple(f'{name}/' for name in self.folders)):
                 found = True
                 yield entry
         if not found:
@@ -79,7 +79,6 @@ class Recipe:
     Args:
         name (str): For the command line.
         root (str): Where the configs look for it.
-        archives (tuple[Archive, ...]): What it is published as.
         parts (tuple[Part, ...]): What the tree consists of.
         where (str): How to get archives that may not be downloaded without a registration.
         configs (str): Which option of a config names the root.
@@ -87,7 +86,6 @@ class Recipe:
 
     name: str
     root: str
-    archives: tuple[Archive, ...]
     parts: tuple[Part, ...]
     where: str
     configs: str = '--cfg-options data_root=ROOT'
@@ -98,38 +96,38 @@ GB = 10**9
 _IMAGENET = Recipe(
     name='imagenet',
     root='data/imagenet',
-    archives=(
-        Archive(
-            'ILSVRC2012_img_train.tar',
-            147_897_477_120,
-            checksum='md5:1d675b47d978889d74fa0da5fadfb00e',
-        ),
-        Archive(
-            'ILSVRC2012_img_val.tar',
-            6_744_924_160,
-            checksum='md5:29b22e2961454d5413ddabcf34fc5622',
-        ),
-        Archive(
-            'ILSVRC2012_devkit_t12.tar.gz',
-            3_000_000,
-            checksum='md5:fa75699e90414af021442c21a62c3abf',
-        ),
-    ),
     parts=(
         Part(
-            name='train',
-            archives=('ILSVRC2012_img_train.tar',),
-            read=read_train,
-            counts={'train': ('.JPEG', 1_281_167)},
+            'train',
+            (
+                Archive(
+                    'ILSVRC2012_img_train.tar',
+                    147_897_477_120,
+                    checksum='md5:1d675b47d978889d74fa0da5fadfb00e',
+                ),
+            ),
+            {'train': ('.JPEG', 1_281_167)},
             size=148 * GB,
+            read=read_train,
             unit_depth=2,
         ),
         Part(
-            name='val',
-            archives=('ILSVRC2012_img_val.tar', 'ILSVRC2012_devkit_t12.tar.gz'),
-            read=read_val,
-            counts={'val': ('.JPEG', 50_000)},
+            'val',
+            (
+                Archive(
+                    'ILSVRC2012_img_val.tar',
+                    6_744_924_160,
+                    checksum='md5:29b22e2961454d5413ddabcf34fc5622',
+                ),
+                Archive(
+                    'ILSVRC2012_devkit_t12.tar.gz',
+                    3_000_000,
+                    checksum='md5:fa75699e90414af021442c21a62c3abf',
+                ),
+            ),
+            {'val': ('.JPEG', 50_000)},
             size=7 * GB,
+            read=read_val,
         ),
     ),
     where='register at https://image-net.org/download-images (ILSVRC2012: training images for '
@@ -138,55 +136,42 @@ _IMAGENET = Recipe(
     'val_dataloader.dataset.data_root=ROOT test_dataloader.dataset.data_root=ROOT',
 )
 
-_COCO_URL = 'http://images.cocodataset.org'
+
+def _coco_part(name, file, packed, md5, suffix, count, **part) -> Part:
+    """A part of COCO 2017: one zip with a folder of the part's name."""
+    url = f'http://images.cocodataset.org/{file}'
+    archive = Archive(file.rsplit('/', 1)[-1], packed, url, f'md5:{md5}')
+    return Part(name, (archive,), {name: (suffix, count)}, folders=(name,), **part)
+
+
 _COCO = Recipe(
     name='coco',
     root='data/coco',
-    archives=(
-        Archive(
-            'train2017.zip',
-            19_336_861_798,
-            f'{_COCO_URL}/zips/train2017.zip',
-            'md5:cced6f7f71b7629ddf16f17bbcfab6b2',
-        ),
-        Archive(
-            'val2017.zip',
-            815_585_330,
-            f'{_COCO_URL}/zips/val2017.zip',
-            'md5:442b8da7639aecaf257c1dceb8ba8c80',
-        ),
-        Archive(
-            'annotations_trainval2017.zip',
-            252_907_541,
-            f'{_COCO_URL}/annotations/annotations_trainval2017.zip',
-            'md5:f4bbac642086de4f52a3fdda2de5fa2c',
-        ),
-    ),
     parts=(
-        Part(
-            name='train2017',
-            archives=('train2017.zip',),
-            folders=('train2017',),
-            counts={'train2017': ('.jpg', 118_287)},
+        _coco_part(
+            'train2017',
+            'zips/train2017.zip',
+            19_336_861_798,
+            'cced6f7f71b7629ddf16f17bbcfab6b2',
+            *('.jpg', 118_287),
             size=19_400_000_000,
         ),
-        Part(
-            name='val2017',
-            archives=('val2017.zip',),
-            folders=('val2017',),
-            counts={'val2017': ('.jpg', 5_000)},
+        _coco_part(
+            'val2017',
+            'zips/val2017.zip',
+            815_585_330,
+            '442b8da7639aecaf257c1dceb8ba8c80',
+            *('.jpg', 5_000),
             size=820_000_000,
         ),
-        Part(
-            name='annotations',
-            archives=('annotations_trainval2017.zip',),
-            folders=('annotations',),
-            counts={'annotations': ('.json', 2)},
+        _coco_part(
+            'annotations',
+            'annotations/annotations_trainval2017.zip',
+            252_907_541,
+            'f4bbac642086de4f52a3fdda2de5fa2c',
+            *('.json', 2),
             size=820_000_000,
-            required=(
-                'annotations/instances_train2017.json',
-                'annotations/instances_val2017.json',
-            ),
+            required=tuple(f'annotations/instances_{s}2017.json' for s in ('train', 'val')),
         ),
     ),
     where='it can be downloaded from https://cocodataset.org/#download',
@@ -197,46 +182,44 @@ _ADE = 'ADEChallengeData2016'
 _ADE20K = Recipe(
     name='ade20k',
     root='data/ade',
-    archives=(
-        Archive(
-            f'{_ADE}.zip',
-            967_000_000,
-            f'http://data.csail.mit.edu/places/ADEchallenge/{_ADE}.zip',
-            'sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7',
-        ),
-    ),
     parts=(
         Part(
-            name=_ADE,
-            archives=(f'{_ADE}.zip',),
-            folders=(_ADE,),
-            counts={
+            _ADE,
+            (
+                Archive(
+                    f'{_ADE}.zip',
+                    967_000_000,
+                    f'http://data.csail.mit.edu/places/ADEchallenge/{_ADE}.zip',
+                    'sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7',
+                ),
+            ),
+            {
                 f'{_ADE}/{kind}/{split}': (suffix, count)
                 for kind, suffix in (('images', '.jpg'), ('annotations', '.png'))
                 for split, count in (('training', 20_210), ('validation', 2_000))
             },
             size=1_100_000_000,
+            folders=(_ADE,),
         ),
     ),
     where='it can be downloaded from http://sceneparsing.csail.mit.edu',
     configs=f'--cfg-options train_dataloader.dataset.data_root=ROOT/{_ADE} and its copies',
 )
 
-_SPLITS = ('h5_files/main_split', 'h5_files/main_split_nobg')
+_SPLIT = 'h5_files/main_split'
 _SCANOBJECTNN = Recipe(
     name='scanobjectnn',
     root='data/ScanObjectNN',
-    archives=(Archive('h5_files.zip', 13_100_000_000),),
     parts=(
         Part(
-            name='h5_files',
-            archives=('h5_files.zip',),
-            folders=_SPLITS,
-            counts={'h5_files/main_split': ('.h5', 2)},
+            'h5_files',
+            (Archive('h5_files.zip', 13_100_000_000),),
+            {_SPLIT: ('.h5', 2)},
             size=5 * GB,
+            folders=(_SPLIT, f'{_SPLIT}_nobg'),
             # PB_T50_RS, the variant of the paper.
             required=tuple(
-                f'{_SPLITS[0]}/{split}_objectdataset_augmentedrot_scale75.h5'
+                f'{_SPLIT}/{split}_objectdataset_augmentedrot_scale75.h5'
                 for split in ('training', 'test')
             ),
             unit_depth=2,

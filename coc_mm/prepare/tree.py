@@ -115,8 +115,7 @@ def _find_archives(
     recipe: Recipe, parts: list[Part], folder: Path, mirror: str | None
 ) -> tuple[list[Archive], dict[Archive, str]]:
     """The archives that parts need: those that are there, and those to download with their URL."""
-    wanted = {name for part in parts for name in part.archives}
-    archives = [archive for archive in recipe.archives if archive.name in wanted]
+    archives = [archive for part in parts for archive in part.archives]
     present = [archive for archive in archives if (folder / archive.name).is_file()]
     absent = [archive for archive in archives if archive not in present]
     urls = {a: f'{mirror.rstrip("/")}/{a.name}' if mirror else a.url or '' for a in absent}
@@ -173,18 +172,17 @@ def _check_complete(entries: Iterable[Entry], part: Part) -> Iterator[Entry]:
             lacking.append(f'{found} of {expected} {suffix} files of {folder}')
     if lacking:
         raise PrepareError(
-            f'{", ".join(part.archives)} held {lacking[0]}: truncated, or another edition.\n'
+            f'{part.archives[0].name} held {lacking[0]}: truncated, or another edition.\n'
             'Remove the archive and fetch it again.'
         )
 
 
 def _unpack_part(part: Part, root: Path, folder: Path, progress: Progress) -> None:
     task = progress.add_task(f'unpack {part.name}', total=part.size)
-    paths = {name: folder / name for name in part.archives}
     files = unpack(
-        _check_complete(part.entries(paths), part),
+        _check_complete(part.entries(folder), part),
         root,
-        paths[part.archives[0]],
+        folder / part.archives[0].name,
         part.unit_depth,
         on_bytes=lambda count: progress.update(task, advance=count),
     )

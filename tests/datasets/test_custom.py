@@ -373,21 +373,6 @@ class TestImageMasks:
         cfg, _ = resolved(MASKS, tmp_path, reduce_zero_label=True)
         assert cfg.model.decode_head.num_classes == 3
 
-    @pytest.mark.parametrize('mode', ['L', 'P', '1'])
-    def test_kinds_of_masks(self, tmp_path, mode):
-        make_ade(tmp_path, splits=('train',))
-        for file in (tmp_path / 'annotations' / 'train').iterdir():
-            values = (np.asarray(Image.open(file)) > 0).astype(np.uint8)
-            mask = Image.fromarray(values, 'L')
-            if mode == 'P':
-                mask = Image.fromarray(values, 'P')
-                mask.putpalette([0, 0, 0, 255, 0, 0])
-            elif mode == '1':
-                mask = Image.fromarray(values.astype(bool))
-            mask.save(file)
-        cfg, _ = resolved(MASKS, tmp_path)
-        assert cfg.classes == ['0', '1']
-
     def test_messages(self, tmp_path):
         with pytest.raises(ValueError, match='no images with masks: images/train and annotations'):
             resolved(MASKS, tmp_path)
@@ -406,16 +391,15 @@ class TestImageMasks:
         with pytest.raises(ValueError, match=r'hold nothing but \[0\].*instead of 255'):
             resolved(MASKS, tmp_path)
 
-    def test_every_mask_is_held_against_the_classes(self, tmp_path):
+    def test_every_mask_is_compared_with_the_classes(self, tmp_path):
         make_ade(tmp_path, splits=('',))
         (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
         for k in range(4, 150):
             for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
                 (tmp_path / folder / f'{k}.{suffix}').symlink_to(f'0.{suffix}')
         resolved(MASKS, tmp_path)
-        wrong = tmp_path / 'annotations' / '77.png'
-        wrong.unlink()
-        Image.fromarray(np.full((64, 96), 9, np.uint8)).save(wrong)
+        (tmp_path / 'annotations' / '77.png').unlink()
+        Image.fromarray(np.full((64, 96), 9, np.uint8)).save(tmp_path / 'annotations' / '77.png')
         with pytest.raises(ValueError, match=r'1 masks in .*, e\.g\. 77\.png, hold the value 9'):
             resolved(MASKS, tmp_path)
 

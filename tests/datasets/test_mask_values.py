@@ -22,6 +22,18 @@ def test_values_are_read_once(tmp_path, monkeypatch):
     assert reads == ['b.png']
 
 
+@pytest.mark.parametrize('mode', ['L', 'P', '1'])
+def test_kinds_of_masks(tmp_path, mode):
+    values = np.array([[0, 1]], np.uint8)
+    mask = Image.fromarray(values.astype(bool) if mode == '1' else values)
+    if mode == 'P':
+        mask.putpalette([0, 0, 0, 255, 0, 0])
+    mask.save(tmp_path / 'a.png')
+    with Image.open(tmp_path / 'a.png') as written:
+        assert written.mode == mode
+    assert mask_values(tmp_path, ['a.png']) == {'a.png': [0, 1]}
+
+
 @pytest.mark.parametrize('value', [-1, 256, 70000])
 def test_values_that_are_no_class_are_named(tmp_path, value):
     save(tmp_path / '1.tif', [[value]], np.int32)

@@ -35,15 +35,22 @@ def tree(root):
 
 def small(recipe, counts, **checksums):
     """A recipe for a small edition of its data set."""
-    parts = tuple(
-        replace(part, counts={key: (part.counts[key][0], counts[key]) for key in part.counts})
-        for part in recipe.parts
+
+    def archive(found):
+        return replace(found, checksum=checksums.get(found.name), size=10)
+
+    return replace(
+        recipe,
+        parts=tuple(
+            replace(
+                part,
+                archives=tuple(map(archive, part.archives)),
+                counts={key: (part.counts[key][0], counts[key]) for key in part.counts},
+                size=10,
+            )
+            for part in recipe.parts
+        ),
     )
-    archives = tuple(
-        replace(archive, checksum=checksums.get(archive.name), size=10)
-        for archive in recipe.archives
-    )
-    return replace(recipe, parts=tuple(replace(p, size=10) for p in parts), archives=archives)
 
 
 def files(folder, names, size=500):

@@ -92,7 +92,7 @@ def test_checksums_are_those_published(recipes, run, tmp_path, coco_archives, mo
         small(
             RECIPES['coco'],
             {'train2017': 3, 'val2017': 2, 'annotations': 2},
-            **{a.name: a.checksum for a in RECIPES['coco'].archives},
+            **{a.name: a.checksum for p in RECIPES['coco'].parts for a in p.archives},
         ),
     )
     arguments = ('coco', '--root', tmp_path / 'coco', '--archives', coco_archives)
@@ -157,11 +157,17 @@ def published(recipes, server, tmp_path, monkeypatch):
         (tmp_path / name).unlink()
     server.content = content
     sums = {name[1:]: f'md5:{hashlib.md5(file).hexdigest()}' for name, file in content.items()}
-    archives = tuple(
-        replace(archive, url=f'{server.url}/{archive.name}', checksum=sums[archive.name])
-        for archive in recipes['coco'].archives
+    parts = tuple(
+        replace(
+            part,
+            archives=tuple(
+                replace(a, url=f'{server.url}/{a.name}', checksum=sums[a.name])
+                for a in part.archives
+            ),
+        )
+        for part in recipes['coco'].parts
     )
-    monkeypatch.setitem(command.RECIPES, 'coco', replace(recipes['coco'], archives=archives))
+    monkeypatch.setitem(command.RECIPES, 'coco', replace(recipes['coco'], parts=parts))
     return content
 
 

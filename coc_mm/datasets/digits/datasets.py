@@ -1,9 +1,7 @@
-"""The digit scenes as the stock datasets of mmdet and mmseg read them.
+"""The digit scenes as the datasets of mmdet and mmseg read them.
 
-Both names are functions, not classes: they make sure that the scenes are on
-disk and return the library's own ``CocoDataset`` or ``BaseSegDataset``. So a
-config that names them works on a fresh clone, and a machine with one of the
-two libraries can use that one.
+Both names are functions, not classes: they write the scenes to disk where they are missing and
+return the library's own dataset. So a config that names them works on a fresh clone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,21 +28,17 @@ def digit_scenes_coco(
     """The scenes with boxes and masks, read by mmdet's ``CocoDataset``.
 
     Args:
-        data_root (str): Where the scenes lie or shall be written. Defaults to
-            ``'data/digit_scenes'``.
-        split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
-        spec (dict, optional): Fields of :class:`SceneSpec`. Defaults to none,
-            the default scenes.
-        **kwargs: Arguments of ``CocoDataset`` (``pipeline``, ``filter_cfg``,
-            ``test_mode``, ...).
+        data_root (str): Where the scenes lie or shall be written.
+        split (str): ``'train'`` or ``'test'``.
+        spec (dict, optional): Fields of :class:`SceneSpec`; the default scenes if None.
+        **kwargs: Arguments of ``CocoDataset`` (``pipeline``, ``filter_cfg``, ...).
 
     Returns:
         mmdet.datasets.CocoDataset: 10 classes, '0' to '9'.
 
     Raises:
-        ImportError: If mmdet is missing.
-        FileExistsError: If ``data_root`` holds something else.
-        ValueError: If ``split`` or ``spec`` is wrong.
+        FileExistsError: ``data_root`` holds something else.
+        ValueError: ``split`` or ``spec`` is wrong.
     """
     folder = FOLDERS[check_split(split)]
     from mmdet.datasets import CocoDataset
@@ -68,21 +62,8 @@ def digit_scenes_seg(
 ) -> 'BaseSegDataset':
     """The scenes with semantic maps, read by mmseg's ``BaseSegDataset``.
 
-    Args:
-        data_root (str): Where the scenes lie or shall be written. Defaults to
-            ``'data/digit_scenes'``.
-        split (str): ``'train'`` or ``'test'``. Defaults to ``'train'``.
-        spec (dict, optional): Fields of :class:`SceneSpec`. Defaults to none,
-            the default scenes.
-        **kwargs: Arguments of ``BaseSegDataset`` (``pipeline``, ``test_mode``, ...).
-
-    Returns:
-        mmseg.datasets.BaseSegDataset: 11 classes, the background first.
-
-    Raises:
-        ImportError: If mmseg is missing.
-        FileExistsError: If ``data_root`` holds something else.
-        ValueError: If ``split`` or ``spec`` is wrong.
+    Arguments and errors are those of :func:`digit_scenes_coco`; there are 11 classes, the
+    background first.
     """
     folder = FOLDERS[check_split(split)]
     from mmseg.datasets import BaseSegDataset

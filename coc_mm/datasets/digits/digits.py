@@ -51,31 +51,17 @@ def _load_all():
 
 
 def check_split(split: str) -> str:
-    """Return ``split`` if it is one of :data:`SPLITS`.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Return ``split`` if it is one of :data:`SPLITS`, else raise ValueError."""
     if split not in SPLITS:
         raise ValueError(f'split must be one of {", ".join(SPLITS)}, got {split!r}.')
     return split
 
 
 def split_indices(split: str) -> np.ndarray:
-    """The positions in scikit-learn's table of the digits of one split.
+    """The positions in scikit-learn's table of the digits of one split, ascending.
 
-    The split is stratified and fixed: of every class, the same quarter is
-    held out on every machine. Classification and the scenes share it, so no
-    test digit is ever seen in training.
-
-    Args:
-        split (str): ``'train'`` or ``'test'``.
-
-    Returns:
-        np.ndarray: Ascending int64 positions, 1 347 for train, 450 for test.
-
-    Raises:
-        ValueError: If ``split`` is neither.
+    The split is stratified and fixed: of every class, the same quarter is held out on every
+    machine. Classification and the scenes share it, so no test digit is ever seen in training.
     """
     check_split(split)
     _, labels = _load_all()
@@ -89,10 +75,7 @@ def split_indices(split: str) -> np.ndarray:
 
 
 def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digits of one split.
-
-    Args:
-        split (str): ``'train'`` or ``'test'``.
+    """The digits of one split: 1 347 for ``'train'``, 450 for ``'test'``.
 
     Returns:
         tuple[np.ndarray, np.ndarray, np.ndarray]: Images ``(K, 8, 8)`` as uint8, white
@@ -100,8 +83,8 @@ def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         table as int64.
 
     Raises:
-        ValueError: If ``split`` is neither.
-        ImportError: If scikit-learn is missing.
+        ValueError: ``split`` is neither.
+        ImportError: scikit-learn is missing.
     """
     indices = split_indices(split)
     images, labels = _load_all()
@@ -112,24 +95,19 @@ def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class DigitsDataset(BaseDataset):
     """Handwritten digits for mmpretrain, served from memory.
 
-    Each sample carries its image as an array under ``img`` (8, 8, 3, uint8,
-    BGR with equal channels), as mmpretrain's CIFAR datasets do, so a pipeline
-    starts with a transform rather than with ``LoadImageFromFile``, and ends
-    with ``PackInputs``. It builds on mmengine alone; the transforms come from
-    the default scope of the config.
+    Each sample carries its image as an array under ``img`` (8, 8, 3, uint8, BGR with equal
+    channels), as mmpretrain's CIFAR datasets do, so a pipeline starts with a transform rather
+    than with ``LoadImageFromFile``.
 
     Args:
         split (str): ``'train'`` (1 347 images) or ``'test'`` (450 images).
-            Defaults to ``'train'``.
-        pipeline (Sequence[dict | Callable]): The transforms. Defaults to none.
-        test_mode (bool): Whether a failing sample raises rather than being
-            replaced by another. Defaults to False.
-        **kwargs: ``metainfo``, ``indices``, ``lazy_init``, ``max_refetch``,
-            ``serialize_data`` of :class:`mmengine.dataset.BaseDataset`.
+        pipeline (Sequence[dict | Callable]): The transforms, of the config's default scope.
+        test_mode (bool): Whether a failing sample raises rather than being replaced by another.
+        **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ValueError: If ``split`` is neither ``'train'`` nor ``'test'``.
-        ImportError: If scikit-learn is missing.
+        ValueError: ``split`` is neither.
+        ImportError: scikit-learn is missing.
     """
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)
@@ -166,14 +144,7 @@ class DigitsDataset(BaseDataset):
         return np.array([self.get_data_info(i)['gt_label'] for i in range(len(self))])
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """The label of one sample in a list, as ``ClassBalancedDataset`` wants it.
-
-        Args:
-            idx (int): Position in the split.
-
-        Returns:
-            list[int]: One label in 0..9.
-        """
+        """The label of one sample in a list, as ``ClassBalancedDataset`` wants it."""
         return [int(self.get_data_info(idx)['gt_label'])]
 
     @property

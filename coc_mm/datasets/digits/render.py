@@ -18,21 +18,20 @@ class SceneSpec:
     """What the scenes are made of; the same spec gives the same scenes.
 
     Args:
-        seed (int): Seed of all scenes. Defaults to 0.
-        num_train (int): Scenes in the train split. Defaults to 2400.
-        num_test (int): Scenes in the test split. Defaults to 160.
-        height (int): Rows of a scene in pixels. Defaults to 96.
-        width (int): Columns of a scene in pixels. Defaults to 96.
-        min_digits (int): Fewest digits that are tried per scene. Defaults to 2.
-        max_digits (int): Most digits per scene. Defaults to 4.
-        min_size (int): Smallest height of a digit's 8x8 frame in pixels. Defaults to 34.
-        max_size (int): Largest height of that frame. Defaults to 56.
-        max_hidden (float): Most that others may hide of one digit, as a part of
-            its points. Defaults to 0.1.
+        seed (int): Seed of all scenes.
+        num_train (int): Scenes in the train split.
+        num_test (int): Scenes in the test split.
+        height (int): Rows of a scene in pixels.
+        width (int): Columns of a scene in pixels.
+        min_digits (int): Fewest digits that are tried per scene.
+        max_digits (int): Most digits per scene.
+        min_size (int): Smallest height of a digit's 8x8 frame in pixels.
+        max_size (int): Largest height of that frame.
+        max_hidden (float): Most that others may hide of one digit, as a part of its points.
 
     Raises:
-        ValueError: If a count or size is not positive, a range is reversed, or
-            the largest digit does not fit into the scene.
+        ValueError: A count or size is not positive, a range is reversed, or the largest digit
+            does not fit into the scene.
     """
 
     seed: int = 0
@@ -172,16 +171,7 @@ def sharpen(ink: np.ndarray) -> np.ndarray:
 
 
 def draw_background(height: int, width: int, rng: np.random.RandomState) -> np.ndarray:
-    """Draw a cluttered background.
-
-    Args:
-        height (int): Rows in pixels.
-        width (int): Columns in pixels.
-        rng (np.random.RandomState): The source of all choices.
-
-    Returns:
-        np.ndarray: ``(height, width, 3)``, BGR, float32 in 0..255.
-    """
+    """Draw a cluttered background: ``(height, width, 3)``, BGR, float32 in 0..255."""
     base = rng.uniform(10, 110, 3)
     coarse = np.clip(base + rng.normal(0, 28, (rng.randint(2, 5), rng.randint(2, 6), 3)), 0, 255)
     canvas = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)

@@ -39,12 +39,7 @@ BACKGROUND_LABEL = 0
 
 
 def generator_fingerprint() -> str:
-    """A digest of the code that composes and writes the scenes.
-
-    Returns:
-        str: 16 hexadecimal digits, stored in the manifest: a tree of another
-        generator is rebuilt.
-    """
+    """A digest of the code that composes the scenes: a tree of other code is rebuilt."""
     digest = hashlib.sha256()
     for module in (digits.__file__, scene_render.__file__, __file__):
         digest.update(Path(module).read_bytes())
