@@ -1,26 +1,16 @@
 """One function in front of every backend, and what each backend can run."""
 
-import contextlib
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from coc_mm.ops.backends import matmul, reference
+from coc_mm.ops.backends import ClusterSettings, in_float32, matmul, no_autocast, reference
 from coc_mm.ops.backends import triton_op as triton
 from coc_mm.ops.backends.triton_op import can_run_triton
 from coc_mm.ops.regions import is_transformed, region_layout
 
 DENOMINATORS = ('similarity', 'count')
-
-
-class ClusterSettings(NamedTuple):
-    """What one mixer asks of the operator, see :func:`context_cluster`."""
-
-    proposals: tuple[int, int] = (2, 2)
-    folds: tuple[int, int] = (1, 1)
-    denominator: str = 'similarity'
-    backend: str | None = None
 
 
 def can_run_reference(
@@ -46,26 +36,6 @@ def can_run_matmul(
 can_run_fused = can_run_matmul  # its earlier name
 
 
-def _in_float32(forward):
-    """Run a PyTorch formulation in float32 at least, whatever autocast says."""
-
-    def run(features, values, alpha, beta, settings):
-        dtype = torch.promote_types(features.dtype, torch.float32)
-        layout = region_layout(features, settings.proposals, settings.folds)
-        with _no_autocast(features):
-            inputs = (t.to(dtype) for t in (features, values, alpha, beta))
-            return forward(*inputs, layout, settings.denominator).to(values.dtype)
-
-    return run
-
-
-def _no_autocast(x):
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):  # 'meta'
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
 def _on_gpu(features, values, alpha, beta, settings):
     can_fall_back = not (settings.backend or _wanted())  # never from what was asked for by name
     proposals, folds, denominator = settings[:3]
@@ -76,9 +46,9 @@ def _on_gpu(features, values, alpha, beta, settings):
 # Fastest first; 'fused' is the earlier name of 'matmul'.
 _BACKENDS: dict[str, Any] = {
     'triton': (_on_gpu, can_run_triton),
-    'matmul': (_in_float32(matmul.forward), can_run_matmul),
-    'fused': (_in_float32(matmul.forward), can_run_matmul),
-    'reference': (_in_float32(reference.forward), can_run_reference),
+    'matmul': (in_float32(matmul.forward), can_run_matmul),
+    'fused': (in_float32(matmul.forward), can_run_matmul),
+    'reference': (in_float32(reference.forward), can_run_reference),
 }
 
 
@@ -183,7 +153,7 @@ def assign_points(
     _check(features, features, ClusterSettings(proposals, folds))
     dtype = torch.promote_types(features.dtype, torch.float32)
     layout = region_layout(features, proposals, folds)
-    with _no_autocast(features):
+    with no_autocast(features):
         x = layout.split(features.to(dtype))
         s, index = reference.similarity(x, alpha.to(dtype), beta.to(dtype), layout).max(-2)
     region = torch.arange(x.shape[1], device=x.device)[:, None, None].expand_as(index)

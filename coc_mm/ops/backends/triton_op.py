@@ -13,6 +13,8 @@ import warnings
 
 import torch
 
+from coc_mm.ops.backends import ClusterSettings, in_float32, matmul
+
 MAX_CENTERS = 256  # the center of a point is kept in a byte
 MAX_CHANNELS = 128
 # Centers x channels, filled up to powers of two: sums that registers hold, and tiles that the
@@ -139,12 +141,10 @@ def _unpack(features, values):
 
 
 def _matmul(features, values, alpha, beta, proposals, folds, by_count):
-    from coc_mm.ops.functional import context_cluster
-
     denominator = 'count' if by_count else 'similarity'
-    setting = tuple(proposals), tuple(folds), denominator, 'matmul'
+    settings = ClusterSettings(tuple(proposals), tuple(folds), denominator)
     x, v = _unpack(features, values)
-    return context_cluster(x, v, alpha, beta, *setting)
+    return in_float32(matmul.forward)(x, v, alpha, beta, settings)
 
 
 def _try_kernels(call, can_fall_back, features, setting):
