@@ -44,6 +44,8 @@ NAMES = {
     'norm.weight': 'norm3.weight',
 }
 LINEAR = ('token_mixer.proj.weight', 'mlp.fc1.weight')  # 1x1 convolutions are squeezed
+
+
 @pytest.fixture(scope='module')
 def tiny():
     return {k: v.float() for k, v in golden.official_state_dict('coc_tiny').items()}
