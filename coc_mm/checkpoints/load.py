@@ -4,7 +4,7 @@ import os
 import re
 import urllib.error
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +41,10 @@ def load_checkpoint_safely(
     """Load a checkpoint, running nothing of it; official weights get the names of our models.
 
     Args:
-        path (str | os.PathLike): A local file (see :func:`~coc_mm.checkpoints.safe_pickle
-            .read_file`), ``http(s)://``, or any scheme of mmengine's ``CheckpointLoader``.
-        map_location: Where tensors go, as in :func:`torch.load`. Defaults to ``'cpu'``.
-        hold (bool): Let the next call for this file have this result, so that what was checked is
-            not read again when it is loaded. Defaults to False.
-
-    Returns:
-        dict: What the file holds. Of an official one ``state_dict`` under the host model's names
-        and ``meta``, see :func:`~coc_mm.checkpoints.official.convert_in_memory`.
+        path: A local file (see :func:`~coc_mm.checkpoints.safe_pickle.read_file`), ``http(s)://``,
+            or any scheme of mmengine's ``CheckpointLoader``.
+        map_location: As in :func:`torch.load`.
+        hold: Keep the result for the next call for this file, which is not read again then.
 
     Raises:
         CheckpointError: The file is missing, damaged, not a checkpoint, holds something that is
@@ -96,13 +91,9 @@ def _download(address: str) -> str:
 
 
 def load_from_local_safely(filename: str, map_location: Any = None, **_: Any) -> dict[str, Any]:
-    """Read a file for mmengine, which logs the function's name after 'load_from_'.
-
-    The config text of mmcv 1.x is taken out: mmengine runs it as Python when it resumes.
-    """
+    """Read a file for mmengine, which logs the function's name after 'load_from_'."""
     checkpoint = load_checkpoint_safely(filename, map_location)
-    meta = checkpoint.get('meta')
-    if meta and 'config' in meta:
+    if meta := checkpoint.get('meta'):  # mmengine runs a config text of mmcv 1.x when it resumes
         meta = {key: value for key, value in meta.items() if key != 'config'}
         checkpoint = {**checkpoint, 'meta': meta}
     return checkpoint
@@ -117,11 +108,7 @@ def _load_for_backends(file: Any, map_location: Any = None, weights_only: Any = 
 
 
 def use_safe_loading() -> None:
-    """Let mmengine read every checkpoint by :func:`load_checkpoint_safely`, for the process.
-
-    After it, ``Runner``, ``init_cfg=dict(type='Pretrained')`` and the inference functions of the
-    task libraries load files, downloads and names of model zoos no wider than this module does.
-    """
+    """Let mmengine read every checkpoint by :func:`load_checkpoint_safely`, for the process."""
     from mmengine.runner import CheckpointLoader, checkpoint
 
     for prefixes in ('', ['http://', 'https://']):
@@ -134,19 +121,7 @@ def use_safe_loading() -> None:
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str = 'the checkpoint') -> dict[str, Any]:
-    """Take the weights out of a checkpoint as mmengine does.
-
-    Args:
-        checkpoint (Mapping): What :func:`load_checkpoint_safely` returned.
-        path (str): Name of the file, for the message.
-
-    Returns:
-        dict[str, torch.Tensor]: The entry ``state_dict``, or the checkpoint itself, without the
-        prefix ``module.`` of a wrapped model.
-
-    Raises:
-        CheckpointError: There are no tensors in it, or they are no weights.
-    """
+    """Take the weights out of a checkpoint as mmengine does, without a wrapper's ``module.``."""
     given = checkpoint.get('state_dict', checkpoint)
     given = given if isinstance(given, Mapping) else {}
     weights: Any = OrderedDict(
@@ -167,19 +142,12 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str = 'the checkpoint') -
 
 @dataclass
 class Comparison:
-    """How the keys and shapes of a checkpoint lie against those of a model.
-
-    Attributes:
-        common (int): Keys of both, of the same shape.
-        missing (list[str]): Keys of the model alone; counters of batch norms may be missing.
-        unexpected (list[str]): Keys of the checkpoint alone.
-        mismatched (list[str]): Keys of both with their two shapes, as text.
-    """
+    """How the keys and shapes of a checkpoint lie against those of a model."""
 
     common: int
-    missing: list[str]
+    missing: list[str]  # counters of batch norms left out
     unexpected: list[str]
-    mismatched: list[str]
+    mismatched: list[str]  # with both shapes
 
     @classmethod
     def of(cls, state_dict: Mapping, model_state: Mapping) -> 'Comparison':
@@ -208,20 +176,19 @@ class Comparison:
 
     def describe(self, limit: int | None = 3) -> str:
         """Say what differs, with counts and up to ``limit`` keys of each kind (None: all)."""
-        parts = [
+        told = []
+        for keys, what, separator in (
             (self.mismatched, 'of another shape', '; '),
             (self.missing, 'missing', ', '),
             (self.unexpected, 'unexpected', ', '),
-        ]
-        told = []
-        for keys, what, separator in parts:
+        ):
             if keys:
                 more = ', ...' if limit is not None and len(keys) > limit else ''
                 told.append(f'{len(keys)} {what} ({separator.join(keys[:limit])}{more})')
         return f'{self.common} weights match; ' + ', '.join(told)
 
 
-def _without_counters(keys) -> list[str]:
+def _without_counters(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if not key.endswith('num_batches_tracked')]
 
 
@@ -230,12 +197,7 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def compare(model: nn.Module, state_dict: dict) -> Comparison:
-    """Compare, then let the model's own renaming and resizing have a say.
-
-    Args:
-        model (nn.Module): Its weights may be overwritten.
-        state_dict (dict[str, Tensor]): Of a checkpoint.
-    """
+    """Compare, then let the model's own renaming have a say; its weights may be overwritten."""
     comparison = Comparison.of(state_dict, model.state_dict())
     if comparison.exact:
         return comparison
@@ -244,23 +206,13 @@ def compare(model: nn.Module, state_dict: dict) -> Comparison:
     except RuntimeError:  # shapes differ
         return comparison
     common = len(model.state_dict()) - len(keys.missing_keys)
-    return Comparison(
-        common, _without_counters(keys.missing_keys), list(keys.unexpected_keys), []
-    )
+    return Comparison(common, _without_counters(keys.missing_keys), list(keys.unexpected_keys), [])
 
 
 def check_weights(model: nn.Module, checkpoint: Mapping, path: str, strict: bool) -> None:
-    """Refuse a checkpoint of another model.
+    """Refuse a checkpoint of another model; the model's weights may be overwritten.
 
-    Args:
-        model (nn.Module): Of the config; its weights may be overwritten.
-        checkpoint (Mapping): From :func:`load_checkpoint_safely`.
-        path (str): Of the checkpoint, for the message.
-        strict (bool): Whether every weight must have its place. If not, half of the smaller side
-            must, and what does not is named on stdout.
-
-    Raises:
-        UserError: With counts and the first few keys that differ.
+    If not ``strict``, half of the smaller side must match, and what does not is printed.
     """
     comparison = compare(model, state_dict_of(checkpoint, path))
     if comparison.exact:

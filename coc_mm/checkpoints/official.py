@@ -5,7 +5,6 @@ some models anew under names of its own. Each layout is an entry of :data:`LAYOU
 its own with :func:`register_layout`.
 """
 
-import argparse
 import os
 import re
 from collections import OrderedDict
@@ -21,15 +20,7 @@ from coc_mm.checkpoints.safe_pickle import check_tensors
 from coc_mm.errors import CheckpointError, print_rank0
 from coc_mm.models.backbones.context_cluster import ContextCluster
 
-__all__ = [
-    'LAYOUTS',
-    'Layout',
-    'Official',
-    'convert_official',
-    'recognise',
-    'register_layout',
-    'tasks',
-]
+__all__ = ['LAYOUTS', 'Layout', 'Official', 'convert_official', 'recognise', 'register_layout']
 
 _TASKS = ('classification', 'detection', 'segmentation')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
@@ -57,9 +48,9 @@ _BLOCK = {
 _COUNT_COMMITS = (
     '82e8c1a ea84a8a 9e1a8ec 8d8efc3 a23ed77 366eae7 6186165 d8cfc25 20bc854 93a209c a6d66b8 '
     '17b68b3 8cabab1 fafcfd8 8218768 ca4ccca 6eaee2a 406a6c5'
-).split()
-_UNSURE_COMMITS = '21f0018 040b965 5c14390 20c4f61 9833996 c307ab1 c8d7115'.split()
-_SIMILARITY_COMMITS = '3ccb0b6 e732640 815ea0d 19d06e5 be9a03b'.split()
+)
+_UNSURE_COMMITS = '21f0018 040b965 5c14390 20c4f61 9833996 c307ab1 c8d7115'
+_SIMILARITY_COMMITS = '3ccb0b6 e732640 815ea0d 19d06e5 be9a03b'
 _MENDED = datetime(2023, 5, 31)
 
 
@@ -68,15 +59,14 @@ class Layout:
     """How the files of one origin name their weights.
 
     Args:
-        name (str): Of the layout.
-        sign (str): Regular expression that some name of each such file matches from its start,
-            wrappers (``module.``, ``backbone.``) left off.
-        aliases (dict[str, str]): Parts of names, and what the released layout has instead.
-        denominator (str, optional): What clusters are divided by in all its files.
-        task (str, optional): Of a project's layout, which keeps its names: a task of its own.
-        keeps (Callable, optional): With it, whether the project's model has a weight of this name.
-        target (Callable, optional): With it, takes the :class:`Official` and returns the config of
-            its model, the ``dataset_meta`` and a name for the record.
+        sign: Regular expression that some name of each such file matches from its start, wrappers
+            (``module.``, ``backbone.``) left off.
+        aliases: Parts of names, and what the released layout has instead.
+        denominator: What clusters are divided by in all its files.
+        task: Of a project's layout, which keeps its names: a task of its own.
+        keeps: With it, whether the project's model has a weight of this name.
+        target: With it, takes the :class:`Official` and returns the config of its model, the
+            ``dataset_meta`` and a name for the record.
     """
 
     name: str
@@ -146,12 +136,9 @@ def rename_backbone(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Bring the weights of an official backbone under the names of ours.
 
-    The two projections of a mixer become one, and 1x1 convolutions become linear layers; nothing
-    else is computed. The positions ``fea_pos`` are left out: ours computes them.
-
-    Returns:
-        tuple[dict, dict]: The renamed weights, and under their old names those that are not a
-        Context Cluster's or lack their counterpart.
+    The two projections of a mixer become one, and 1x1 convolutions linear layers; the positions
+    ``fea_pos`` are left out. Returned second, under their old names, are weights that are not a
+    Context Cluster's or lack their counterpart.
     """
     renamed: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
@@ -198,12 +185,11 @@ def convert_official(
     """Rename official Context-Cluster weights, of any layout, to the keys of the host model.
 
     Args:
-        state_dict (Mapping[str, Tensor]): Weights under official names; a prefix ``module.`` or
-            ``backbone.`` is understood.
-        task (str): 'classification' returns ``backbone.*`` and ``head.fc.*`` for mmpretrain's
+        state_dict: Weights under official names; prefixes ``module.`` or ``backbone.`` are
+            understood.
+        task: 'classification' returns ``backbone.*`` and ``head.fc.*`` for mmpretrain's
             ImageClassifier with GlobalAveragePooling and LinearClsHead; 'detection' and
-            'segmentation' return ``backbone.*`` and the given neck and heads. Projects add tasks
-            of their own. Defaults to 'classification'.
+            'segmentation' return ``backbone.*`` and the given neck and heads. Projects add others.
 
     Raises:
         ValueError: For an unknown task, or keys that are not Context Cluster's or that lack their
@@ -251,31 +237,21 @@ def _complaint(task: str, others: list[str]) -> str:
 
 @dataclass
 class Official:
-    """An official checkpoint, as far as it tells of itself.
-
-    ``weights`` have official names without wrappers' prefixes, ``task`` is one of :func:`tasks`,
-    ``archs`` are the names of :attr:`ContextCluster.arch_zoo` that have these shapes,
-    ``named_arch`` is what the training script was told or the file is called, ``centers`` the side
-    of the grid of centers per region from the config text, ``remarks`` what was chosen or left out.
-    """
+    """An official checkpoint, as far as it tells of itself."""
 
     path: str
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  # without the prefixes of wrappers
     layout: Layout
     task: str
     denominator: str
-    denominator_is: str
-    archs: list[str] = field(default_factory=list)
-    named_arch: str | None = None
-    centers: int | None = None
-    remarks: list[str] = field(default_factory=list)
+    denominator_is: str  # how that is known
+    archs: list[str]  # names of ContextCluster.arch_zoo that have these shapes
+    named_arch: str | None  # what the training script was told, or the file is called
+    centers: int | None  # side of the grid of centers per region, from the config text
+    remarks: list[str]  # what was chosen or left out
 
     def converted(self) -> dict[str, Tensor]:
-        """Give the weights under the host model's names.
-
-        Raises:
-            CheckpointError: Some are not the model's; all of them are named.
-        """
+        """Give the weights under the host model's names."""
         try:
             return convert_official(self.weights, self.task)
         except ValueError as error:
@@ -284,9 +260,10 @@ class Official:
     def record(self) -> dict[str, Any]:
         """Give what a converted checkpoint keeps of this under ``meta['coc_mm']``."""
         record: dict[str, Any] = dict(
-            converted_from='official Context-Cluster weights', layout=self.layout.name
+            converted_from='official Context-Cluster weights',
+            layout=self.layout.name,
+            task=self.task,
         )
-        record['task'] = self.task
         if self.layout.task is None:
             record['backbone'] = dict(denominator=self.denominator)
             record['denominator_is'] = self.denominator_is
@@ -295,7 +272,7 @@ class Official:
         return record
 
     def arch(self, wanted: str | None = None) -> str:
-        """Settle the architecture; refuse none, several, or another one than the user wants."""
+        """Resolve the architecture; refuse none, several, or another one than is wanted."""
         if not self.archs:
             raise CheckpointError(
                 f'{self.path}: the weights fit none of the architectures '
@@ -315,10 +292,7 @@ class Official:
         )
 
     def proposals(self, wanted: int | None = None) -> int | None:
-        """Settle the side of the grid of centers of a dense model, which no weight shows.
-
-        None for a classifier, whose architecture has them.
-        """
+        """Resolve the side of the grid of centers, which no weight shows; None of a classifier."""
         if self.task == 'classification':
             if wanted is not None:
                 raise CheckpointError(
@@ -338,19 +312,8 @@ def recognise(checkpoint: Mapping, path: str, ema: bool = False) -> Official | N
     """See whether a checkpoint is an official one, and learn what it tells of itself.
 
     Understood are archives of timm's training script, checkpoints of mmdet 2.x and mmseg 0.x, of
-    openmixup, those of projects' layouts, and bare state dicts.
-
-    Args:
-        checkpoint (Mapping): From :func:`coc_mm.checkpoints.safe_pickle.read_file`.
-        path (str): The file.
-        ema (bool): Take the averaged weights. Defaults to False.
-
-    Returns:
-        Official | None: None if no layout is found in it.
-
-    Raises:
-        CheckpointError: There are no averaged weights although asked for, or tensors that are no
-            weights.
+    openmixup, those of projects' layouts, and bare state dicts; None for all else. ``ema`` takes
+    the averaged weights.
     """
     weights, remarks = _pick_weights(checkpoint, path, ema)
     layout = layout_of(weights)
@@ -361,18 +324,16 @@ def recognise(checkpoint: Mapping, path: str, ema: bool = False) -> Official | N
     meta = meta if isinstance(meta, Mapping) else {}
     git_id = getattr(options, 'git_id', None)
     denominator, why = _denominator(layout, str(git_id or ''), str(meta.get('time')))
-    official = Official(path, weights, layout, '', denominator, why, remarks=remarks)
-    official.task = layout.task or _task_of(weights)
-    if layout.task is None:
-        official.archs = _archs_of(rename_backbone(weights, layout)[0])
+    task = layout.task or _task_of(weights)
+    archs = [] if layout.task else _archs_of(rename_backbone(weights, layout)[0])
     name = getattr(options, 'model', None) or checkpoint.get('arch')
     if not isinstance(name, str):
         stem = os.path.basename(path).replace('-', '_')
-        name = max((x for x in official.archs if f'coc_{x}' in stem), key=len, default=None)
-    official.named_arch = name and re.sub(r'^coc_', '', name)
+        name = max((x for x in archs if f'coc_{x}' in stem), key=len, default='')
+    name = name.removeprefix('coc_') or None
     found = set(re.findall(r'cluster_(?:small|medium)_feat_?(\d+)', str(meta.get('config')), re.I))
-    official.centers = int(found.pop()) if len(found) == 1 else None
-    return official
+    centers = int(found.pop()) if len(found) == 1 else None
+    return Official(path, weights, layout, task, denominator, why, archs, name, centers, remarks)
 
 
 def _pick_weights(checkpoint: Mapping, path: str, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
@@ -411,7 +372,9 @@ def _archs_of(weights: Mapping[str, Tensor]) -> list[str]:
     """Names of the architectures with these depths, widths, MLPs and heads."""
     fits = []
     for arch, setting in ContextCluster.arch_zoo.items():
-        stages = zip(*(setting[key] for key in ('depths', 'dims', 'mlp_ratios', 'heads')))
+        stages = zip(
+            *(setting[key] for key in ('depths', 'dims', 'mlp_ratios', 'heads')), strict=True
+        )
         for i, (depth, dim, ratio, heads) in enumerate(stages):
             start = f'stages.{i}.blocks.'
             shapes = [
@@ -428,16 +391,13 @@ def _archs_of(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _denominator(layout: Layout, git_id: str, time: str) -> tuple[str, str]:
-    """Find what clusters are divided by, which no weight shows, and say from what.
-
-    The strongest sign first: the layout, the commit of the code, the date of the file.
-    """
+    """Find what clusters are divided by, which no weight shows, and say how that is known."""
     if layout.denominator is not None:
         return layout.denominator, f'as all files of the {layout.name} layout'
     for denominator, commits in (('count', _COUNT_COMMITS), ('similarity', _SIMILARITY_COMMITS)):
-        if git_id[:7] in commits:
+        if git_id[:7] in commits.split():
             return denominator, f'inferred: trained with commit {git_id[:7]} of the official code'
-    if git_id[:7] in _UNSURE_COMMITS:
+    if git_id[:7] in _UNSURE_COMMITS.split():
         return 'similarity', (
             f'assumed: with code about commit {git_id[:7]} the weights of May 2023 were trained; '
             'else --denominator count'
@@ -457,36 +417,24 @@ def _denominator(layout: Layout, git_id: str, time: str) -> tuple[str, str]:
 def convert_in_memory(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     """Give a checkpoint our names if it is an official one, and say so; else return it as it is.
 
-    Returns:
-        dict: ``state_dict`` under the host model's names, and ``meta`` with the record of the
-        conversion under ``coc_mm``.
-
-    Raises:
-        CheckpointError: There are keys that are not a Context Cluster's, all of them named.
+    The record of the conversion is added as ``meta['coc_mm']``.
     """
     official = recognise(checkpoint, path)
     if official is None or (official.layout.task is not None and 'state_dict' in checkpoint):
         return checkpoint  # the latter are of a training here
     weights: Any = OrderedDict(official.converted())
-    record = official.record()
     said = ''
     if official.layout.task is None:
         weights._metadata = {'backbone': dict(denominator=official.denominator)}
         said = f'; denominator: {official.denominator} ({official.denominator_is})'
     print_rank0(f'{path}: official weights, {official.layout.name} layout{said}')
     meta = checkpoint.get('meta')
-    meta = {**(meta if isinstance(meta, Mapping) else {}), 'coc_mm': record}
+    meta = {**(meta if isinstance(meta, Mapping) else {}), 'coc_mm': official.record()}
     return dict(state_dict=weights, meta=meta)
 
 
 def rename_before_loading(state_dict: dict[str, Tensor], prefix: str, metadata: dict) -> None:
-    """Rename official weights in place: one of ``ContextCluster.state_dict_converters``.
-
-    Args:
-        state_dict (dict[str, Tensor]): What is loaded.
-        prefix (str): Of the backbone's names in it.
-        metadata (dict): Of the backbone in the state dict; unused.
-    """
+    """Rename official weights in place: one of ``ContextCluster.state_dict_converters``."""
     own = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
     layout = layout_of(own)
     if layout is None or layout.task is not None:

@@ -23,10 +23,7 @@ class SafePretrained(PretrainedInit):
 
 
 def _select(module: nn.Module, weights: Mapping, path: str, prefix: str | None, name: str) -> dict:
-    """Take the weights of a module out of a checkpoint.
-
-    Those of our backbone are found under ``backbone.`` and at the top, whichever is asked for.
-    """
+    """Take a module's weights out of a checkpoint; our backbone's may be at the top, too."""
     start = f'{prefix.rstrip(".")}.' if prefix else ''
     is_ours = isinstance(module, ContextCluster)
     for other in (start, *(('backbone.', '') if is_ours and start in ('', 'backbone.') else ())):
@@ -46,48 +43,28 @@ def _select(module: nn.Module, weights: Mapping, path: str, prefix: str | None, 
 
 
 def load_pretrained(init: PretrainedInit, module: nn.Module, original: Callable) -> None:
-    """Load starting weights of our backbone; those of other modules as mmengine does.
-
-    Args:
-        init (PretrainedInit): With ``checkpoint`` (a path, a URL or a name that mmengine
-            resolves), ``prefix`` and ``map_location``.
-        module (nn.Module): To be initialised.
-        original (Callable): mmengine's own, which takes ``init`` and the module.
-
-    Raises:
-        CheckpointError: The file cannot be read, or holds nothing for the backbone.
-    """
+    """Load starting weights of our backbone; those of other modules by mmengine's ``original``."""
     if not isinstance(module, ContextCluster):
         original(init, module)
         return
     path = init.checkpoint
     weights = state_dict_of(load_checkpoint_safely(path, init.map_location), path)
     found = _select(module, weights, path, init.prefix, 'backbone')
-    _tell(module, found, f'init_cfg: {path}')
+    comparison = compare(module, found)
+    # A classifier has one norm of its output, a dense model four.
+    missing = [key for key in comparison.missing if not key.startswith('norm')]
+    if missing or comparison.mismatched:
+        comparison.missing = missing
+        print_rank0(f'init_cfg: {path}: {comparison.describe()}')
     load_state_dict(module, found, strict=False, logger='current')
     if hasattr(module, '_params_init_info'):
         update_init_info(module, init_info=init._get_init_info())
 
 
-def _tell(module: nn.Module, weights: dict, where: str) -> None:
-    """Say what is not loaded, the norms of outputs excepted: a classifier has one, others four."""
-    comparison = compare(module, weights)
-    missing = [key for key in comparison.missing if not key.startswith('norm')]
-    if missing or comparison.mismatched:
-        comparison.missing = missing
-        print_rank0(f'{where}: {comparison.describe()}')
-
-
 def check_pretrained(model: nn.Module, paths: list[str]) -> None:
     """Refuse starting weights (``init_cfg``) of another model or that are no weights.
 
-    Args:
-        model (nn.Module): Built from the config; its weights may be overwritten.
-        paths (list[str]): The local files that the config names.
-
-    Raises:
-        CheckpointError: A file cannot be used, or holds no weights under the prefix.
-        UserError: A file is missing, or holds another model's weights.
+    ``paths`` are the local files that the config names; the model's weights may be overwritten.
     """
     for path in paths:
         if not os.path.exists(os.path.expanduser(path)):
@@ -102,8 +79,7 @@ def check_pretrained(model: nn.Module, paths: list[str]) -> None:
         for entry in entries if isinstance(entries, (list, tuple)) else [entries]:
             if not isinstance(entry, dict) or entry.get('type') != 'Pretrained':
                 continue
-            start = entry.get('checkpoint')
-            if start not in loaded:
+            if (start := entry.get('checkpoint')) not in loaded:
                 continue
             found = _select(module, loaded[start], start, entry.get('prefix'), name)
             comparison = compare(module, found)

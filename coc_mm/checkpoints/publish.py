@@ -24,11 +24,9 @@ _KEPT = (
 
 
 def _strip(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
-    """Keep the weights and the metadata for prediction; drop the state of the training.
-
-    mmengine saves averaged weights as ``state_dict`` and those of training as ``ema_state_dict``,
-    timm the other way round; ``path`` is for messages.
-    """
+    """Keep the weights and the metadata for prediction; drop the state of the training."""
+    # mmengine saves averaged weights as state_dict and those of training as ema_state_dict, timm
+    # the other way round.
     weights = checkpoint.get('state_dict')
     if isinstance(checkpoint.get('state_dict_ema'), Mapping) and ema:
         weights = checkpoint['state_dict_ema']
@@ -38,11 +36,12 @@ def _strip(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
             raise CheckpointError(f'{path} is of a run without EMA; leave out --no-ema.')
     if weights is None:
         weights = {} if isinstance(checkpoint.get('optimizer'), Mapping) else checkpoint
-    state_dict: Any = OrderedDict()
-    for name, value in weights.items():
+    state_dict: Any = OrderedDict(
+        (re.sub(r'^(module\.)+', '', name), value.detach())
+        for name, value in weights.items()
         # "steps" counts the averaging of mmengine's ema_state_dict.
-        if isinstance(value, torch.Tensor) and name != 'steps':
-            state_dict[re.sub(r'^(module\.)+', '', name)] = value.detach()
+        if isinstance(value, torch.Tensor) and name != 'steps'
+    )
     if not state_dict:
         raise CheckpointError(f'{path} holds no weights to publish.')
     check_tensors(state_dict, path)
@@ -58,14 +57,10 @@ def publish(source: str, target: str, ema: bool = True, force: bool = False) -> 
     """Strip a checkpoint and write it under a name with the hash of its weights.
 
     Args:
-        source (str): A checkpoint of a training.
-        target (str): ``DIR/NAME.pth`` or ``.safetensors``, written as
-            ``DIR/NAME-<8 hex digits>.pth``; equal weights get equal names.
-        ema (bool): Of a run with EMA, take the averaged weights. Defaults to True.
-        force (bool): Replace a file of that name. Defaults to False.
-
-    Raises:
-        CheckpointError: The source cannot be read or the target not be written.
+        source: A checkpoint of a training.
+        target: ``DIR/NAME.pth`` or ``.safetensors``, written as ``DIR/NAME-<8 hex digits>.pth``.
+        ema: Of a run with EMA, take the averaged weights.
+        force: Replace a file of that name.
     """
     wanted = check_target(target, force=True)
     checkpoint = _strip(read_file(source), source, ema)

@@ -49,8 +49,7 @@ class _DType:
         self.value = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order and nothing else."""
-        if state[1] in ('<', '>'):
+        if state[1] in ('<', '>'):  # the byte order, and nothing else is believed
             self.value = self.value.newbyteorder(state[1])
 
 
@@ -60,10 +59,9 @@ class _Array:
     value: Any = None
 
     def __init__(self, *_: Any) -> None:
-        """Begin; class, shape and type follow with the state."""
+        """Begin; all follows with the state."""
 
     def __setstate__(self, state: Any) -> None:
-        """Take shape, type and bytes."""
         _, shape, dtype, fortran, data = state
         self.value = _from_bytes(dtype, data, tuple(shape), 'F' if fortran else 'C')
 
@@ -97,11 +95,7 @@ def _history_method(owner: type, name: str) -> Any:
 
 
 def safe_globals() -> list[Any]:
-    """List what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors.
-
-    Returns:
-        list: For ``torch.serialization.add_safe_globals``.
-    """
+    """List what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors."""
     return [
         HistoryBuffer,  # Runner checkpoints: message_hub
         (_history_method, 'builtins.getattr'),
@@ -150,16 +144,7 @@ def _resolve(node: Any, seen: dict[int, tuple]) -> Any:
 
 
 def read_pickle(file: str | BinaryIO, map_location: Any, path: str) -> Any:
-    """Read a file of ``torch.save``, of either format.
-
-    Args:
-        file (str | BinaryIO): A path or an open file.
-        map_location: As in :func:`torch.load`.
-        path (str): Name of the file, for messages.
-
-    Raises:
-        CheckpointError: It holds more than data, or is damaged.
-    """
+    """Read a file of ``torch.save``, of either format; ``path`` names it in messages."""
     try:
         with _only_safe_globals(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the reader, about odd files
@@ -177,7 +162,6 @@ def read_pickle(file: str | BinaryIO, map_location: Any, path: str) -> Any:
 
 
 def _refusal(path: str, reason: str) -> str:
-    """Say why the restricted reader stopped."""
     if named := re.search(r'GLOBAL (.+?) (?:whose module|was)', reason):
         return (
             f'checkpoint {path} is refused: it holds {named[1][:120]}, which is not weights and '
@@ -190,25 +174,17 @@ def _refusal(path: str, reason: str) -> str:
             f'checkpoint {path} is refused: it holds objects other than weights '
             f'({found[0] if found else reason[:160]}).'
         )
-    return f'{path} is not a PyTorch checkpoint, or damaged; name a .pth file written by torch.save.'
+    return (
+        f'{path} is not a PyTorch checkpoint, or damaged; name a .pth file written by torch.save.'
+    )
 
 
 def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a local file as it is, building only tensors, containers and plain records.
 
-    Read are the files of ``torch.save`` (both formats), of mmengine's Runner, of mmcv 1.x and of
-    timm, and ``.safetensors`` where that package is installed.
-
-    Args:
-        path (str | os.PathLike): ``~`` is expanded.
-        map_location: Where tensors go, as in :func:`torch.load`. Defaults to ``'cpu'``.
-
-    Returns:
-        dict: What the file holds; ``state_dict`` and ``meta`` for ``.safetensors``.
-
-    Raises:
-        CheckpointError: The file is missing, empty, truncated, not a checkpoint, or holds
-            something that is not data.
+    Read are the files of ``torch.save`` (both formats), mmengine's Runner, mmcv 1.x and timm, and
+    ``.safetensors`` (``state_dict`` and ``meta``) where that package is installed. Anything else
+    raises CheckpointError.
     """
     path = os.path.expanduser(os.fspath(path))
     if os.path.isdir(path):
@@ -223,7 +199,7 @@ def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, A
     else:
         _check_head(path)
         checkpoint = read_pickle(path, map_location, path)
-    if not isinstance(checkpoint, Mapping):
+    if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
         )
@@ -232,8 +208,7 @@ def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, A
         raise CheckpointError(
             f'checkpoint {path} is refused: its meta is a {type(meta).__name__}, not a dict.'
         )
-    content: Any = checkpoint  # a dict, or what a file has in its place
-    return content
+    return checkpoint
 
 
 def _check_head(path: str) -> None:
@@ -269,14 +244,14 @@ def _check_zip(path: str, size: int) -> None:
             f'checkpoint {path} is truncated or damaged ({size} bytes); copy or download it again.'
         ) from None
     names = [member.filename for member in members]
-    if any(name.endswith('/constants.pkl') for name in names):
-        raise CheckpointError(
-            f'{path} is a TorchScript archive, not a checkpoint; name a .pth file with weights.'
-        )
-    if any(name.endswith('/archive_format') for name in names):
-        raise CheckpointError(
-            f'{path} is an exported program (.pt2), no checkpoint; name a .pth file with weights.'
-        )
+    for member, kind in (
+        ('/constants.pkl', 'a TorchScript archive'),
+        ('/archive_format', 'an exported program (.pt2)'),
+    ):
+        if any(name.endswith(member) for name in names):
+            raise CheckpointError(
+                f'{path} is {kind}, not a checkpoint; name a .pth file with weights.'
+            )
     if not any(name.endswith('/data.pkl') for name in names):
         raise CheckpointError(
             f'{path} is a zip archive without a PyTorch checkpoint in it (it has '
@@ -317,11 +292,7 @@ def _read_safetensors(path: str) -> dict[str, Any]:
 
 
 def check_tensors(weights: Mapping[str, torch.Tensor], path: str) -> None:
-    """Refuse tensors that would be cast to weights silently, or that are NaN.
-
-    Raises:
-        CheckpointError: They are not dense tensors of floating point, or hold NaN.
-    """
+    """Refuse tensors that would be cast to weights silently, or that are NaN."""
     kinds = {
         'not dense': lambda _, x: x.layout != torch.strided or x.is_quantized or x.is_nested,
         'without data (device meta)': lambda _, x: x.is_meta,

@@ -1,5 +1,6 @@
 """Writing checkpoints, ``.pth`` or ``.safetensors``."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -16,15 +17,7 @@ _SUFFIXES = ('.pth', '.safetensors')
 
 
 def check_target(path: str | os.PathLike, force: bool = False) -> Path:
-    """Refuse a file that cannot or should not be written, before any work is done.
-
-    Args:
-        path (str | os.PathLike): Of the checkpoint to write; ``~`` is expanded.
-        force (bool): Whether an existing file may be replaced. Defaults to False.
-
-    Raises:
-        CheckpointError: The suffix is unknown, the file exists, or a folder is in the way.
-    """
+    """Refuse a file that cannot or, without ``force``, should not be written."""
     path = Path(os.path.expanduser(path))
     if path.is_dir():
         raise CheckpointError(f'{path} is a folder; name the file to write in it.')
@@ -34,26 +27,17 @@ def check_target(path: str | os.PathLike, force: bool = False) -> Path:
         )
     if path.exists() and not force:
         raise CheckpointError(f'{path} exists; name another file, or replace it with --force.')
-    if path.suffix == '.safetensors':
-        try:
-            import safetensors.torch  # noqa: F401
-        except ModuleNotFoundError:
-            raise CheckpointError(
-                f'writing {path} needs the package safetensors: pip install safetensors'
-            ) from None
+    if path.suffix == '.safetensors' and importlib.util.find_spec('safetensors') is None:
+        raise CheckpointError(
+            f'writing {path} needs the package safetensors: pip install safetensors'
+        )
     return path
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all; ``.safetensors`` has ``meta`` as JSON in its header.
 
-    Args:
-        checkpoint (dict): ``state_dict`` and ``meta``. A ``.safetensors`` file has the
-            latter as JSON in its header, under ``meta``.
-        path (Path): From :func:`check_target`. Folders are made.
-
-    Raises:
-        CheckpointError: The file cannot be written.
+    Folders are made; ``path`` is from :func:`check_target`.
     """
     try:
         with atomic_write(path) as temporary:
