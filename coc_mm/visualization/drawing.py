@@ -15,15 +15,6 @@ _GREY = {'rgb': cv2.COLOR_RGB2GRAY, 'bgr': cv2.COLOR_BGR2GRAY}
 _SHIFT = 4  # of the fixed-point coordinates that OpenCV takes
 
 
-def _as_picture(image) -> np.ndarray:
-    picture = np.asarray(image)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(
-            f'image must be (height, width, 3) of uint8, got {picture.shape} of {picture.dtype}'
-        )
-    return picture
-
-
 def _points_of_pixels(length: int, points: int, start: float, stop: float) -> np.ndarray:
     """(length,) int64: the point over each pixel's middle, -1 for none."""
     position = ((np.arange(length) + 0.5) / length - start) / (stop - start)
@@ -36,11 +27,7 @@ def spread(
     size: tuple[int, int],
     extent: tuple[float, float, float, float] = (0, 0, 1, 1),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay a map (H, W) over a picture: every pixel takes the value of the point above it.
-
-    ``extent`` is the map's place, as for :func:`draw_clusters`. Returned are the values, (height,
-    width), and where the map lies over the picture, bool.
-    """
+    """Return a map's value at every pixel of a picture, and where the map lies over it (bool)."""
     top, left, bottom, right = extent
     rows = _points_of_pixels(size[0], values.shape[0], top, bottom)
     cols = _points_of_pixels(size[1], values.shape[1], left, right)
@@ -64,34 +51,27 @@ def draw_clusters(
 ) -> np.ndarray:
     """Paint the clusters of one head over a picture.
 
-    Every pixel is ``(1 - alpha) * image + alpha * color`` of its cluster, rounded; where clusters
-    meet, colors are not mixed.
+    Every pixel is ``(1 - alpha) * image + alpha * color`` of its cluster, rounded.
 
     Args:
-        image (array_like): (height, width, 3) uint8, any size; not changed.
-        maps (ClusterMaps): Of a batch in which the image is ``index``.
-        channel_order (str): 'rgb' or 'bgr', of the image and of the result.
-        index (int): Image of the batch.
-        head (int | None): Number of the head; None where the maps hold one alone.
-        alpha (float): 0 is the image, 1 flat colors.
-        borders (bool): Draw the borders of regions, in white.
-        outlines (bool): Draw a thin dark line where clusters meet.
-        centers (bool): Mark the centers, as dots of their clusters' colors.
-        highlight (int | Sequence[int] | None): Clusters to show alone; elsewhere the picture is
-            darkened and gray.
-        colors (array_like | None): (clusters, 3) RGB, 0 to 255; None for
-            :func:`coc_mm.visualization.cluster_colors`.
-        extent (tuple[float, float, float, float]): Top, left, bottom and right of the network's
-            input relative to the picture, where the two differ by cropping or padding; the rest
-            stays unpainted.
-
-    Returns:
-        ndarray: (height, width, 3) uint8, in the order of the image.
-
-    Raises:
-        ValueError: An argument of another form or out of range.
+        image: (height, width, 3) uint8, any size; not changed.
+        maps: Of a batch in which the image is ``index``.
+        channel_order: 'rgb' or 'bgr', of the image and of the result.
+        head: Number of the head; None where the maps hold one alone.
+        alpha: 0 is the image, 1 flat colors.
+        borders: Draw the borders of regions, in white.
+        outlines: Draw a thin dark line where clusters meet.
+        centers: Mark the centers, as dots of their clusters' colors.
+        highlight: Clusters to show alone; elsewhere the picture is darkened and gray.
+        colors: (clusters, 3) RGB, 0 to 255; None for :func:`cluster_colors`.
+        extent: Top, left, bottom and right of the network's input relative to the picture, where
+            the two differ by cropping or padding; the rest stays unpainted.
     """
-    picture = _as_picture(image)
+    picture = np.asarray(image)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f'image must be (height, width, 3) of uint8, got {picture.shape} of {picture.dtype}'
+        )
     if channel_order not in _GREY:
         raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {channel_order!r}")
     if not 0 <= alpha <= 1:
@@ -106,7 +86,7 @@ def draw_clusters(
         colors = colors[:, ::-1]
 
     assignment = maps.assignment[index, place].cpu().numpy()
-    clusters, inside = spread(assignment, picture.shape[:2], extent)
+    clusters, inside = spread(assignment, (picture.shape[0], picture.shape[1]), extent)
     mixed = (1 - alpha) * picture.astype(np.float32) + alpha * colors[clusters]
     shown = np.arange(maps.num_clusters)
     if highlight is not None:
@@ -117,9 +97,8 @@ def draw_clusters(
                 f'{maps.num_clusters - 1}'
             )
         clusters = np.where(np.isin(clusters, shown), clusters, -1)
-        member = clusters >= 0
         grey = cv2.cvtColor(picture, _GREY[channel_order])[..., None].astype(np.float32)
-        mixed = np.where(member[..., None], mixed, np.broadcast_to(0.4 * grey, mixed.shape))
+        mixed = np.where(clusters[..., None] >= 0, mixed, 0.4 * grey)
     out = np.where(inside[..., None], np.rint(mixed), picture).astype(np.uint8)
     if outlines:
         _draw_outlines(out, clusters, inside)
@@ -149,15 +128,13 @@ def _draw_outlines(out: np.ndarray, clusters: np.ndarray, inside: np.ndarray) ->
 def _draw_borders(out: np.ndarray, maps: ClusterMaps, extent) -> None:
     """White lines with a dark rim between regions, so they show on any color."""
     width = _line_width(out.shape[:2])
-    inside = [slice(*_span(extent[i], extent[i + 2], out.shape[i])) for i in range(2)]
+    spans = zip(extent[:2], extent[2:], out.shape[:2], strict=True)
+    inside = [slice(max(round(a * n), 0), min(round(b * n), n)) for a, b, n in spans]
     lines = []
     for axis in range(2):
-        points, edges = maps.size[axis], maps.region_edges[axis][1:-1]
-        at = _points_of_pixels(out.shape[axis], points, extent[axis], extent[axis + 2])
-        for edge in edges:
-            first = int(np.argmax(at >= edge))  # first pixel of the next region
-            if at[first] >= edge and first > 0:
-                lines.append((axis, first - width // 2))
+        at = _points_of_pixels(out.shape[axis], maps.size[axis], extent[axis], extent[axis + 2])
+        region = np.searchsorted(maps.region_edges[axis][1:-1], at, side='right')
+        lines += [(axis, i + 1 - width // 2) for i in np.flatnonzero(np.diff(region) > 0)]
 
     def strip(axis, start, stop):
         where = list(inside)
@@ -169,11 +146,6 @@ def _draw_borders(out: np.ndarray, maps: ClusterMaps, extent) -> None:
         out[rim] = out[rim] // 2
     for axis, start in lines:
         out[strip(axis, start, start + width)] = 255
-
-
-def _span(start: float, stop: float, length: int) -> tuple[int, int]:
-    """Pixels that lie between two relative positions."""
-    return max(round(start * length), 0), min(round(stop * length), length)
 
 
 def _draw_centers(out, maps: ClusterMaps, colors: np.ndarray, extent, shown) -> None:
@@ -189,10 +161,6 @@ def _draw_centers(out, maps: ClusterMaps, colors: np.ndarray, extent, shown) -> 
     one = 1 << _SHIFT
     for row, col, color in zip(y[shown], x[shown], colors[shown], strict=True):
         place = (round((col - 0.5) * one), round((row - 0.5) * one))
-        for size, paint in (
-            (radius + 1.5, (40, 40, 40)),
-            (radius + 0.9, (255, 255, 255)),
-            (0.8 * radius, color.tolist()),
-        ):
-            size = round(size * one)
-            cv2.circle(out, place, size, paint, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        dots = {radius + 1.5: (40,) * 3, radius + 0.9: (255,) * 3, 0.8 * radius: color.tolist()}
+        for size, paint in dots.items():
+            cv2.circle(out, place, round(size * one), paint, cv2.FILLED, cv2.LINE_AA, _SHIFT)

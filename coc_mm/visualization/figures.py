@@ -8,17 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
+from coc_mm.visualization import sheets
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import ClusterMaps
-from coc_mm.visualization.sheets import (
-    contact_sheet,
-    fit,
-    head_grid,
-    save_gif,
-    save_picture,
-    stage_row,
-)
 
 __all__ = ['FigureWriter']
 
@@ -30,8 +23,6 @@ class FigureWriter:
     """Draw what an inspector finds, and write it to a folder.
 
     Args:
-        inspector: Of the model.
-        out_dir: Where files go.
         alpha: 0 is the image, 1 flat colors.
         height: Of pictures on a sheet, in pixels.
         centers: Mark the centers.
@@ -54,22 +45,25 @@ class FigureWriter:
         last = {maps.stage: maps for maps in inspection.maps.values()}
         maps = [m.with_heads(m.heads[:1]) for m in last.values()]
         caption = self.caption(inspection) if caption is None else caption
-        return stage_row(inspection.picture, maps, caption=caption, **self._style(inspection))
+        return sheets.stage_row(
+            inspection.picture, maps, caption=caption, **self._style(inspection)
+        )
 
     def _grid(self, inspection: Inspection, maps: ClusterMaps, title: str) -> np.ndarray:
-        return head_grid(inspection.picture, maps, title=title, **self._style(inspection))
+        return sheets.head_grid(inspection.picture, maps, title=title, **self._style(inspection))
 
     def _style(self, inspection: Inspection) -> dict:
-        style = dict(alpha=self.alpha, height=self.height, centers=self.centers)
-        return dict(style, extent=inspection.extent)
+        return dict(
+            alpha=self.alpha, height=self.height, centers=self.centers, extent=inspection.extent
+        )
 
     def write_grids(self, name: str, inspection: Inspection) -> list[Path]:
         """Write a grid of all heads for every block."""
         caption, written = self.caption(inspection), []
-        for maps in inspection.maps.values():
-            title = f'stage {maps.stage}, block {maps.block} · {caption}'
-            path = self.out_dir / f'{name}_stage{maps.stage}_block{maps.block}.png'
-            written.append(save_picture(path, self._grid(inspection, maps, title)))
+        for (stage, block), maps in inspection.maps.items():
+            grid = self._grid(inspection, maps, f'stage {stage}, block {block} · {caption}')
+            path = self.out_dir / f'{name}_stage{stage}_block{block}.png'
+            written.append(sheets.save_picture(path, grid))
         return written
 
     def write_heads(self, name: str, inspection: Inspection) -> list[Path]:
@@ -77,23 +71,15 @@ class FigureWriter:
         picture = inspection.picture
         shorter = min(picture.shape[:2])
         if shorter < _MIN_SIDE:
-            picture = fit(picture, round(picture.shape[0] * _MIN_SIDE / shorter))
+            picture = sheets.fit(picture, round(picture.shape[0] * _MIN_SIDE / shorter))
+        style = dict(self._style(inspection), borders=True, outlines=True, channel_order='rgb')
+        del style['height']
         written = []
-        for maps in inspection.maps.values():
+        for (stage, block), maps in inspection.maps.items():
             for head in maps.heads:
-                drawn = draw_clusters(
-                    picture,
-                    maps,
-                    channel_order='rgb',
-                    head=head,
-                    alpha=self.alpha,
-                    borders=True,
-                    outlines=True,
-                    centers=self.centers,
-                    extent=inspection.extent,
-                )
-                path = f'{name}_stage{maps.stage}_block{maps.block}_head{head}.png'
-                written.append(save_picture(self.out_dir / path, drawn))
+                drawn = draw_clusters(picture, maps, head=head, **style)
+                path = self.out_dir / f'{name}_stage{stage}_block{block}_head{head}.png'
+                written.append(sheets.save_picture(path, drawn))
         return written
 
     def write_gif(
@@ -105,10 +91,9 @@ class FigureWriter:
         block: int | None = -1,
         head: int | None = None,
     ) -> Path:
-        """Draw an image (RGB) with the weights of several checkpoints, one frame each.
+        """Draw an RGB image with the weights of each checkpoint; the model keeps the last.
 
-        The model keeps the weights of the last. A frame is the row over the stages; with a
-        ``stage``, the grid of its heads.
+        A frame is the row over the stages or, with a ``stage``, the grid of its heads.
         """
         frames = []
         for path in checkpoints:
@@ -118,17 +103,16 @@ class FigureWriter:
             inspection = self.inspector(image, stage, block, head)
             title = f'{_progress(content, path)} · {self.caption(inspection)}'
             if stage is None:
-                frames.append(contact_sheet([self.row(inspection, 'input')], title))
+                frames.append(sheets.contact_sheet([self.row(inspection, 'input')], title))
             else:
                 last = list(inspection.maps.values())[-1]
                 frames.append(self._grid(inspection, last, title))
-        return save_gif(self.out_dir / f'{name}.gif', frames)
+        return sheets.save_gif(self.out_dir / f'{name}.gif', frames)
 
 
 def _progress(content: dict, path: Path) -> str:
     """How far a training run was, as its checkpoint tells."""
-    number = re.search(r'(epoch|iter)_(\d+)', path.stem)
-    if number:
+    if number := re.search(r'(epoch|iter)_(\d+)', path.stem):
         return f'{number[1]} {number[2]}'
     meta = content.get('meta') or {}
     return f'iteration {meta["iter"]}' if 'iter' in meta else path.stem

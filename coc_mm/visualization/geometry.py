@@ -14,11 +14,7 @@ _GOLDEN = 0.618034  # its multiples spread evenly between whole numbers
 
 
 class Placement(NamedTuple):
-    """A picture's place in the image that a pipeline made of it, in that image's pixels.
-
-    ``top`` and ``left`` are negative where the picture was cropped; ``bottom`` and ``right`` are
-    one past its last row and column.
-    """
+    """A picture's place in the image that a pipeline made of it; negative where it was cropped."""
 
     top: int
     left: int
@@ -26,10 +22,7 @@ class Placement(NamedTuple):
     right: int
 
     def seen(self, size: tuple[int, int], made: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return the part of the picture that is left in the image: top, left, bottom, right.
-
-        Both sizes are heights and widths, of the picture and of the image.
-        """
+        """Return the top, left, bottom and right of what a picture shows in an image ``made``."""
         ends = []
         for start, stop, length, limit in zip(self[:2], self[2:], size, made, strict=True):
             scale = length / (stop - start)
@@ -40,13 +33,7 @@ class Placement(NamedTuple):
     def extent(
         self, size: tuple[int, int], part: tuple[int, int, int, int], input_size: tuple[int, int]
     ) -> tuple[float, float, float, float]:
-        """Return where a network's input lies over a part of the picture, for ``draw_clusters``.
-
-        Args:
-            size: Height and width of the picture.
-            part: Top, left, bottom and right of the part.
-            input_size: Height and width of the input, padding at its bottom and right included.
-        """
+        """Return the ``extent`` of a network's input over a part of the picture of this size."""
         ends = []
         for axis, (start, stop) in enumerate(zip(self[:2], self[2:], strict=True)):
             scale, length = size[axis] / (stop - start), part[axis + 2] - part[axis]
@@ -82,22 +69,14 @@ def _fit(values, valid, axis: int, length: int, ends) -> tuple[int, int] | None:
     if slope <= 0 or np.abs(slope * place + offset - level[place]).max() > allowed:
         return None
     # Pipelines scale to whole pixels and crop and pad by whole pixels.
-    start, stop = (round((end - offset) / slope + 0.5) for end in ends)
-    return start, stop
+    return round((ends[0] - offset) / slope + 0.5), round((ends[1] - offset) / slope + 0.5)
 
 
 def locate(pipeline: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Placement | None:
     """Find out what a pipeline does to positions, by sending it an image of positions.
 
-    Works for any mixture of scaling, cropping and padding, whatever the transforms are called.
-
-    Args:
-        pipeline (Callable): Takes (H, W, 3) uint8 and returns (H', W', C) uint8.
-        size (tuple[int, int]): Height and width of the picture in question.
-
-    Returns:
-        Placement | None: None where the pipeline flips, turns, bends or discolors images, so
-        that no box tells where the picture is.
+    Works for any mixture of scaling, cropping and padding of (H, W, 3) uint8. None where the
+    pipeline flips, turns, bends or discolors images, so that no box tells where the picture is.
     """
     rows, *row_ends = _ramp(*size)
     cols, *col_ends = _ramp(*size[::-1])

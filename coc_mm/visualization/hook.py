@@ -43,27 +43,21 @@ class ClusterVisualizationHook(Hook):
     """Draw the clusters of fixed validation images at intervals of training.
 
     Pictures go to the run's visualizer as ``clusters_0``, ``clusters_1``, ..., with the epoch or
-    iteration as the step. Each shows an image beside one head of a block in every stage. The
-    backbone alone runs, on one process, in evaluation mode; modes, gradients and random numbers
-    stay as they were. Drawn are the weights in training, not the average of an ``EMAHook``.
+    iteration as the step. Each shows an image beside one head of a block in every stage. Training
+    is not disturbed. Drawn are the weights in training, not the average of an ``EMAHook``.
 
     Args:
-        interval (int): Epochs, or iterations, between drawings.
-        by_epoch (bool): Whether the interval counts epochs.
-        indices (Sequence[int] | None): Images of the validation dataset; None: the first four.
-        stage (int | None): Stage, 0-3; None: all.
-        block (int): Block of the stage, from 0, or negative from the end.
-        head (int): Head of the block, from 0.
-        alpha (float): 0 is the image, 1 flat colors.
-        height (int): Of a picture, in pixels.
-        channel_order (str): 'bgr' or 'rgb', of the images that the validation pipeline makes;
-            the loaders of mmcv make BGR.
-        at_start (bool): Draw before the first step of training, too.
-
-    Raises:
-        ValueError: An argument out of range; before training, a model without a
-            ContextCluster, a stage, block or head that it does not have, no validation dataset
-            or no such image in it, or a loop that does not count epochs.
+        interval: Epochs, or iterations, between drawings.
+        by_epoch: Whether the interval counts epochs.
+        indices: Images of the validation dataset; None: the first four.
+        stage: Stage, 0-3; None: all.
+        block: Block of the stage, from 0, or negative from the end.
+        head: Head of the block, from 0.
+        alpha: 0 is the image, 1 flat colors.
+        height: Of a picture, in pixels.
+        channel_order: 'bgr' or 'rgb', of the images that the validation pipeline makes; the
+            loaders of mmcv make BGR.
+        at_start: Draw before the first step of training, too.
 
     Example:
         >>> custom_hooks = [dict(type='coc_mm.ClusterVisualizationHook', interval=10)]
@@ -88,13 +82,10 @@ class ClusterVisualizationHook(Hook):
             raise ValueError(f'interval must be a positive number, got {interval!r}')
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}")
-        self.interval = interval
-        self.by_epoch = by_epoch
-        self.indices = indices
-        self.stage, self.block, self.head = stage, block, head
-        self.alpha, self.height = alpha, height
-        self.channel_order = channel_order
-        self.at_start = at_start
+        self.interval, self.by_epoch, self.at_start = interval, by_epoch, at_start
+        self.indices, self.channel_order = indices, channel_order
+        self.selection = (stage, block, head)
+        self.style: dict[str, Any] = dict(alpha=alpha, height=height)
         self._samples: list[dict] = []
 
     def before_train(self, runner: Any) -> None:
@@ -112,7 +103,7 @@ class ClusterVisualizationHook(Hook):
     @master_only
     def _prepare(self, runner) -> None:
         model = self._model(runner)
-        with record_clusters(model, self.stage, self.block, self.head):
+        with record_clusters(model, *self.selection):
             pass  # a number out of range raises here
         if runner.val_loop is None:
             raise ValueError(
@@ -151,26 +142,19 @@ class ClusterVisualizationHook(Hook):
     @master_only
     def _draw(self, runner, step: int) -> None:
         model = self._model(runner)
-        with _undisturbed(model):
+        with _undisturbed(model), record_clusters(model, *self.selection) as record:
             for number, sample in enumerate(self._samples):
-                picture, maps, extent = self._look(model, sample)
-                style: dict[str, Any] = dict(alpha=self.alpha, height=self.height)
-                row = stage_row(picture, maps, extent=extent, caption='input', **style)
+                inputs = sample['inputs']
+                batch = dict(inputs=[inputs], data_samples=[sample.get('data_samples')])
+                processed = model.data_preprocessor(batch)['inputs']
+                find_backbone(model).forward(processed)
+                maps = [m.to('cpu') for m in record.maps.values()]
+                picture = inputs.permute(1, 2, 0).cpu().numpy()
+                picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+                picture = np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3))
+                picture = picture[..., :: -1 if self.channel_order == 'bgr' else 1]
+                picture = np.ascontiguousarray(picture)
+                ends = [n / m for n, m in zip(processed.shape[2:], inputs.shape[1:], strict=True)]
+                style = dict(self.style, extent=(0.0, 0.0, *ends), caption='input')
+                row = stage_row(picture, maps, **style)
                 runner.visualizer.add_image(f'clusters_{number}', contact_sheet([row]), step)
-
-    def _look(self, model, sample: dict):
-        """Return the image as the pipeline made it, its maps and where these lie."""
-        inputs = sample['inputs']
-        batch = dict(inputs=[inputs], data_samples=[sample.get('data_samples')])
-        processed = model.data_preprocessor(batch)['inputs']
-        backbone = find_backbone(model)
-        with record_clusters(backbone, self.stage, self.block, self.head) as record:
-            backbone.forward(processed)
-        maps = [m.to('cpu') for m in record.maps.values()]
-        picture = inputs.permute(1, 2, 0).cpu().numpy()
-        picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-        picture = np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3))
-        if self.channel_order == 'bgr':
-            picture = picture[..., ::-1]
-        extent = [n / m for n, m in zip(processed.shape[2:], inputs.shape[1:], strict=True)]
-        return np.ascontiguousarray(picture), maps, (0.0, 0.0, *extent)

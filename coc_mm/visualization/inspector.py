@@ -1,6 +1,5 @@
 """Clusters and predictions of a model for one picture, prepared by its test pipeline."""
 
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
 from coc_mm.visualization.geometry import locate
-from coc_mm.visualization.maps import ClusterMaps, cluster_maps, find_backbone, record_clusters
+from coc_mm.visualization.maps import ClusterMaps, find_backbone, record_clusters
 from coc_mm.visualization.sheets import fit
 
 __all__ = ['ClusterInspector', 'Inspection']
@@ -28,16 +27,14 @@ class Inspection:
     """A picture, its clusters, and the model's prediction.
 
     Attributes:
-        picture (ndarray): (height, width, 3) uint8, RGB: the part of the image that the network
-            saw, at the image's own resolution up to a limit.
-        box (tuple[int, int, int, int]): That part in the image: top, left, bottom, right, in its
-            pixels.
-        extent (tuple[float, float, float, float]): The network's input over the picture, for
-            ``draw_clusters``.
-        maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), on the CPU.
-        findings (list[tuple[str, float]]): Names with their probability (classification, all
-            classes), score (detection) or share of the image (segmentation), highest first.
-        labels (list[int]): Labels of the findings.
+        picture: (height, width, 3) uint8, RGB: the part of the image that the network saw, at the
+            image's own resolution up to a limit.
+        box: That part in the image: top, left, bottom, right, in its pixels.
+        extent: The network's input over the picture, for ``draw_clusters``.
+        maps: By (stage, block), on the CPU.
+        findings: Names with their probability (classification, all classes), score (detection) or
+            share of the image (segmentation), highest first.
+        labels: Labels of the findings.
         sample: The prediction in the library's own form.
     """
 
@@ -63,25 +60,22 @@ def _test_pipeline(config: Config) -> list:
 
 def _scaled_to(steps: list, size: int) -> list:
     """The transforms that load and pack, with plain scaling between them."""
-    kept = [step for step in steps if re.match(r'(\w+\.)?(Load|Pack)', step['type'])]
-    place = next(i for i, step in enumerate(kept) if 'Pack' in step['type'])
-    resize = dict(type='Resize', scale=(size, size), keep_ratio=True)
-    return [*kept[:place], resize, *kept[place:]]
+    loading, packing = (
+        [step for step in steps if step['type'].split('.')[-1].startswith(name)]
+        for name in ('Load', 'Pack')
+    )
+    return [*loading, dict(type='Resize', scale=(size, size), keep_ratio=True), *packing]
 
 
 class ClusterInspector:
     """Inspect images with a model, prepared by its own test pipeline; threads may share one.
 
     Args:
-        model (nn.Module): Of mmpretrain, mmdet or mmseg with a ContextCluster inside, in
-            evaluation mode.
-        config (Config): Of the model, with ``default_scope`` and a test pipeline.
-        longest (int): Greatest height or width of pictures; larger ones are shrunk.
-        size (int | None): Longer side of the network's input, in pixels: images are scaled to it
-            as a whole. More pixels are more points. None: what the pipeline does.
-
-    Raises:
-        ValueError: No ContextCluster in the model, or no test pipeline in the config.
+        model: Of mmpretrain, mmdet or mmseg with a ContextCluster inside, in evaluation mode.
+        config: Of the model, with ``default_scope`` and a test pipeline.
+        longest: Greatest height or width of pictures; larger ones are shrunk.
+        size: Longer side of the network's input, in pixels: images are scaled to it as a whole.
+            None: what the pipeline does.
     """
 
     def __init__(
@@ -91,8 +85,7 @@ class ClusterInspector:
         self.backbone = find_backbone(model)
         self.longest = longest
         steps = _test_pipeline(config)
-        if size is not None:
-            steps = _scaled_to(steps, size)
+        steps = steps if size is None else _scaled_to(steps, size)
         self._loader = steps[0] if steps[0]['type'].endswith('LoadImageFromFile') else {}
         # Images come as arrays here, and nothing is known about them.
         steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]
@@ -112,10 +105,8 @@ class ClusterInspector:
     @property
     def classes(self) -> Sequence[str] | None:
         """Names of the classes, if the model knows any."""
-        meta = getattr(self.model, 'dataset_meta', None) or getattr(
-            self.model, '_dataset_meta', None
-        )
-        return (meta or {}).get('classes')
+        metas = (getattr(self.model, name, None) for name in ('dataset_meta', '_dataset_meta'))
+        return next((meta.get('classes') for meta in metas if meta), None)
 
     def __call__(
         self,
@@ -124,42 +115,31 @@ class ClusterInspector:
         block: int | None = None,
         head: int | None = None,
     ) -> Inspection:
-        """Run the model on an image.
+        """Run the model on an image (height, width, 3) uint8, RGB.
 
-        Args:
-            image (ndarray): (height, width, 3) uint8, RGB.
-            stage (int | None): As for ``record_clusters``, like ``block`` and ``head``.
-
-        Raises:
-            ValueError: A number out of range, with the valid ones, or an image too small for the
-                model.
+        ``stage``, ``block`` and ``head`` are those of ``record_clusters``.
         """
         data = self._prepare(image)
         batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
         with torch.no_grad(), record_clusters(self.model, stage, block, head) as record:
             (sample,) = self.model.test_step(batch)
-        maps = record.maps
-        if record.passes != 1:  # sliding windows: show the image as a whole
-            inputs = self.model.data_preprocessor(batch)['inputs']
-            whole = cluster_maps(self.backbone, inputs, stage, block, head)
-            if isinstance(whole, ClusterMaps):
-                whole = {(whole.stage, whole.block): whole}
-            maps = whole
-        maps = {key: value.to('cpu') for key, value in maps.items()}
+            if record.passes != 1:  # sliding windows: show the image as a whole
+                self.backbone.forward(self.model.data_preprocessor(batch)['inputs'])
+        maps = {key: value.to('cpu') for key, value in record.maps.items()}
         picture, box, extent = self._place(image, data['inputs'], next(iter(maps.values())))
-        found = self._findings(sample)
-        names = [(self._name(label), value) for label, value in found]
-        labels = [label for label, _ in found]
-        return Inspection(picture, box, extent, maps, names, labels, sample)
+        labels, values = self._findings(sample)
+        classes = self.classes or []
+        names = [str(classes[x]) if x < len(classes) else str(x) for x in labels]
+        findings = list(zip(names, values, strict=True))
+        return Inspection(picture, box, extent, maps, findings, labels, sample)
 
     def _prepare(self, image: np.ndarray) -> dict:
         """Send an RGB image through the pipeline."""
         pixels = np.ascontiguousarray(image[..., ::-1])
-        flag = self._loader.get('color_type', 'color')
+        size, flag = image.shape[:2], self._loader.get('color_type', 'color')
         if flag != 'color':
             coded = cv2.imencode('.png', pixels)[1].tobytes()
             pixels = mmcv.imfrombytes(coded, flag=flag)
-        size = image.shape[:2]
         if self._loader.get('to_float32'):
             pixels = pixels.astype(np.float32)
         data = dict(img=pixels, img_shape=size, ori_shape=size, img_path='', img_id=0)
@@ -171,7 +151,7 @@ class ClusterInspector:
     def _place(self, image: np.ndarray, inputs: torch.Tensor, maps: ClusterMaps) -> tuple:
         """Cut out what the network saw, and tell where its input lies over that."""
         size, made = image.shape[:2], (inputs.shape[1], inputs.shape[2])
-        placement = locate(self._as_image, size)
+        placement = locate(lambda x: self._prepare(x)['inputs'].permute(1, 2, 0).numpy(), size)
         if placement is None:  # show what the pipeline made of the image, then
             picture = np.clip(inputs.permute(1, 2, 0).cpu().numpy(), 0, 255).astype(np.uint8)
             picture = picture[..., ::-1] if picture.shape[2] == 3 else picture[..., :1]
@@ -183,10 +163,8 @@ class ClusterInspector:
         picture = np.ascontiguousarray(image[box[0] : box[2], box[1] : box[3]])
         return fit(picture, longest=self.longest), box, extent
 
-    def _as_image(self, image: np.ndarray) -> np.ndarray:
-        return self._prepare(image)['inputs'].permute(1, 2, 0).numpy()
-
-    def _findings(self, sample) -> list[tuple[int, float]]:
+    @staticmethod
+    def _findings(sample) -> tuple[list[int], list[float]]:
         """Labels with their values, highest first."""
         if 'pred_score' in sample:
             values = sample.pred_score.detach().cpu()
@@ -199,11 +177,7 @@ class ClusterInspector:
             labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
             values = counts / counts.sum()
         order = values.argsort(descending=True)
-        return list(zip(labels[order].tolist(), values[order].tolist(), strict=True))
-
-    def _name(self, label: int) -> str:
-        classes = self.classes
-        return str(classes[label]) if classes is not None and label < len(classes) else str(label)
+        return labels[order].tolist(), values[order].tolist()
 
     def caption(self, inspection: Inspection) -> str:
         """The class with its probability, the objects or the largest areas, in a few words."""

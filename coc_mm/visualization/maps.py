@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 from torch import nn
 
 from coc_mm.models.backbones import ContextCluster
-from coc_mm.models.layers import ContextClusterMixer
 from coc_mm.ops import assign_points, regions
 
 __all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'record_clusters']
@@ -25,24 +25,17 @@ __all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'rec
 class ClusterMaps:
     """The clusters of one block, for B images and E heads.
 
-    Positions are relative to the network's input: 0 is its top or left edge, 1 its bottom or
-    right edge, padding included.
-
     Attributes:
-        stage (int): Stage of the block, 0-3.
-        block (int): Number of the block within the stage, not negative.
-        heads (tuple[int, ...]): Numbers of the E heads.
-        assignment (Tensor): (B, E, H, W) int64, the cluster of every point;
+        assignment: (B, E, H, W) int64, the cluster of every point,
             ``region * centers_per_region + center_index``, regions row-major.
-        center_index (Tensor): (B, E, H, W) int64, the point's center within its region,
-            row-major over the proposals.
-        similarity (Tensor): (B, E, H, W), of the point to that center,
-            ``sigmoid(beta + alpha * cos)``, in (0, 1); float32, or float64 for a float64 model.
-        center_positions (Tensor): (clusters, 2), row and column of every center: the middle of
-            the points that it averages.
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns); at most one per point.
-        input_size (tuple[int, int]): Height and width of the network's input.
+        center_index: (B, E, H, W) int64, the point's center within its region, row-major.
+        similarity: (B, E, H, W), of the point to that center, ``sigmoid(beta + alpha * cos)``;
+            float32, or float64 for a float64 model.
+        center_positions: (clusters, 2), row and column of every center: the middle of the points
+            that it averages, from 0 to 1 over the network's input, padding included.
+        proposals: Centers per region, (rows, columns).
+        folds: Regions, (rows, columns); at most one per point.
+        input_size: Height and width of the network's input.
     """
 
     stage: int
@@ -75,8 +68,11 @@ class ClusterMaps:
     @property
     def region_edges(self) -> tuple[list[int], list[int]]:
         """Where regions begin, in points, rows then columns; the map's end included."""
-        (height, width), (rows, cols) = self.size, self.folds
-        return _edges(height, rows), _edges(width, cols)
+        rows, cols = (
+            [i * length // folds for i in range(folds + 1)]
+            for length, folds in zip(self.size, self.folds, strict=True)
+        )
+        return rows, cols
 
     @property
     def region(self) -> torch.Tensor:
@@ -93,10 +89,8 @@ class ClusterMaps:
     def point_at(self, row: float, column: float) -> tuple[int, int]:
         """Row and column of the point that covers a position, or of the nearest one."""
         height, width = self.size
-        return (
-            min(max(int(row * height), 0), height - 1),
-            min(max(int(column * width), 0), width - 1),
-        )
+        y, x = int(row * height), int(column * width)
+        return min(max(y, 0), height - 1), min(max(x, 0), width - 1)
 
     def with_heads(self, heads: Sequence[int]) -> 'ClusterMaps':
         """The maps of some of the heads, by their numbers in the model."""
@@ -107,12 +101,8 @@ class ClusterMaps:
 
     def to(self, device: str | torch.device) -> 'ClusterMaps':
         """The maps with their tensors on another device."""
-        names = ('assignment', 'center_index', 'similarity', 'center_positions')
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
-
-
-def _edges(length: int, folds: int) -> list[int]:
-    return [i * length // folds for i in range(folds + 1)]
+        moved: Any = {k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)}
+        return replace(self, **moved)
 
 
 def _center_positions(
@@ -122,11 +112,10 @@ def _center_positions(
     axes = []
     for length, n, f in zip(size, proposals, folds, strict=True):
         cut = regions.build_axis(length, f, n, torch.device('cpu'), torch.float64)
-        start = torch.tensor(_edges(length, f)[:-1], dtype=torch.float64)
+        start = torch.arange(f) * length // f
         middle = cut.pool @ (torch.arange(cut.size, dtype=torch.float64) + 0.5)
         axes.append((start[:, None] + middle) / length)  # (folds, proposals)
-    rows, cols = axes
-    grid = torch.broadcast_tensors(rows[:, None, :, None], cols[None, :, None, :])
+    grid = torch.broadcast_tensors(axes[0][:, None, :, None], axes[1][None, :, None, :])
     return torch.stack(grid, dim=-1).reshape(-1, 2)
 
 
@@ -135,8 +124,8 @@ class ClusterRecord:
     """What :func:`record_clusters` saw of the last pass through the backbone.
 
     Attributes:
-        maps (dict[tuple[int, int], ClusterMaps]): By (stage, block), in order.
-        passes (int): How often the backbone ran; several times for sliding windows or test-time
+        maps: By (stage, block), in order.
+        passes: How often the backbone ran; several times for sliding windows or test-time
             augmentation.
     """
 
@@ -145,11 +134,7 @@ class ClusterRecord:
 
 
 def find_backbone(model: nn.Module) -> ContextCluster:
-    """Find the one ContextCluster of a classifier, detector, segmentor or any wrapper of one.
-
-    Raises:
-        ValueError: The model holds none, or several.
-    """
+    """Find the one ContextCluster inside a model; ValueError if it holds none or several."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, ContextCluster)}
     if not found:
         raise ValueError(f'{type(model).__name__} holds no ContextCluster backbone')
@@ -161,37 +146,30 @@ def find_backbone(model: nn.Module) -> ContextCluster:
     return next(iter(found.values()))
 
 
-def _number(name: str, value: Any, count: int, where: str, negative: bool = False) -> int:
-    """Check the number of a stage, block or head; return it counted from the start."""
+def _numbers(name: str, value: Any, count: int, where: str, negative: bool = False) -> list[int]:
+    """Numbers of a stage, block or head, counted from the start; of all if ``value`` is None."""
+    if value is None:
+        return list(range(count))
     first = -count if negative else 0
     if not isinstance(value, (int, np.integer)) or not first <= value < count:
         valid = f'0 to {count - 1}' if count > 1 else 'only 0'
         from_end = f' (or {first} to -1, from the end)' if negative else ''
         raise ValueError(f'{name} {value!r} is out of range: {where} has {name}s {valid}{from_end}')
-    return int(value) % count
+    return [int(value) % count]
 
 
 def _select(
     backbone: ContextCluster, stage: int | None, block: int | None, head: int | None
 ) -> dict[tuple[int, int], tuple[int, ...]]:
-    """Return the heads to record of each (stage, block), checked.
-
-    Of all stages, those are taken that have the block and the head.
-    """
+    """Heads to record of each (stage, block), of the stages that have the block and the head."""
     depths = [len(blocks) for blocks in backbone.blocks]
     widths = [blocks[0].mixer.num_heads for blocks in backbone.blocks]
-    stages = list(range(len(depths)))
-    if stage is not None:
-        stages = [_number('stage', stage, len(depths), 'the backbone')]
     selected: dict[tuple[int, int], tuple[int, ...]] = {}
     refusals = []
-    for s in stages:
-        blocks, heads = list(range(depths[s])), tuple(range(widths[s]))
+    for s in _numbers('stage', stage, len(depths), 'the backbone'):
         try:
-            if block is not None:
-                blocks = [_number('block', block, depths[s], f'stage {s}', negative=True)]
-            if head is not None:
-                heads = (_number('head', head, widths[s], f'stage {s}'),)
+            blocks = _numbers('block', block, depths[s], f'stage {s}', negative=True)
+            heads = tuple(_numbers('head', head, widths[s], f'stage {s}'))
         except ValueError as error:
             refusals.append(str(error))
         else:
@@ -201,30 +179,17 @@ def _select(
     return selected
 
 
-def _read(
-    mixer: ContextClusterMixer,
-    points: torch.Tensor,
-    stage: int,
-    block: int,
-    heads: tuple[int, ...],
-    input_size: tuple[int, int],
-) -> ClusterMaps:
-    """Assign the points that enter a mixer."""
-    with torch.no_grad():
-        features, _ = mixer.project(points)
-        features = features[..., list(heads), :]
-        center, region, similarity = (
-            t.permute(0, 3, 1, 2).contiguous()
-            for t in assign_points(
-                features, mixer.sim_alpha, mixer.sim_beta, mixer.proposals, mixer.folds
-            )
-        )
+@torch.no_grad()
+def _read(module: Any, x: torch.Tensor, heads: tuple[int, ...], **names: Any) -> ClusterMaps:
+    """Assign the points that enter a block."""
+    mixer, points = module.mixer, module.norm1.forward(x)
+    features = mixer.project(points)[0][..., list(heads), :]
+    proposals, folds = mixer.proposals, mixer.folds
+    assigned = assign_points(features, mixer.sim_alpha, mixer.sim_beta, proposals, folds)
+    center, region, similarity = (t.permute(0, 3, 1, 2).contiguous() for t in assigned)
     height, width = points.shape[1:3]
-    folds = (min(mixer.folds[0], height), min(mixer.folds[1], width))
-    proposals = (mixer.proposals[0], mixer.proposals[1])
+    folds = (min(folds[0], height), min(folds[1], width))
     return ClusterMaps(
-        stage=stage,
-        block=block,
         heads=heads,
         assignment=region * (proposals[0] * proposals[1]) + center,
         center_index=center,
@@ -232,7 +197,7 @@ def _read(
         center_positions=_center_positions((height, width), proposals, folds).to(similarity),
         proposals=proposals,
         folds=folds,
-        input_size=input_size,
+        **names,
     )
 
 
@@ -242,27 +207,15 @@ def record_clusters(
 ) -> Iterator[ClusterRecord]:
     """Record the clusters of whatever the model computes in this thread.
 
-    For the passes that a library makes itself, such as ``model.test_step`` or an inferencer; for
-    images at hand there is :func:`cluster_maps`. A compiled model must be run uncompiled:
-    compiled code may pass by the hooks.
+    For the passes that a library makes itself, such as ``model.test_step`` or an inferencer; a
+    later pass replaces the maps of an earlier one. For images at hand there is
+    :func:`cluster_maps`. Compiled code may pass by the hooks.
 
     Args:
-        model (nn.Module): As for :func:`find_backbone`.
-        stage (int | None): 0-3; None: all that have the block and the head.
-        block (int | None): Block of the stage, from 0, or negative from the end; None: all.
-        head (int | None): Head of the block, from 0; None: all.
-
-    Yields:
-        ClusterRecord: Filled by each pass through the backbone; a later pass replaces the maps
-        of an earlier one.
-
-    Raises:
-        ValueError: A number out of range, with the valid ones, or no backbone.
-
-    Example:
-        >>> with record_clusters(model, stage=3, block=-1) as record:
-        ...     result = model.test_step(batch)
-        >>> record.maps[3, 1].assignment.shape
+        model: Any model with one ContextCluster inside.
+        stage: 0-3; None: all that have the block and the head.
+        block: Block of the stage, from 0, or negative from the end; None: all.
+        head: Head of the block, from 0; None: all.
     """
     backbone = find_backbone(model)
     selected = _select(backbone, stage, block, head)
@@ -276,22 +229,17 @@ def record_clusters(
             record.passes += 1
             size = tuple(args[0].shape[1:3])  # points are pixels here
 
-    def look(stage, block, heads):
-        def hook(module, args):
-            if threading.get_ident() == owner:
-                with torch.no_grad():
-                    points = module.norm1.forward(args[0])
-                maps = _read(module.mixer, points, stage, block, heads, size)
-                record.maps[stage, block] = maps
-
-        return hook
+    def look(stage, block, heads, module, args):
+        if threading.get_ident() == owner:
+            maps = _read(module, args[0], heads, stage=stage, block=block, input_size=size)
+            record.maps[stage, block] = maps
 
     handles = [backbone.patch_embed.register_forward_pre_hook(begin)]
     try:
         for (s, b), heads in selected.items():
             # On the block: hooks on its parts would change the way it computes.
             module = backbone.blocks[s][b]
-            handles.append(module.register_forward_pre_hook(look(s, b, heads)))
+            handles.append(module.register_forward_pre_hook(partial(look, s, b, heads)))
         yield record
     finally:
         for handle in handles:
@@ -308,21 +256,14 @@ def cluster_maps(
     """Compute which cluster every point of images belongs to.
 
     The backbone alone runs, once, without gradients, in the mode that it is in, on its own
-    device.
+    device. Returned are the maps of one block if both stage and block are given, otherwise those
+    of all blocks by (stage, block).
 
     Args:
-        model (nn.Module): As for :func:`find_backbone`.
-        images (Tensor): (B, C, H, W) or (C, H, W), floating, normalized as the backbone takes
-            them (what ``model.data_preprocessor`` returns as ``inputs``), 32 x 32 or more.
-        stage (int | None): As for :func:`record_clusters`, like ``block`` and ``head``.
-
-    Returns:
-        ClusterMaps | dict[tuple[int, int], ClusterMaps]: The maps of the block if both stage and
-        block are numbers; otherwise all asked for by (stage, block).
-
-    Raises:
-        TypeError: Images that are not a floating tensor.
-        ValueError: A number out of range, no backbone or several, images of another shape.
+        model: Any model with one ContextCluster inside.
+        images: (B, C, H, W) or (C, H, W), floating, normalized as the backbone takes them (what
+            ``model.data_preprocessor`` returns as ``inputs``), 32 x 32 or more.
+        stage: As for :func:`record_clusters`, like ``block`` and ``head``.
 
     Example:
         >>> maps = cluster_maps(model, images, stage=2, block=-1)

@@ -1,10 +1,8 @@
 """Colors for any number of clusters that stay apart, also for the color-blind.
 
-Distances are Euclidean in OKLab, where equal steps look equally far apart
-(https://bottosson.github.io/posts/oklab/). The distance of two colors is the
-least of four: as seen with full color vision and with each of the three
-dichromacies, simulated by the matrices of Machado et al. (2009,
-https://doi.org/10.1109/TVCG.2009.113). A step of 0.02 is just noticeable.
+Distances are Euclidean in OKLab (https://bottosson.github.io/posts/oklab/), the least of four: as
+seen with full color vision and with each of the three dichromacies, by the matrices of Machado et
+al. (2009, https://doi.org/10.1109/TVCG.2009.113).
 """
 
 from functools import lru_cache
@@ -14,9 +12,8 @@ from numpy.typing import ArrayLike
 
 __all__ = ['cluster_colors', 'palette', 'perceived', 'perceptual_distance']
 
-# Okabe and Ito's set (https://jfly.uni-koeln.de/color/), made for every kind of color
-# vision, without its black, each the farthest from those before it. All colors that
-# follow are computed.
+# Okabe and Ito's set without its black, each the farthest from those before it
+# (https://jfly.uni-koeln.de/color/). All colors that follow are computed.
 _OKABE_ITO = (
     (0, 114, 178),  # blue
     (240, 228, 66),  # yellow
@@ -68,10 +65,7 @@ _VISION = np.array(
 
 
 def perceived(colors: ArrayLike) -> np.ndarray:
-    """Colors (N, 3), sRGB 0 to 255, as four kinds of vision see them: (4, N, 3) OKLab.
-
-    The kinds are full vision, protanopia, deuteranopia and tritanopia.
-    """
+    """Return sRGB colors (N, 3), 0 to 255, as four kinds of vision see them: (4, N, 3) OKLab."""
     srgb = np.asarray(colors, dtype=np.float64).reshape(-1, 3) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.einsum('vij,nj->vni', _VISION, linear), 0, 1)
@@ -79,10 +73,7 @@ def perceived(colors: ArrayLike) -> np.ndarray:
 
 
 def perceptual_distance(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """How far colors (N, 3) are apart for the kind of vision that tells them least.
-
-    OKLab distances (N,): 0.02 is just noticeable, black to white is 1.
-    """
+    """Return the least distance of colors (N, 3): 0.02 is just noticeable, black to white 1."""
     difference = perceived(first) - perceived(second)
     return np.sqrt((difference**2).sum(-1)).min(0)
 
@@ -101,15 +92,11 @@ def _candidates() -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=32)
 def _palette(count: int) -> np.ndarray:
     colors, seen = _candidates()
-    chosen = list(_OKABE_ITO[:count])
-    nearest = np.full(len(colors), np.inf)
-    for color in chosen:
+    nearest, chosen = np.full(len(colors), np.inf), []
+    for i in range(count):
+        color = _OKABE_ITO[i] if i < len(_OKABE_ITO) else colors[nearest.argmax()]
+        chosen.append(color)
         distance = np.sqrt(((seen - perceived(color)) ** 2).sum(-1)).min(0)
-        nearest = np.minimum(nearest, distance)
-    while len(chosen) < count:
-        best = int(nearest.argmax())
-        chosen.append(tuple(colors[best]))
-        distance = np.sqrt(((seen - seen[:, best : best + 1]) ** 2).sum(-1)).min(0)
         nearest = np.minimum(nearest, distance)
     return np.array(chosen, dtype=np.uint8)
 
@@ -117,8 +104,7 @@ def _palette(count: int) -> np.ndarray:
 def palette(count: int) -> np.ndarray:
     """Return ``count`` colors that are far apart for every kind of color vision.
 
-    Okabe and Ito's seven, then each time the color farthest from all before it; beyond 1024 they
-    repeat. The first colors of a longer palette are those of a shorter one.
+    Okabe and Ito's seven, then each time the color farthest from all before it, up to 1024.
     """
     distinct = _palette(min(int(count), _MAX_COLORS))
     return distinct[np.arange(count) % len(distinct)]
@@ -127,9 +113,7 @@ def palette(count: int) -> np.ndarray:
 def cluster_colors(folds: tuple[int, int], centers_per_region: int) -> np.ndarray:
     """Give every cluster of a map its color (RGB), by its place alone.
 
-    A cluster has the same color in every head, block, image and checkpoint with the same folds
-    and proposals. The clusters of one region differ, and no region that touches another, be it at
-    a corner, shares a color with it.
+    The clusters of one region differ, and regions that touch, if only at a corner, share no color.
     """
     rows, cols = folds
     group = (np.arange(rows) % 2)[:, None] * min(cols, 2) + np.arange(cols) % 2

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from math import ceil, sqrt
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,13 +25,7 @@ _MIN_CELL = 6
 
 
 def fit(picture: np.ndarray, height: int | None = None, longest: int | None = None) -> np.ndarray:
-    """Scale a picture (height, width, 3) uint8, keeping its proportions.
-
-    Args:
-        picture (ndarray): The picture; returned itself if it fits.
-        height (int | None): Height wanted.
-        longest (int | None): Greatest height or width; larger pictures shrink.
-    """
+    """Scale a picture to a height, or shrink its longer side, keeping its proportions."""
     scale = 1.0 if height is None else height / picture.shape[0]
     if longest is not None:
         scale = min(scale, longest / max(picture.shape[:2]))
@@ -70,21 +66,16 @@ def contact_sheet(
     """Lay pictures with captions out in rows on white paper.
 
     Args:
-        rows (Sequence[Sequence[tuple[ndarray | None, str]]]): Rows of (picture, caption); RGB,
-            uint8; pictures of a column are centered in it, None leaves the place empty. Captions
-            are cut off after two lines.
-        title (str): Goes above all.
-
-    Returns:
-        ndarray: (height, width, 3) uint8, RGB.
+        rows: Rows of (picture, caption), RGB uint8; None leaves a place empty. Captions are cut
+            off after two lines.
+        title: Goes above all.
     """
-    count = max(len(row) for row in rows)
-    tiles = [[*row, *[(None, '')] * (count - len(row))] for row in rows]
+    columns = list(zip_longest(*rows, fillvalue=(None, '')))
+    tiles = list(zip(*columns, strict=True))
     widths = [
-        max((picture.shape[1] for picture, _ in column if picture is not None), default=0)
-        for column in zip(*tiles, strict=True)
+        max((p.shape[1] for p, _ in column if p is not None), default=0) for column in columns
     ]
-    heights = [max(tile[0].shape[0] for tile in row if tile[0] is not None) for row in tiles]
+    heights = [max(p.shape[0] for p, _ in row if p is not None) for row in tiles]
     gap = max(4, round(0.03 * min(heights)))
     font = _font(max(11, round(0.055 * max(heights))))
     bold = _font(max(13, round(0.065 * max(heights))), bold=True)
@@ -94,7 +85,7 @@ def contact_sheet(
         for row in tiles
     ]
     captions = [max(len(text) for text in row) * line + gap // 2 for row in texts]
-    width = sum(widths) + gap * (count + 1)
+    width = sum(widths) + gap * (len(widths) + 1)
     title = ''.join(_lines(title, bold, width - 2 * gap, most=1))
     top = gap + (sum(bold.getmetrics()) + gap if title else 0)
     height = top + sum(heights) + sum(captions) + gap * len(tiles)
@@ -117,89 +108,62 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _overlay(picture, maps: ClusterMaps, head, alpha, extent, centers=False):
+def _overlay(picture, maps: ClusterMaps, head, extent=(0, 0, 1, 1), **style) -> np.ndarray:
     top, left, bottom, right = extent
-    cell = min(
-        picture.shape[0] * (bottom - top) / maps.size[0],
-        picture.shape[1] * (right - left) / maps.size[1],
+    height, width = picture.shape[0] * (bottom - top), picture.shape[1] * (right - left)
+    cell = min(height / maps.size[0], width / maps.size[1])
+    style |= dict(
+        head=head, extent=extent, borders=cell >= _MIN_CELL / 2, outlines=cell >= _MIN_CELL
     )
-    return draw_clusters(
-        picture,
-        maps,
-        channel_order='rgb',
-        head=head,
-        alpha=alpha,
-        borders=cell >= _MIN_CELL / 2,
-        outlines=cell >= _MIN_CELL,
-        centers=centers,
-        extent=extent,
-    )
+    return draw_clusters(picture, maps, channel_order='rgb', **style)
 
 
 def head_grid(
-    picture: np.ndarray,
-    maps: ClusterMaps,
-    *,
-    alpha: float = 0.5,
-    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
-    height: int = 256,
-    centers: bool = False,
-    title: str = '',
+    picture: np.ndarray, maps: ClusterMaps, *, height: int = 256, title: str = '', **style: Any
 ) -> np.ndarray:
     """Show the image beside the clusters of every head of a block.
 
     Args:
-        picture (ndarray): (height, width, 3) uint8, RGB.
-        maps (ClusterMaps): Of this image alone.
-        alpha (float): As for ``draw_clusters``, like ``extent`` and ``centers``.
-        height (int): Of every picture, in pixels.
-        title (str): Above all.
-
-    Returns:
-        ndarray: The sheet, RGB.
+        picture: (height, width, 3) uint8, RGB.
+        maps: Of this image alone.
+        height: Of every picture, in pixels.
+        style: ``alpha``, ``extent`` and ``centers``, as for ``draw_clusters``.
     """
     tile = fit(picture, height)
-    tiles = [
-        (_overlay(tile, maps, head, alpha, extent, centers), f'head {head}') for head in maps.heads
-    ]
+    tiles = [(_overlay(tile, maps, head, **style), f'head {head}') for head in maps.heads]
     # As square as the pictures' own proportions allow, at most eight beside each other.
     columns = min(8, ceil(sqrt(len(tiles) * 1.6 * tile.shape[0] / tile.shape[1])))
     columns = max(1, min(columns, len(tiles)))
     rows = ceil(len(tiles) / columns)
     columns = ceil(len(tiles) / rows)
     grid = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    grid = [[(tile, 'input') if i == 0 else (None, ''), *row] for i, row in enumerate(grid)]
-    return contact_sheet(grid, title)
+    lead = [(tile, 'input'), *[(None, '')] * (rows - 1)]
+    return contact_sheet([[first, *row] for first, row in zip(lead, grid, strict=True)], title)
 
 
 def stage_row(
     picture: np.ndarray,
     maps: Sequence[ClusterMaps],
     *,
-    alpha: float = 0.5,
-    extent: tuple[float, float, float, float] = (0, 0, 1, 1),
     height: int = 256,
-    centers: bool = False,
     caption: str = '',
+    **style: Any,
 ) -> list[tuple[np.ndarray, str]]:
-    """Show the image beside the clusters of one head in each of several blocks.
+    """Return the image and the clusters of several blocks, a row for :func:`contact_sheet`.
 
     Args:
-        picture (ndarray): (height, width, 3) uint8, RGB.
-        maps (Sequence[ClusterMaps]): One per block, of this image and one head each.
-        alpha (float): As for ``draw_clusters``, like ``extent`` and ``centers``.
-        height (int): Of every picture, in pixels.
-        caption (str): Under the image.
-
-    Returns:
-        list[tuple[ndarray, str]]: A row for :func:`contact_sheet`.
+        picture: (height, width, 3) uint8, RGB.
+        maps: One per block, of this image and one head each.
+        height: Of every picture, in pixels.
+        caption: Under the image.
+        style: ``alpha``, ``extent`` and ``centers``, as for ``draw_clusters``.
     """
     tile = fit(picture, height)
     row = [(tile, caption)]
     for m in maps:
         (head,) = m.heads
         name = f'stage {m.stage}, block {m.block}, head {head}'
-        row.append((_overlay(tile, m, None, alpha, extent, centers), name))
+        row.append((_overlay(tile, m, None, **style), name))
     return row
 
 
@@ -214,24 +178,15 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
 def save_gif(
     path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.6, hold: float = 2.0
 ) -> Path:
-    """Write pictures of one size that follow each other as an endless GIF.
-
-    Args:
-        path (str | os.PathLike): The file; missing folders are made.
-        frames (Sequence[ndarray]): (height, width, 3) uint8, RGB.
-        seconds (float): Each is shown for.
-        hold (float): The last is shown for, in seconds.
-    """
+    """Write RGB pictures of one size as an endless GIF, the last shown for ``hold`` seconds."""
     path = Path(path)
     # One table of colors for all frames, lest flat areas flicker.
     pooled = Image.fromarray(np.concatenate([frame[::2, ::2] for frame in frames]))
     table = pooled.quantize(256, Image.Quantize.MEDIANCUT)
-    images = [
+    first, *others = (
         Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE) for frame in frames
-    ]
-    duration = [round(1000 * seconds)] * (len(images) - 1) + [round(1000 * hold)]
+    )
+    duration = [round(1000 * seconds)] * len(others) + [round(1000 * hold)]
     with atomic_write(path) as part:
-        images[0].save(
-            part, 'GIF', save_all=True, append_images=images[1:], duration=duration, loop=0
-        )
+        first.save(part, 'GIF', save_all=True, append_images=others, duration=duration, loop=0)
     return path
