@@ -80,7 +80,7 @@ class PointCloudDataset(BaseDataset):
             )
 
     def get_data_info(self, idx):
-        """Give what the pipeline starts from: ``points`` (N, 3) float32, a copy, and ``gt_label``."""
+        """Give what the pipeline starts from: ``points`` (N, 3) in float32, and ``gt_label``."""
         info = super().get_data_info(idx)
         info['points'] = np.array(self.clouds[info['cloud']], np.float32)
         return info

@@ -5,7 +5,6 @@ import numpy as np
 from coc_mm.datasets.digits.digits import load_digits_split
 from coc_mm.registry import DATASETS
 from projects.point_cloud.point_cloud.data.base import PointCloudDataset, check_split
-from projects.point_cloud.point_cloud.errors import PointCloudError
 
 
 @DATASETS.register_module()

@@ -7,7 +7,6 @@ import numpy as np
 
 from coc_mm.registry import DATASETS
 from projects.point_cloud.point_cloud.data.base import PointCloudDataset, check_split
-from projects.point_cloud.point_cloud.errors import PointCloudError
 
 __all__ = ['SyntheticSolids', 'make_solid']
 
