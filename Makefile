@@ -81,6 +81,7 @@ format: $(STAMP)
 # One thread per worker: the tests are many small problems.
 test: export OMP_NUM_THREADS ?= 1
 test: lint
+	@command -v chromium > /dev/null || echo 'browser tests are skipped; to run them: apt-get install chromium'
 	$(PY) -m pytest $(ARGS)
 
 wheel: $(STAMP)
