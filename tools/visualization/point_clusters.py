@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # for projects
 
-from projects.point_cloud.point_cloud.visualization.command import main
+from projects.point_cloud.point_clusters import main
 
 if __name__ == '__main__':
     sys.exit(main())

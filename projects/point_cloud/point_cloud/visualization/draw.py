@@ -1,4 +1,4 @@
-"""Draw the clusters of a point cloud: ``tools/visualization/point_clusters.py``."""
+"""Read a cloud, group its points and write the pictures."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from coc_mm.apis.config import load_config
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely, state_dict_of
-from coc_mm.cli.options import at_least, make_parser
-from coc_mm.errors import print_rank0, run_command
+from coc_mm.errors import print_rank0
 from projects.point_cloud.point_cloud.data import SamplePoints, read_h5, read_points
 from projects.point_cloud.point_cloud.errors import PointCloudError
 from projects.point_cloud.point_cloud.visualization.inspector import (
@@ -17,56 +16,9 @@ from projects.point_cloud.point_cloud.visualization.inspector import (
 )
 from projects.point_cloud.point_cloud.visualization.pictures import save_html, save_png
 
-__all__ = ['main']
+__all__ = ['draw_clusters']
 
 _SAVERS = {'.png': save_png, '.html': save_html}
-
-
-def _parse(argv):
-    parser = make_parser(
-        'point_clusters.py', 'Color a cloud by its context clusters or by its sampled centers.'
-    )
-    add = parser.add_argument
-    add(
-        'cloud',
-        help='a .xyz, .npy, .ply or .off file; FILE.h5:I for cloud I of a file; with --config, a '
-        'number for that cloud of its test set',
-    )
-    add(
-        '--by',
-        type=lambda text: text.replace('centre', 'center'),
-        choices=['cluster', 'center'],
-        help='cluster: the one that a point is most similar to the center of; center: the '
-        'nearest sampled point; default: cluster where there is a checkpoint',
-    )
-    add('--config', help='the config of a model')
-    add('--checkpoint', help='its checkpoint')
-    add('--stage', type=int, default=-1, help='of the model; default: the last')
-    add('--block', type=int, default=-1, help='of the stage; default: the last')
-    add(
-        *('--centers', '--centres'),
-        type=at_least(1),
-        default=64,
-        help='without a model: centers to sample; default: 64',
-    )
-    add('--points', type=at_least(1), default=2048, help='without a model: shown; default: 2048')
-    add('--up', choices='xyz', default='z', help='axis that points up; default: z')
-    add(
-        '--out',
-        action='append',
-        metavar='FILE',
-        help='a .png or .html file, may be given twice; default: both in work_dirs/point_clusters',
-    )
-    args = parser.parse_args(argv)
-    if args.checkpoint and not args.config:
-        parser.error('argument --checkpoint: needs the --config of its model')
-    if args.by == 'cluster' and not args.checkpoint:
-        parser.error("argument --by cluster: clusters are a model's: --config and --checkpoint")
-    args.by = args.by or ('cluster' if args.checkpoint else 'center')
-    for path in args.out or ():
-        if Path(path).suffix.lower() not in _SAVERS:
-            parser.error(f'argument --out: a .png or .html file, got {path!r}')
-    return args
 
 
 def _from_test_set(config, number):
@@ -117,8 +69,8 @@ def _load(config, checkpoint):
     return model.eval()
 
 
-def _run(argv):
-    args = _parse(argv)
+def draw_clusters(args):
+    """Draw a cloud as the flags of ``projects.point_cloud.point_clusters`` say."""
     config = load_config(args.config) if args.config else None
     sample, name = _read(args, config)
     points = _prepare(sample, config, args.points)
@@ -136,8 +88,3 @@ def _run(argv):
     for path in args.out or [f'{stem}{suffix}' for suffix in _SAVERS]:
         _SAVERS[Path(path).suffix.lower()](cloud, path, title, args.up)
         print_rank0(f'wrote {path}')
-
-
-def main(argv=None):
-    """Draw; return the exit status."""
-    return run_command(_run, argv)
