@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Predict on images with a model of mmpretrain, mmdet or mmseg."""
 
-import sys
-
 from coc_mm.cli.infer import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Train and test a classifier, a detector and a segmentor on embedded data."""
 
-import sys
-
 from coc_mm.cli.quickstart import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -9,4 +9,4 @@ from coc_mm.cli.train import main
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for custom_imports of projects
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -26,10 +26,7 @@ __all__ = ['build_runner', 'process_group', 'recorded', 'session']
 _LAUNCHERS = {
     'pytorch': ('torchrun', 'RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT'),
     'slurm': ('srun', 'SLURM_PROCID SLURM_NTASKS SLURM_NODELIST'),
-    'mpi': (
-        'mpirun',
-        'OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE',
-    ),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE'),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,31 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``config checkpoint batch_size shape device amp compile backend training rounds
-    json cfg_options``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'benchmark.py',
         'Measure throughput, latency and peak memory of a model on random images; of detectors '
         'backbone and neck, since the work of their heads depends on what is seen.',
         *('config', 'checkpoint?'),
     )
-    parser.add_argument(
-        '--batch-size', type=at_least(1), default=1, help='images at a time; default: 1'
-    )
+    add = parser.add_argument
+    add('--batch-size', type=at_least(1), default=1, help='images at a time; default: 1')
     add_shape(
         parser,
         'height and width, or both; default: 224, detectors 800 1280, segmentors 512',
         minimum=32,
     )
     add_device(parser)
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
-    )
-    parser.add_argument('--compile', action='store_true', help='run it through torch.compile')
-    parser.add_argument('--backend', help='backend of the operator; default: the fastest')
-    parser.add_argument(
+    add('--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU')
+    add('--compile', action='store_true', help='run it through torch.compile')
+    add('--backend', help='backend of the operator; default: the fastest')
+    add(
         '--training',
         action='store_true',
         help='forward and backward pass (of the mean square of the outputs), without an optimizer',
     )
-    parser.add_argument('--rounds', type=at_least(2), default=20, help='times it runs; default: 20')
-    parser.add_argument('--json', metavar='FILE', help='also write the figures to FILE')
+    add('--rounds', type=at_least(2), default=20, help='times it runs; default: 20')
+    add('--json', metavar='FILE', help='also write the figures to FILE')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
@@ -72,12 +69,7 @@ def _build(args: Namespace, config: Any) -> Any:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Measure a model, print a table and write the figures.
-
-    Raises:
-        UserError: The arguments or files cannot be used, or the device is too small.
-        CheckpointError: The checkpoint cannot be read.
-    """
+    """Measure a model, print a table and write the figures."""
     args = parse(argv)
 
     import torch
@@ -150,6 +142,4 @@ def _table(facts: dict, figures: dict) -> Any:
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

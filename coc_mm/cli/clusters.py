@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ _MAX_ROWS = 12  # of the sheet that shows all images of a folder
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``image model checkpoint stage block head all alpha centers size height ...``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'clusters.py',
         'Draw which cluster every point of an image belongs to. Written are, for each image, a '
@@ -130,12 +131,7 @@ def _build_writer(args: Namespace, checkpoints: Sequence[Path]) -> Any:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Draw the clusters of images.
-
-    Raises:
-        UserError: The arguments, the config, a checkpoint or an image cannot be used; images of
-            a folder that can be are done first.
-    """
+    """Draw the clusters of images."""
     args = parse(argv)
 
     from coc_mm.utils.images import find_images
@@ -185,6 +181,4 @@ def run(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

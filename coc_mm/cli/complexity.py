@@ -5,6 +5,7 @@ import fnmatch
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from coc_mm.cli.options import add_shape, make_parser
@@ -14,7 +15,7 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``names shape csv``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'model_complexity.py', "Parameters and multiply-adds of models, beside the paper's."
     )
@@ -27,11 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Print a table of models of the zoo, or CSV.
-
-    Raises:
-        UserError: A name is unknown, or a library missing.
-    """
+    """Print a table of models of the zoo, or CSV."""
     args = parse(argv)
 
     from rich.console import Console
@@ -87,6 +84,4 @@ def _blank(value: object) -> str:
     return '' if value is None else str(value)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

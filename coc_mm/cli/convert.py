@@ -13,37 +13,36 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``src dst task arch denominator proposals ema force``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'official_to_coc_mm.py',
         'Convert official Context-Cluster weights: archives of timm (.pth.tar), checkpoints of '
         'mmdet 2.x and mmseg 0.x, in the layouts of the release, of the submission and of '
         'openmixup.',
     )
-    parser.add_argument('src', help='the official file')
-    parser.add_argument('dst', help='the file to write: .pth or .safetensors')
-    parser.add_argument(
-        '--task', help='classification, detection, segmentation; default: recognised from the keys'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('src', help='the official file')
+    add('dst', help='the file to write: .pth or .safetensors')
+    add('--task', help='classification, detection, segmentation; default: recognised from the keys')
+    add(
         '--arch',
         help='default: recognised; to say where weights fit several (tiny, tiny2, tiny_plain)',
     )
-    parser.add_argument(
+    add(
         '--denominator',
         choices=('similarity', 'count'),
         help='what clusters are divided by; default: count for the layouts of the submission and '
         'of openmixup, else by the commit or the date in the file, similarity without either',
     )
-    parser.add_argument(
+    add(
         '--proposals',
         type=at_least(1),
         metavar='N',
         help='detection, segmentation: N x N centers per region (2, 5 or 7 are published); '
         'default: from the config in the file',
     )
-    parser.add_argument('--ema', action='store_true', help='take the averaged weights')
-    parser.add_argument('--force', action='store_true', help='replace DST if it exists')
+    add('--ema', action='store_true', help='take the averaged weights')
+    add('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args(argv)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,23 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``config checkpoint format out images shape rounds cfg_options``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'export.py',
         'Write a trained model as ONNX or as a program of torch.export, after checking it against '
         'PyTorch on photographs.',
         *('config', 'checkpoint'),
     )
-    parser.add_argument(
-        '--format', required=True, choices=['onnx', 'torch-export'], help='what to write'
-    )
-    parser.add_argument(
-        '--out', help='the file; default: ./work_dirs/CONFIG_NAME/CONFIG_NAME.onnx or .pt2'
-    )
-    parser.add_argument(
-        '--images', help='check on the images of this folder; default: pictures of scikit-image'
-    )
+    add = parser.add_argument
+    add('--format', required=True, choices=['onnx', 'torch-export'], help='what to write')
+    add('--out', help='the file; default: ./work_dirs/CONFIG_NAME/CONFIG_NAME.onnx or .pt2')
+    add('--images', help='check on the images of this folder; default: pictures of scikit-image')
     add_shape(
         parser,
         'height and width of the images, or both; classifiers take no other. '
         'Default: what the config tests with, 512 for detectors and segmentors',
     )
-    parser.add_argument(
-        '--rounds', type=at_least(1), default=5, help='times that each side is timed; default: 5'
-    )
+    add('--rounds', type=at_least(1), default=5, help='times that each side is timed; default: 5')
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -95,13 +89,7 @@ def _load(args: Namespace) -> tuple[Any, str, tuple[int, int]]:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Export, check and time a model.
-
-    Raises:
-        UserError: The arguments or files cannot be used, the model cannot be traced, or what
-            was traced disagrees with PyTorch; no file is left then.
-        CheckpointError: The checkpoint cannot be read.
-    """
+    """Export, check and time a model."""
     args = parse(argv)
 
     from rich.console import Console
@@ -158,6 +146,4 @@ def _write(
         ) from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

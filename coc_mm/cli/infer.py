@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,17 @@ __all__ = ['main', 'parse', 'run']
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse ``image config checkpoint out_dir device topk score_thr cfg_options``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'infer.py',
         'Predict on an image, or on the images of a folder.',
         *('image', 'config', 'checkpoint'),
     )
-    parser.add_argument(
-        '--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer'
-    )
+    add = parser.add_argument
+    add('--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer')
     add_device(parser)
-    parser.add_argument(
-        '--topk', type=at_least(1), default=5, help='classification: classes to print; default: 5'
-    )
-    parser.add_argument(
+    add('--topk', type=at_least(1), default=5, help='classification: classes to print; default: 5')
+    add(
         '--score-thr',
         type=between(0, 1, float),
         default=0.3,
@@ -38,12 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Predict on images, print results and write pictures.
-
-    Raises:
-        UserError: The arguments, the config, the checkpoint or an image cannot be used; images
-            of a folder that can be are done first.
-    """
+    """Predict on images, print results and write pictures."""
     args = parse(argv)
 
     from mmengine.registry import DefaultScope
@@ -101,6 +94,4 @@ def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any)
     return failed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

@@ -26,14 +26,7 @@ _POSITIONALS = {
 
 
 def make_parser(prog: str, description: str, *positionals: str) -> argparse.ArgumentParser:
-    """Make a parser, with the positional arguments that several commands have.
-
-    Args:
-        prog: File name of the tool.
-        description: One or two sentences.
-        *positionals: Of ``config``, ``checkpoint``, ``checkpoint?`` (may be left out) and
-            ``image`` (or a folder of them).
-    """
+    """Make a parser, with the positional arguments that several commands have."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     for name in positionals:
         optional = '?' if name.endswith('?') else None

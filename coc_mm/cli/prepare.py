@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from coc_mm.cli.options import at_least, make_parser
@@ -24,46 +25,36 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'Fetch, verify and unpack a data set into the layout that the configs expect. A second '
         'run does only what is missing.',
     )
-    parser.add_argument('dataset', choices=list(RECIPES))
+    add = parser.add_argument
+    add('dataset', choices=list(RECIPES))
     roots = ', '.join(recipe.root for recipe in RECIPES.values())
-    parser.add_argument('--root', type=Path, help=f'where the tree shall lie; default: {roots}')
-    parser.add_argument(
+    add('--root', type=Path, help=f'where the tree shall lie; default: {roots}')
+    add(
         '--archives',
         type=Path,
         metavar='FOLDER',
         help='holds archives that you have, and gets those that are downloaded; default: '
         'ROOT/archives',
     )
-    parser.add_argument(
-        '--url', type=_url, help='folder on a web server with the archives, a mirror'
-    )
-    parser.add_argument('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
-    parser.add_argument(
-        '--jobs', type=at_least(1), default=3, help='files downloaded at once; default: 3'
-    )
-    parser.add_argument(
+    add('--url', type=_url, help='folder on a web server with the archives, a mirror')
+    add('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
+    add('--jobs', type=at_least(1), default=3, help='files downloaded at once; default: 3')
+    add(
         '--skip-checksum',
         action='store_true',
         help='trust archives that are not the published ones bit by bit',
     )
-    parser.add_argument(
+    add(
         '--delete-downloads',
         action='store_true',
         help='remove what was downloaded once it is unpacked',
     )
-    parser.add_argument(
-        '--check', action='store_true', help='only say what the tree lacks; status 2 if anything'
-    )
+    add('--check', action='store_true', help='only say what the tree lacks; status 2 if anything')
     return parser.parse_args(argv)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Prepare a data set, or check it with ``--check``.
-
-    Raises:
-        PrepareError: See :func:`~coc_mm.prepare.prepare`; with ``--check``, the tree lacks
-            something.
-    """
+    """Prepare a data set, or check it with ``--check``."""
     args = parse(argv)
     recipe = RECIPES[args.dataset]
     root = args.root or Path(recipe.root)
@@ -90,6 +81,4 @@ def run(argv: Sequence[str] | None = None) -> None:
         print(f'The configs look in {recipe.root}: link it there, or {recipe.configs}.')
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

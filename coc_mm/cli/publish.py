@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from coc_mm.cli.options import make_parser
 from coc_mm.errors import run_command
@@ -16,14 +17,15 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         'Keep the weights of a training checkpoint and what prediction needs of its metadata; '
         'name the file by a hash of the weights.',
     )
-    parser.add_argument('src', help='a checkpoint of a training')
-    parser.add_argument('dst', help='DIR/NAME.pth or .safetensors; writes DIR/NAME-HASH.pth')
-    parser.add_argument(
+    add = parser.add_argument
+    add('src', help='a checkpoint of a training')
+    add('dst', help='DIR/NAME.pth or .safetensors; writes DIR/NAME-HASH.pth')
+    add(
         '--no-ema',
         action='store_true',
         help='of a run with EMA, take the weights of training instead of their average',
     )
-    parser.add_argument('--force', action='store_true', help='replace a file of that name')
+    add('--force', action='store_true', help='replace a file of that name')
     return parser.parse_args(argv)
 
 
@@ -35,6 +37,4 @@ def run(argv: Sequence[str] | None = None) -> None:
     print(f'wrote {publish(args.src, args.dst, not args.no_ema, args.force)}')
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,28 +29,27 @@ def _key_value(text: str) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the arguments into ``tasks work_dir fresh cfg_options``."""
+    """Parse the flags, see ``--help``."""
     parser = make_parser(
         'quickstart.py',
         'Train and test a classifier, a detector and a segmentor on handwritten digits that come '
         'with scikit-learn. What is finished is reused, what was interrupted is continued.',
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'tasks',
         nargs='*',
         metavar='TASK',
         help=f'{", ".join(TASK_NAMES)}; default: all. The latter two start from the first.',
     )
-    parser.add_argument(
+    add(
         '--work-dir',
         type=Path,
         default=Path('work_dirs/quickstart'),
         help='where everything goes; default: work_dirs/quickstart',
     )
-    parser.add_argument(
-        '--fresh', action='store_true', help='run the tasks anew, whatever has been finished'
-    )
-    parser.add_argument(
+    add('--fresh', action='store_true', help='run the tasks anew, whatever has been finished')
+    add(
         '--cfg-options',
         nargs='+',
         type=_key_value,
@@ -65,11 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Run the quickstart.
-
-    Raises:
-        UserError: A task failed, or an argument cannot be used.
-    """
+    """Run the quickstart."""
     args = parse(argv)
     from rich.console import Console
 
@@ -110,6 +106,4 @@ def _table(runs: dict[str, 'TaskRun'], seconds: float) -> 'Table':
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

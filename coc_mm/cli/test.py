@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.errors import run_command
@@ -14,33 +15,24 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = make_parser(
         'test.py', 'Test a model of mmpretrain, mmdet or mmseg.', 'config', 'checkpoint'
     )
-    parser.add_argument(
-        '--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME')
+    add(
         '--out',
         help='mmpretrain and mmdet: the .pkl file for the predictions; '
         'mmseg: the folder for the predicted maps (PNG)',
     )
-    parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument(
-        '--show-dir', help='where to write pictures; relative to the log folder for mmdet'
-    )
-    parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a window stays; default: 2'
-    )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add('--show', action='store_true', help='show predictions in a window')
+    add('--show-dir', help='where to write pictures; relative to the log folder for mmdet')
+    add('--wait-time', type=float, default=2, help='seconds a window stays; default: 2')
+    add('--tta', action='store_true', help='test-time augmentation')
     add_cfg_options(parser)
     add_launcher(parser)
     return parser.parse_args(argv)
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Test a checkpoint on what a config describes; return the metrics.
-
-    Raises:
-        UserError: The arguments, the config, the checkpoint or the data cannot be used.
-    """
+    """Test a checkpoint on what a config describes; return the metrics."""
     args = parse(argv)
     from coc_mm.apis.config import load_config
     from coc_mm.apis.resolve import resolve_test
@@ -54,6 +46,4 @@ def run(argv: Sequence[str] | None = None) -> dict[str, float]:
             return recorded(build_runner(config).test)()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

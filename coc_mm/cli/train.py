@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.errors import run_command
@@ -12,10 +13,9 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser('train.py', 'Train a model of mmpretrain, mmdet or mmseg.', 'config')
-    parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME')
+    add(
         '--resume',
         nargs='?',
         const='auto',
@@ -23,18 +23,14 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         help='continue from PATH, or without PATH (or with "auto") from the latest complete '
         'checkpoint of the work dir; starts anew where there is none',
     )
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU'
-    )
-    parser.add_argument(
+    add('--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU')
+    add(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the actual batch over auto_scale_lr.base_batch_size',
     )
-    parser.add_argument(
-        '--no-validate', action='store_true', help='do not evaluate during training'
-    )
-    parser.add_argument(
+    add('--no-validate', action='store_true', help='do not evaluate during training')
+    add(
         '--deterministic',
         action='store_true',
         help='results that repeat bit for bit on the same machine, with the seed of the config, '
@@ -46,12 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Train what a config describes.
-
-    Raises:
-        UserError: The arguments, the config or the data cannot be used.
-        SystemExit: With status 75 where SIGTERM or SIGUSR1 stopped the training; it is saved.
-    """
+    """Train what a config describes."""
     args = parse(argv)
     from coc_mm.apis.config import load_config
     from coc_mm.apis.resolve import resolve_train
@@ -69,6 +60,4 @@ def run(argv: Sequence[str] | None = None) -> None:
             recorded(build_runner(config, signals).train)()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(run, argv)
+main = partial(run_command, run)

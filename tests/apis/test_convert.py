@@ -16,10 +16,7 @@ from coc_mm.checkpoints.load import load_checkpoint_safely
 from coc_mm.checkpoints.safe_pickle import read_file
 
 CONVERT = 'model_converters/official_to_coc_mm'
-DENSE = {
-    'mmdet': 'mask-rcnn_coc-s-c4_fpn_1x_coco',
-    'mmseg': 'fpn_coc-s-c4_4xb4-80k_ade20k-512x512',
-}
+DENSE = {'mmdet': 'mask-rcnn_coc-s-c4_fpn_1x_coco', 'mmseg': 'fpn_coc-s-c4_4xb4-80k_ade20k-512x512'}
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ TOOL = 'dataset_converters/prepare'
 @pytest.mark.parametrize(
     ('arguments', 'says'),
     [
-        (
-            ['--check', '--only', 'train2017'],
-            'lacks\n  train2017: train2017 holds 0 of 118287',
-        ),
+        (['--check', '--only', 'train2017'], 'lacks\n  train2017: train2017 holds 0 of 118287'),
         (['--only', 'test'], '--only test: coco has the parts train2017'),
         (['--archives', 'no'], '--archives no: no such folder'),
     ],

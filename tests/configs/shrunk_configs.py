@@ -18,13 +18,7 @@ PATHS = [path for family in FAMILIES for path in FILES[family]]
 # untrained model predict something.
 COUNTS = dict(nms_pre=50, max_per_img=20, num=16, score_thr=0.0)
 # The sizes that occur in the pipelines and what they become; a test sees that all do.
-SIZES = {
-    224: 64,
-    248: 72,
-    (1333, 800): (96, 64),
-    (2048, 512): (128, 64),
-    (512, 512): (64, 64),
-}
+SIZES = {224: 64, 248: 72, (1333, 800): (96, 64), (2048, 512): (128, 64), (512, 512): (64, 64)}
 
 
 def name_of(path):

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Measure throughput, latency and peak memory of a model."""
 
-import sys
-
 from coc_mm.cli.benchmark import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Fetch, verify and unpack ImageNet, COCO, ADE20K or ScanObjectNN."""
 
-import sys
-
 from coc_mm.cli.prepare import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Write a trained model as ONNX or as a program of torch.export, checked against PyTorch."""
 
-import sys
-
 from coc_mm.cli.export import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

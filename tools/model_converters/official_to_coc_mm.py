@@ -11,4 +11,4 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # of a checkout, whic
 main = partial(convert.main, layouts=['projects.point_cloud.point_cloud.official'])
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

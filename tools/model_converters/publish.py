@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Strip a training checkpoint to what prediction needs and name it by its hash."""
 
-import sys
-
 from coc_mm.cli.publish import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

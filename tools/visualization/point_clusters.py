@@ -9,4 +9,4 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # for projects
 from projects.point_cloud.point_clusters import main
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())
