@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -10,24 +10,17 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from coc_mm.checkpoints.load import use_safe_loading
-from coc_mm.compat.cpu_distributed import name_rank, process_group_on_cpu, use_cpu_wrappers
+from coc_mm.compat.cpu_distributed import process_group_on_cpu, use_cpu_wrappers
 from coc_mm.compat.results_folder import gather_in_log_dir
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
 from coc_mm.engine.fault_tolerance.setup import register_fault_tolerance_hooks
-from coc_mm.errors import UserError, explain, print_rank0
+from coc_mm.errors import explain, print_rank0
 from coc_mm.utils.image_checks import naming_bad_files
 
-__all__ = ['build_runner', 'process_group', 'recorded', 'session']
-
-# What each launcher sets for its processes; mmengine reads these.
-_LAUNCHERS = {
-    'pytorch': ('torchrun', 'RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT'),
-    'slurm': ('srun', 'SLURM_PROCID SLURM_NTASKS SLURM_NODELIST'),
-    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE'),
-}
+__all__ = ['build_runner', 'session']
 
 
 @contextmanager
@@ -36,11 +29,7 @@ def session(config: Config) -> Iterator[None]:
 
     Checkpoints are read safely, images that cannot be read are named, and what a run wrote
     before a user's mistake ended it is taken back.
-
-    Raises:
-        UserError: The launcher of the config did not start this process.
     """
-    _check_launcher(config.launcher)
     use_safe_loading()
     if config.default_scope == 'mmdet':
         from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -50,11 +39,13 @@ def session(config: Config) -> Iterator[None]:
         _leaving_nothing_behind(Path(config.work_dir), Path(config.filename).name),
         _restoring_determinism(),
         naming_bad_files(),
+        _recording(),
+        _process_group(config),
     ):
         yield
 
 
-def process_group(config: Config) -> AbstractContextManager:
+def _process_group(config: Config) -> AbstractContextManager:
     """Start the processes' group where mmengine would not: over gloo, without an accelerator."""
     if config.launcher == 'none' or torch.cuda.is_available() or get_device() != 'cpu':
         return nullcontext()
@@ -78,27 +69,19 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
     return runner
 
 
-def recorded(call: Callable) -> Callable:
+@contextmanager
+def _recording() -> Iterator[None]:
     """Let torchrun show what the process said that failed first."""
-    return record(call) if 'TORCHELASTIC_RUN_ID' in os.environ else call
-
-
-def _check_launcher(launcher: str) -> None:
-    if launcher not in _LAUNCHERS:
+    if 'TORCHELASTIC_RUN_ID' not in os.environ:
+        yield
         return
-    program, variables = _LAUNCHERS[launcher]
-    lacking = [name for name in variables.split() if name not in os.environ]
-    if lacking:
-        raise UserError(
-            f'--launcher {launcher}: the variable {lacking[0]} is not set; start the tool with '
-            f'{program}, or leave --launcher out for one process.'
-        )
-    if get_device() == 'mps':
-        raise UserError(
-            f'--launcher {launcher}: mmengine runs one process on an Apple GPU; leave --launcher '
-            'out.'
-        )
-    name_rank(launcher)
+    handler = get_error_handler()
+    handler.initialize()
+    try:
+        yield
+    except Exception as error:
+        handler.record_exception(error)
+        raise
 
 
 @contextmanager

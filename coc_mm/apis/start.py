@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_safely
 from coc_mm.checkpoints.pretrained import check_pretrained
+from coc_mm.compat.cpu_distributed import name_rank
 from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
 from coc_mm.engine.fault_tolerance.setup import adopt_seed
 from coc_mm.errors import UserError, print_rank0
@@ -24,6 +26,14 @@ __all__ = [
     'drop_missing_pretrained',
     'pretrained_files',
 ]
+
+
+# What each launcher sets for its processes; mmengine reads these.
+_LAUNCHERS = {
+    'pytorch': ('torchrun', 'RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT'),
+    'slurm': ('srun', 'SLURM_PROCID SLURM_NTASKS SLURM_NODELIST'),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE'),
+}
 
 
 def build_model(config: Config) -> nn.Module:
@@ -74,17 +84,12 @@ def _drop_pretrained(node: Any, paths: set[str]) -> None:
 
 
 def check_start(config: Config) -> None:
-    """Check the folders and every local checkpoint that a training starts from.
+    """Check launcher, folders and every local checkpoint that a training starts from.
 
-    ``resume='auto'`` becomes True with the checkpoint to go on from, or False; the seed becomes
-    that of the resumed run.
-
-    Args:
-        config: From :func:`~coc_mm.apis.resolve.resolve_train`; changed in place.
-
-    Raises:
-        UserError: A folder takes no file, or a checkpoint cannot be used.
+    In the config ``resume='auto'`` becomes True with the checkpoint to go on from, or False, and
+    the seed that of the resumed run. What cannot be used is a ``UserError``.
     """
+    _check_launcher(config.get('launcher'))
     out_dir = _out_dir(config)
     if int(os.environ.get('RANK', 0)) == 0:
         for folder in {config.work_dir, out_dir}:
@@ -96,8 +101,11 @@ def check_start(config: Config) -> None:
     if resume:
         drop_missing_pretrained(config)
     pretrained = pretrained_files(config)
-    load = verify_checkpoint if resume else load_checkpoint_safely
-    checkpoint = load(start) if start and is_local(start) else None
+    checkpoint = None
+    if start and is_local(start):  # held for the runner, so that it is read once
+        checkpoint = (
+            verify_checkpoint(start) if resume else load_checkpoint_safely(start, hold=True)
+        )
     if checkpoint is None and not pretrained:
         return
     if checkpoint is not None and resume:
@@ -109,11 +117,30 @@ def check_start(config: Config) -> None:
 
 
 def check_test_start(config: Config) -> None:
-    """Check the checkpoint that is to be tested, where it is a local file."""
+    """Check launcher and checkpoint of a test, where that is a local file."""
+    _check_launcher(config.get('launcher'))
     start = config.load_from
     if is_local(start):
-        checkpoint = load_checkpoint_safely(start)
+        checkpoint = load_checkpoint_safely(start, hold=True)
         check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
+
+
+def _check_launcher(launcher: str | None) -> None:
+    if launcher not in _LAUNCHERS:
+        return
+    program, variables = _LAUNCHERS[launcher]
+    lacking = [name for name in variables.split() if name not in os.environ]
+    if lacking:
+        raise UserError(
+            f'--launcher {launcher}: the variable {lacking[0]} is not set; start the tool with '
+            f'{program}, or leave --launcher out for one process.'
+        )
+    if get_device() == 'mps':
+        raise UserError(
+            f'--launcher {launcher}: mmengine runs one process on an Apple GPU; leave --launcher '
+            'out.'
+        )
+    name_rank(launcher)
 
 
 def _checkpoint_hook(config: Config) -> dict:

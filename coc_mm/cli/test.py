@@ -36,14 +36,13 @@ def run(argv: Sequence[str] | None = None) -> dict[str, float]:
     args = parse(argv)
     from coc_mm.apis.config import load_config
     from coc_mm.apis.resolve import resolve_test
-    from coc_mm.apis.session import build_runner, process_group, recorded, session
+    from coc_mm.apis.session import build_runner, session
     from coc_mm.apis.start import check_test_start
 
     config = resolve_test(load_config(args.config, args.cfg_options), args)
+    check_test_start(config)
     with session(config):
-        check_test_start(config)
-        with process_group(config):
-            return recorded(build_runner(config).test)()
+        return build_runner(config).test()
 
 
 main = partial(run_command, run)

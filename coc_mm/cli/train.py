@@ -46,7 +46,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     from coc_mm.apis.config import load_config
     from coc_mm.apis.resolve import resolve_train
-    from coc_mm.apis.session import build_runner, process_group, recorded, session
+    from coc_mm.apis.session import build_runner, session
     from coc_mm.apis.start import check_start
     from coc_mm.compat.malloc import keep_freed_memory
     from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
@@ -54,10 +54,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     if argv is None:  # a process that trains and ends
         keep_freed_memory()
     config = resolve_train(load_config(args.config, args.cfg_options), args)
-    with session(config), PreemptionHandler() as signals:
+    with PreemptionHandler() as signals:
         check_start(config)
-        with process_group(config):
-            recorded(build_runner(config, signals).train)()
+        with session(config):
+            build_runner(config, signals).train()
 
 
 main = partial(run_command, run)

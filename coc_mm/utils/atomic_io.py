@@ -73,11 +73,12 @@ def remove_partial_files(folder: str | os.PathLike) -> list[Path]:
 def check_writable(folder: str | os.PathLike) -> None:
     """Refuse a folder that takes no file, before hours are spent on what goes there.
 
-    The folder is made if it does not exist.
+    A folder that was not there is made for this and removed again.
 
     Raises:
         CheckpointError: Nothing can be written there.
     """
+    missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         with atomic_write(Path(folder) / '.probe') as probe:
             probe.write_bytes(b'x')
@@ -87,3 +88,7 @@ def check_writable(folder: str | os.PathLike) -> None:
             f'the folder {folder} cannot be written to ({error.strerror or error}); name another '
             'one with --work-dir.'
         ) from error
+    finally:
+        with suppress(OSError):  # another run has begun to use it
+            for path in missing:
+                path.rmdir()
