@@ -19,21 +19,11 @@ def can_run_reference(
     folds: tuple[int, int] = (1, 1),
     raise_error: bool = False,
 ) -> bool:
-    """Return True: the backend 'reference' runs on any points. Arguments as for the others."""
+    """Return True: this backend runs on any points. Arguments as for :func:`can_run_triton`."""
     return True
 
 
-def can_run_matmul(
-    features: torch.Tensor,
-    proposals: tuple[int, int] = (2, 2),
-    folds: tuple[int, int] = (1, 1),
-    raise_error: bool = False,
-) -> bool:
-    """Return True: the backend 'matmul' runs on any points. Arguments as for the others."""
-    return True
-
-
-can_run_fused = can_run_matmul  # its earlier name
+can_run_matmul = can_run_fused = can_run_reference  # 'fused' is the earlier name of 'matmul'
 
 
 def _on_gpu(features, values, alpha, beta, settings):
@@ -43,7 +33,7 @@ def _on_gpu(features, values, alpha, beta, settings):
     return triton.forward(*points, proposals, folds, denominator, can_fall_back)
 
 
-# Fastest first; 'fused' is the earlier name of 'matmul'.
+# Fastest first.
 _BACKENDS: dict[str, Any] = {
     'triton': (_on_gpu, can_run_triton),
     'matmul': (in_float32(matmul.forward), can_run_matmul),
@@ -80,15 +70,15 @@ def context_cluster(
         values (Tensor): (B, H, W, E, D), the points in the value space, same dtype and device.
         alpha (Tensor): Scale of the cosine, one element.
         beta (Tensor): Offset of the similarity, one element.
-        proposals (tuple[int, int]): Centers per region, (rows, columns). Defaults to (2, 2).
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
         folds (tuple[int, int]): Regions, (rows, columns). An axis shorter than its folds has one
-            region per point. Defaults to (1, 1).
+            region per point.
         denominator (str): What an aggregate is divided by, beside the one of its center:
             'similarity', the sum of similarities in the cluster, or 'count', its number of points,
-            as weights published before June 2023 need. Defaults to 'similarity'.
+            as weights published before June 2023 need.
         backend (str | None): 'reference', 'matmul' (or its earlier name 'fused'), 'triton', or
             None, which takes the environment variable ``COC_MM_BACKEND`` and then the fastest that
-            can run. Defaults to None.
+            can run.
 
     Returns:
         Tensor: (B, H, W, E, D) in the dtype of ``values``.
@@ -118,8 +108,8 @@ def context_cluster_packed(
     gradients of the two spaces together again: here 'triton' writes them to where they belong.
 
     Args:
-        projected (Tensor): (B, H, W, 2, E, D), features, then values. The other arguments, the
-            result and what is raised are those of :func:`context_cluster`.
+        projected (Tensor): (B, H, W, 2, E, D), features, then values. All else is as for
+            :func:`context_cluster`.
     """
     if projected.dim() != 6 or projected.shape[3] != 2:
         raise ValueError(

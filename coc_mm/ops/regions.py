@@ -20,27 +20,17 @@ from torch.autograd import forward_ad
 
 
 class Axis(NamedTuple):
-    """One axis of a map, divided into regions.
+    """One axis of a map, divided into regions; without padding three of the tables are None."""
 
-    Attributes:
-        length (int): Points on the axis.
-        folds (int): Regions, at most ``length``.
-        size (int): Points of the largest region, padding included.
-        index (Tensor | None): (folds * size,), the point at each place; None without padding.
-        inverse (Tensor | None): (length,), the padded place of each point; None without padding.
-        valid (Tensor | None): (folds, size), False at padding; None without padding.
-        pool (Tensor): (folds, proposals, size), the averaging weights.
-        center_mask (Tensor | None): (folds, proposals), False for a center that repeats the one
-            before; None where no region is that small.
-    """
-
-    length: int
-    folds: int
-    size: int
+    length: int  # points on the axis
+    folds: int  # regions, at most as many
+    size: int  # points of the largest region, padding included
+    # (folds * size,), the point at each place
     index: torch.Tensor | None  # type: ignore[assignment]  # hides tuple.index
-    inverse: torch.Tensor | None
-    valid: torch.Tensor | None
-    pool: torch.Tensor
+    inverse: torch.Tensor | None  # (length,), the padded place of each point
+    valid: torch.Tensor | None  # (folds, size), False at padding
+    pool: torch.Tensor  # (folds, proposals, size), the averaging weights
+    # (folds, proposals), False for a center that repeats the one before; None where none does
     center_mask: torch.Tensor | None
 
 
@@ -79,9 +69,6 @@ class RegionLayout:
     """The R regions of a map, of N points (padding included) and M centers each, all row-major.
 
     Attributes:
-        rows (Axis): The height.
-        cols (Axis): The width.
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
         even (bool): Whether all regions are divided alike, without padding.
         pool (Tensor): (R, M, N), the averaging weights; (1, M, N) if ``even``.
         valid (Tensor | None): (R, N), False at padding; None where there is none.
@@ -146,15 +133,9 @@ def _outer(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def region_layout(
     x: torch.Tensor, proposals: tuple[int, int], folds: tuple[int, int]
 ) -> RegionLayout:
-    """Return the layout of a map, the same object for all maps alike.
+    """Return the layout of a map (B, H, W, ...), the same object for all maps alike.
 
-    Args:
-        x (Tensor): (B, H, W, ...).
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-        folds (tuple[int, int]): Regions asked for, (rows, columns).
-
-    Returns:
-        RegionLayout: On the device of ``x``, averaging weights in float32 or float64.
+    It lies on the device of ``x``; averaging weights are float32 or float64.
     """
     height, width = x.shape[1:3]
     if torch.jit.is_tracing():  # sizes are tensors

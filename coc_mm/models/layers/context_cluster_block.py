@@ -24,11 +24,11 @@ class ContextClusterMixer(nn.Module):
         embed_dims (int): Channels of a point.
         num_heads (int): Heads, E.
         head_dim (int): Channels of a head, D.
-        proposals (tuple[int, int]): Centers per region, (rows, columns). Defaults to (2, 2).
-        folds (tuple[int, int]): Regions, (rows, columns). Defaults to (1, 1).
-        drop_rate (float): Dropout after the output projection. Defaults to 0.
-        denominator (str): 'similarity' or 'count', see the operator. Defaults to 'similarity'.
-        backend (str | None): The operator's backend. Defaults to None, the fastest that can run.
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns).
+        drop_rate (float): Dropout after the output projection.
+        denominator (str): 'similarity' or 'count', see the operator.
+        backend (str | None): The operator's backend; None for the fastest that can run.
     """
 
     def __init__(
@@ -79,13 +79,7 @@ class ContextClusterMixer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, GELU, linear, applied to every point.
-
-    Args:
-        embed_dims (int): Channels of a point.
-        hidden_dims (int): Channels between the two layers.
-        drop_rate (float): Dropout after each layer. Defaults to 0.
-    """
+    """Linear, GELU, linear, applied to every point; dropout after each of the two layers."""
 
     def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -104,11 +98,7 @@ class MLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, leave whole images out and scale the others up.
-
-    Args:
-        drop_prob (float): Probability of leaving an image out.
-    """
+    """Stochastic depth: while training, leave whole images out and scale the others up."""
 
     def __init__(self, drop_prob: float) -> None:
         super().__init__()
@@ -131,17 +121,11 @@ class ContextClusterBlock(nn.Module):
     """``x + drop_path(scale * mixer(norm(x)))``, then the same with the MLP.
 
     Args:
-        embed_dims (int): Channels of a point.
-        num_heads (int): Heads of the mixer.
-        head_dim (int): Channels of a head.
         mlp_ratio (float): Hidden channels of the MLP per channel.
-        proposals (tuple[int, int]): Centers per region. Defaults to (2, 2).
-        folds (tuple[int, int]): Regions. Defaults to (1, 1).
-        drop_rate (float): Dropout. Defaults to 0.
-        drop_path_rate (float): Stochastic depth. Defaults to 0.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-5.
-        denominator (str): See the operator. Defaults to 'similarity'.
-        backend (str | None): See the operator. Defaults to None.
+        drop_path_rate (float): Stochastic depth.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none.
+
+    The other arguments are those of :class:`ContextClusterMixer`.
     """
 
     def __init__(

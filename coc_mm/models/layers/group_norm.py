@@ -10,10 +10,6 @@ class GroupNorm1(nn.GroupNorm):
 
     Mean and variance are taken over all points and channels of an image, scale and offset are per
     channel, as ``GroupNorm(1, C)`` does on (B, C, H, W).
-
-    Args:
-        num_channels (int): C.
-        eps (float): Added to the variance. Defaults to 1e-5.
     """
 
     def __init__(self, num_channels: int, eps: float = 1e-5) -> None:

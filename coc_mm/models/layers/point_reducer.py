@@ -12,13 +12,6 @@ class PointReducer(nn.Module):
     """Merge neighbouring points into one by a strided convolution.
 
     The paper's points reducer (arXiv 2303.01494, section 3.2).
-
-    Args:
-        in_channels (int): Channels of a point.
-        out_channels (int): Channels of a merged point.
-        kernel_size (int): Points merged along each axis.
-        stride (int): Distance between merged points.
-        padding (int): Zero padding on each side. Defaults to 0.
     """
 
     def __init__(

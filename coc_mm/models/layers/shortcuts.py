@@ -20,12 +20,8 @@ def can_bypass(x: torch.Tensor, modules: Iterable[nn.Module], classes: tuple[typ
     So not where anything observes, replaces, adapts, shards, quantizes, transforms or traces one
     of them: hooks, also global ones; another class, also a subclass; a ``forward`` of the
     instance; weights that are not plain tensors; ``torch.func``, forward AD, ``torch.jit.trace``,
-    dispatch modes, fake and meta tensors. Compilers are no obstacle.
-
-    Args:
-        x (Tensor): The input.
-        modules (Iterable[nn.Module]): All their children are looked at, too.
-        classes (tuple[type]): Classes of modules that are known to do what is done in their place.
+    dispatch modes, fake and meta tensors. Compilers are no obstacle. ``modules`` are looked at with
+    all their children; ``classes`` are those known to do what is done in their place.
     """
     compiling = torch.compiler.is_compiling()
     plain = _TRACED if compiling else _PLAIN

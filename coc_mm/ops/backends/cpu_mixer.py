@@ -22,15 +22,9 @@ TILE_BYTES = 4 << 20
 
 
 def residual_mixer(x: torch.Tensor, weights: MixerWeights, settings: MixerSettings) -> torch.Tensor:
-    """Normalise each image, exchange features within clusters of points, add the input.
+    """Normalise each image of (B, H, W, C), mix points within clusters, add the input.
 
-    Args:
-        x (Tensor): (B, H, W, C), float32 or float64, on the CPU.
-        weights (MixerWeights): In the dtype of ``x``.
-        settings (MixerSettings): Everything else.
-
-    Returns:
-        Tensor: (B, H, W, C).
+    All in float32 or float64.
     """
     if torch.compiler.is_compiling():  # one opaque operator compiles in no time; no gradients
         heads, proposals, folds, *rest = settings
@@ -60,17 +54,17 @@ def _(x, *args):
 def _forward(x, w, settings):
     """Return the output, and what the backward pass needs beside the arguments."""
     mean, rstd = moments(x, settings.eps)
-    tiling, projections = Tiling(x, w, settings), Projections.of(w, settings.heads)
+    tiling, projections = _Tiling(x, w, settings), _Projections.of(w, settings.heads)
     scale, offset = tiling.affine(mean, rstd, w)
     source = tiling.split(x)
     out = torch.empty_like(source)
     kept = []
     for tile in tiling.tiles:
         valid, center_mask, pool = tiling.tables(tile)
-        p = read_points(source[tile], scale[tile], offset[tile], pool, projections)
-        s, cluster = assign(p, w.alpha, w.beta, valid, center_mask)
-        clusters = Clusters(cluster, p.unit[..., 0].numel())
-        _, g, _, _ = aggregate(p, clusters, s, valid, projections, settings.denominator)
+        p = _read_points(source[tile], scale[tile], offset[tile], pool, projections)
+        s, cluster = _assign(p, w.alpha, w.beta, valid, center_mask)
+        clusters = _Clusters(cluster, p.unit[..., 0].numel())
+        _, g, _, _ = _aggregate(p, clusters, s, valid, projections, settings.denominator)
         mixed = tiling.lay_out(clusters.spread(g @ projections.out, s).add_(w.out_bias))
         if settings.residual:
             torch.add(source[tile], mixed, out=out[tile])
@@ -102,18 +96,18 @@ class _ResidualMixer(torch.autograd.Function):
 
             return (*differentiable_grads(again, (x, *w), grad), None)
         grad = grad.contiguous()
-        tiling, projections = Tiling(x, w, settings), Projections.of(w, settings.heads)
+        tiling, projections = _Tiling(x, w, settings), _Projections.of(w, settings.heads)
         scale, offset = tiling.affine(mean, rstd, w)
         source, above = tiling.split(x), tiling.split(grad)
         grad_y = torch.empty_like(source)
         sums = _Sums(w, projections)
         for i, tile in enumerate(tiling.tiles):
             valid, _, pool = tiling.tables(tile)
-            p = read_points(source[tile], scale[tile], offset[tile], pool, projections)
+            p = _read_points(source[tile], scale[tile], offset[tile], pool, projections)
             dy = above[tile].permute(0, 2, 1, 3, 4).reshape(p.y.shape)
             s, cluster = kept[2 * i], kept[2 * i + 1].long()
-            clusters = Clusters(cluster, p.unit[..., 0].numel())
-            mixed = aggregate(p, clusters, s, valid, projections, settings.denominator)
+            clusters = _Clusters(cluster, p.unit[..., 0].numel())
+            mixed = _aggregate(p, clusters, s, valid, projections, settings.denominator)
             out = _tile_backward(p, dy, s, clusters, mixed, w.alpha, projections, sums)
             grad_y[tile] = tiling.lay_out(out)
         grad_x, *grad_norm = norm_backward(tiling.merge(grad_y), x, mean, rstd, w.norm_weight)
@@ -145,15 +139,8 @@ class _Sums:
 def _tile_backward(p, dy, s, clusters, mixed, alpha, projections, sums):
     """Return the gradient of the normalised points (R * N, C), add up those of the weights.
 
-    Args:
-        p (Points): The points.
-        dy (Tensor): (R * N, C), gradient of what each point receives.
-        s (Tensor): (E, R * N), similarities.
-        clusters (Clusters): Of the points.
-        mixed (tuple): From :func:`aggregate`.
-        alpha (Tensor): Scale of the similarity.
-        projections (Projections): By head.
-        sums (_Sums): Gradients of the weights so far.
+    ``dy`` (R * N, C) is that of what each point receives, ``s`` (E, R * N) the similarities,
+    ``mixed`` what :func:`_aggregate` returned.
     """
     u, g, total, share = mixed
     # Dispatch: out = sum over heads of s (g W_o).
@@ -200,10 +187,10 @@ def _tile_backward(p, dy, s, clusters, mixed, alpha, projections, sums):
     return grad_y.add_((p.pool.mT @ grad_center.view(r, m, -1)).flatten(0, 1))
 
 
-class Tiling:
+class _Tiling:
     """A map as 'slabs', the rows of regions of its images, a few of which make a tile."""
 
-    def __init__(self, x: torch.Tensor, w: MixerWeights, settings: MixerSettings) -> None:
+    def __init__(self, x, w, settings):
         layout = self.layout = region_layout(x, settings.proposals, settings.folds)
         rows, cols = layout.rows, layout.cols
         slabs = x.shape[0] * rows.folds
@@ -217,22 +204,22 @@ class Tiling:
         pair = affine(mean, rstd, w.norm_weight, w.norm_bias)
         return tuple(t.repeat_interleave(self.layout.rows.folds, 0) for t in pair)
 
-    def split(self, x: torch.Tensor) -> torch.Tensor:
+    def split(self, x):
         """(B, H, W, C) as (slabs, rows, regions, columns, C), padded where it must be."""
         return self.layout.pad(x).reshape(self.shape)
 
-    def merge(self, x: torch.Tensor) -> torch.Tensor:
+    def merge(self, x):
         """Undo :meth:`split`."""
         rows = self.layout.rows
         x = x.view(-1, rows.folds * rows.size, *self.shape[2:])
         return self.layout.unpad(x.flatten(2, 3))
 
-    def lay_out(self, points: torch.Tensor) -> torch.Tensor:
+    def lay_out(self, points):
         """Points (R * N, C) of a tile as the part of a map they are, (slabs, rows, ..., C)."""
         _, height, folds, width, c = self.shape
         return points.view(-1, folds, height, width, c).transpose(1, 2)
 
-    def tables(self, tile: slice) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    def tables(self, tile):
         """``valid``, ``center_mask`` and ``pool`` of the regions in a tile."""
         rows, cols = self.layout.rows, self.layout.cols
         slabs = torch.arange(tile.start, tile.stop) % rows.folds
@@ -246,7 +233,7 @@ class Tiling:
         return of(layout.valid), of(layout.center_mask), of(layout.pool)
 
 
-class Projections(NamedTuple):
+class _Projections(NamedTuple):
     """The projections of a mixer, a matrix for each head."""
 
     feature: torch.Tensor  # (E, C, D)
@@ -256,7 +243,7 @@ class Projections(NamedTuple):
     out: torch.Tensor  # (E, D, C)
 
     @classmethod
-    def of(cls, w: MixerWeights, heads: int) -> 'Projections':
+    def of(cls, w, heads):
         """Views of the weights."""
         weight = w.in_weight.unflatten(0, (2, heads, -1)).mT
         bias = w.in_bias.unflatten(0, (2, heads, 1, -1))
@@ -264,7 +251,7 @@ class Projections(NamedTuple):
         return cls(weight[0], bias[0], weight[1], bias[1], out)
 
 
-class Points(NamedTuple):
+class _Points(NamedTuple):
     """The points of R regions and what follows from them alone."""
 
     y: torch.Tensor  # (R * N, C), normalised
@@ -276,13 +263,7 @@ class Points(NamedTuple):
     pool: torch.Tensor  # (R, M, N)
 
 
-def read_points(
-    x: torch.Tensor,
-    scale: torch.Tensor,
-    offset: torch.Tensor,
-    pool: torch.Tensor,
-    projections: Projections,
-) -> Points:
+def _read_points(x, scale, offset, pool, projections):
     """Normalise, split and project some slabs (S, rows, regions, columns, C)."""
     slabs, height, folds, width, c = x.shape
     y = x.new_empty(slabs, folds, height, width, c)
@@ -298,20 +279,13 @@ def read_points(
     )
     norm = torch.linalg.vector_norm(f, dim=-1)
     center_norm = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(EPS)
-    return Points(y, center, f, norm.clamp_min_(EPS), unit / center_norm, center_norm, pool)
+    return _Points(y, center, f, norm.clamp_min_(EPS), unit / center_norm, center_norm, pool)
 
 
-def assign(
-    p: Points,
-    alpha: torch.Tensor,
-    beta: torch.Tensor,
-    valid: torch.Tensor | None,
-    center_mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _assign(p, alpha, beta, valid, center_mask):
     """Return the similarity of each point, and its cluster counted over all regions and heads.
 
-    Both (E, R * N). Neither the sigmoid nor the length of a point changes which center is
-    the nearest.
+    Both (E, R * N). Neither the sigmoid nor the length of a point changes the nearest center.
     """
     (r, m, n), e, d = p.pool.shape, len(p.f), p.f.shape[-1]
     z = p.f.view(e * r, n, d) @ (p.unit * alpha).view(e * r, m, d).mT
@@ -325,17 +299,14 @@ def assign(
     return s, index.view(e, -1)
 
 
-class Clusters:
+class _Clusters:
     """Sums over the points of each cluster, and over the clusters of each point.
 
-    Args:
-        cluster (Tensor): (E, P), the cluster of each point and head, counted over all heads.
-        number (int): Clusters of all heads, E * R * M.
+    ``cluster`` (E, P) is that of each point and head, counted over all heads: E * R * M of them.
     """
 
-    def __init__(self, cluster: torch.Tensor, number: int) -> None:
-        self.cluster = cluster
-        self.number = number
+    def __init__(self, cluster, number):
+        self.cluster, self.number = cluster, number
         self.of_point = cluster.t().contiguous()
         flat = cluster.flatten()
         self.order = flat.argsort(stable=True)
@@ -343,32 +314,32 @@ class Clusters:
         self.begin = torch.bincount(flat, minlength=number).cumsum(0).roll(1)
         self.begin[0] = 0
 
-    def total(self, weight: torch.Tensor) -> torch.Tensor:
+    def total(self, weight):
         """Sum weights (E, P) over the points of each cluster: (E, R * M, 1)."""
         total = weight.new_zeros(self.number)
         total.scatter_add_(0, self.cluster.flatten(), weight.flatten())
         return total.view(len(weight), -1, 1)
 
-    def gather(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def gather(self, rows, weight):
         """Sum (P, C) rows of the points of each cluster, weighted (E, P): (E, R * M, C)."""
         out = _bag(self.point, rows, weight.flatten()[self.order], self.begin)
         return out.view(len(self.cluster), -1, rows.shape[-1])
 
-    def gather_by_head(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def gather_by_head(self, rows, weight):
         """The same of rows (E, P, D), each for its own head: (E, R * M, D)."""
         out = _bag(self.order, rows.flatten(0, 1), weight.flatten()[self.order], self.begin)
         return out.view(len(rows), -1, rows.shape[-1])
 
-    def spread(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def spread(self, rows, weight):
         """Sum (E, R * M, C) rows of the clusters of each point, weighted (E, P): (P, C)."""
         return _bag(self.of_point, rows.flatten(0, 1), weight.t().contiguous())
 
-    def spread_by_head(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def spread_by_head(self, rows, weight):
         """Rows (E, R * M, D) of the cluster of each head of a point, weighted: (E, P, D)."""
         out = _bag(self.cluster.view(-1, 1), rows.flatten(0, 1), weight.view(-1, 1))
         return out.view(*self.cluster.shape, -1)
 
-    def products(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    def products(self, rows, others):
         """Products of the rows of a point's clusters with its own (P, C): (E, P)."""
         points, heads = self.of_point.shape
         point = torch.arange(points, device=rows.device)
@@ -385,14 +356,7 @@ def _bag(index, rows, weight, begin=None):
     return F.embedding_bag(index, rows, begin, mode='sum', per_sample_weights=weight)
 
 
-def aggregate(
-    p: Points,
-    clusters: Clusters,
-    s: torch.Tensor,
-    valid: torch.Tensor | None,
-    projections: Projections,
-    denominator: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _aggregate(p, clusters, s, valid, projections, denominator):
     """Return the clusters' mean points (E, R * M, C), values (E, R * M, D), divisors, shares.
 
     The last two (E, R * M, 1): what sums are divided by, and how much of the values' bias that

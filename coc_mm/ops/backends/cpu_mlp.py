@@ -27,18 +27,10 @@ class MLPWeights(NamedTuple):
 def residual_mlp(
     x: torch.Tensor, weights: MLPWeights, eps: float, residual: bool = True, inplace: bool = False
 ) -> torch.Tensor:
-    """Normalise each image, apply an MLP with GELU to each point, add the input.
+    """Normalise each image of (B, H, W, C), apply an MLP with GELU to each point, add the input.
 
-    Args:
-        x (Tensor): (B, H, W, C), float32 or float64, on the CPU.
-        weights (MLPWeights): In the dtype of ``x``.
-        eps (float): Added to the variance of the norm.
-        residual (bool): Whether the input is added. Defaults to True.
-        inplace (bool): Whether the output may take the place of ``x`` where no gradient is wanted.
-            Defaults to False.
-
-    Returns:
-        Tensor: (B, H, W, C).
+    All in float32 or float64. ``inplace`` lets the output take the place of ``x`` where no gradient
+    is wanted.
     """
     if torch.compiler.is_compiling():  # one opaque operator compiles in no time; no gradients
         return _opaque(x, list(weights), eps, residual)

@@ -46,16 +46,7 @@ class MixerSettings(NamedTuple):
 
 
 def forward(y: torch.Tensor, w: MixerWeights, settings: MixerSettings) -> torch.Tensor:
-    """Compute ``out_proj(context_cluster(in_proj(y)))``.
-
-    Args:
-        y (Tensor): (B, H, W, C), normalised.
-        w (MixerWeights): Those of the norm are not used.
-        settings (MixerSettings): Neither are those of the norm and of the input.
-
-    Returns:
-        Tensor: (B, H, W, C).
-    """
+    """Compute ``out_proj(context_cluster(in_proj(y)))`` of a normalised map (B, H, W, C)."""
     heads, denominator = settings.heads, settings.denominator
     layout = region_layout(y, settings.proposals, settings.folds)
     out_weight = w.out_weight.unflatten(1, (heads, -1)).permute(1, 2, 0)

@@ -19,17 +19,8 @@ def similarity(
     """Similarity of every point of a region to every center of that region.
 
     ``s[m, n] = sigmoid(beta + alpha * cos(center_m, x_n))``, the centers being the adaptive
-    averages of the points.
-
-    Args:
-        features (Tensor): (B, R, E, N, D), points in the similarity space.
-        alpha (Tensor): Scale, one element.
-        beta (Tensor): Offset, one element.
-        layout (RegionLayout): Of the map.
-
-    Returns:
-        Tensor: (B, R, E, M, N). A center that repeats an earlier one has -1, below every
-        sigmoid, so that the first of equals wins.
+    averages of the points: (B, R, E, N, D) to (B, R, E, M, N). A center that repeats an earlier one
+    has -1, below every sigmoid, so that the first of equals wins.
     """
     centers = pool(features, layout)
     cosine = F.normalize(centers, dim=-1, eps=EPS) @ F.normalize(features, dim=-1, eps=EPS).mT
@@ -73,11 +64,8 @@ def forward(
         layout (RegionLayout): Of the map.
         denominator (str): 'similarity' as above, or 'count' for the number of points of the
             cluster plus one.
-        assignment (Tensor | None): (B, R, E, N), the centers that points join, int64. Defaults
-            to None, the most similar ones.
-
-    Returns:
-        Tensor: (B, H, W, E, D).
+        assignment (Tensor | None): (B, R, E, N), the centers that points join, int64; None for the
+            most similar ones.
     """
     x, v = layout.split(features), layout.split(values)
     s = similarity(x, alpha, beta, layout)
@@ -96,12 +84,9 @@ def forward(
 def differentiable_grads(
     function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad: torch.Tensor
 ) -> list[torch.Tensor | None]:
-    """Return gradients that can be differentiated again, for backward passes written by hand.
+    """Return gradients that can be differentiated again, None for inputs that need none.
 
-    Args:
-        function (Callable): Of ``inputs``, made of operations that autograd knows.
-        inputs (Sequence[Tensor]): Those that need no gradient get None.
-        grad (Tensor): Of what the function returns.
+    For backward passes written by hand: ``function`` is made of operations that autograd knows.
     """
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))

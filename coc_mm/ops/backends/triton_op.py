@@ -37,18 +37,14 @@ def can_run_triton(
 ) -> bool:
     """Say whether the Triton kernels run on these points.
 
+    They do for float32, float16 and bfloat16 on a CUDA device of compute capability 8.0 or more,
+    and on the CPU where the environment has had ``TRITON_INTERPRET=1`` since the start.
+
     Args:
         features (Tensor): (B, H, W, E, D).
-        proposals (tuple[int, int]): Centers per region. Defaults to (2, 2).
-        folds (tuple[int, int]): Regions. Defaults to (1, 1).
-        raise_error (bool): Raise with the reason instead of returning False. Defaults to False.
-
-    Returns:
-        bool: True for float32, float16 and bfloat16 on a CUDA device of compute capability 8.0 or
-        more, and on the CPU where the environment has had ``TRITON_INTERPRET=1`` since the start.
-
-    Raises:
-        RuntimeError: They cannot, and ``raise_error`` is set.
+        proposals (tuple[int, int]): Centers per region, (rows, columns).
+        folds (tuple[int, int]): Regions, (rows, columns).
+        raise_error (bool): Raise a RuntimeError with the reason instead of returning False.
     """
     reason = _refusal(features, proposals, folds)
     if reason and raise_error:
@@ -113,24 +109,15 @@ def forward(
 ) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
-    Same contract as :func:`coc_mm.ops.context_cluster`, for points that :func:`can_run_triton`
-    accepts.
+    As :func:`coc_mm.ops.context_cluster`, for points that :func:`can_run_triton` accepts; the
+    output is contiguous.
 
     Args:
         features (Tensor): (B, H, W, E, D), or (B, H, W, 2, E, D) with the values in it, whose
             gradient then comes as one tensor too.
         values (Tensor | None): (B, H, W, E, D), or None where ``features`` has them.
-        alpha (Tensor): Scale of the similarity, one element.
-        beta (Tensor): Offset of the similarity, one element.
-        proposals (tuple[int, int]): Centers per region.
-        folds (tuple[int, int]): Regions.
-        denominator (str): 'similarity' or 'count'.
-        can_fall_back (bool): Compute with 'matmul', after one warning, where Triton fails to
-            compile or to launch a kernel; as it does for the rest of the process. Defaults to
-            False: the error is raised.
-
-    Returns:
-        Tensor: (B, H, W, E, D), contiguous, in the dtype of the values.
+        can_fall_back (bool): Compute with 'matmul' for the rest of the process, after one warning,
+            where Triton fails to compile or to launch a kernel; otherwise the error is raised.
     """
     setting = [int(n) for n in proposals], [int(n) for n in folds], denominator == 'count'
     return _forward(features, values, alpha.float(), beta.float(), *setting, can_fall_back)[0]
@@ -141,10 +128,10 @@ def _unpack(features, values):
 
 
 def _matmul(features, values, alpha, beta, proposals, folds, by_count):
-    denominator = 'count' if by_count else 'similarity'
-    settings = ClusterSettings(tuple(proposals), tuple(folds), denominator)
-    x, v = _unpack(features, values)
-    return in_float32(matmul.forward)(x, v, alpha, beta, settings)
+    settings = ClusterSettings(
+        tuple(proposals), tuple(folds), 'count' if by_count else 'similarity'
+    )
+    return in_float32(matmul.forward)(*_unpack(features, values), alpha, beta, settings)
 
 
 def _try_kernels(call, can_fall_back, features, setting):

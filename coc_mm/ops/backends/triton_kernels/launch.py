@@ -82,21 +82,11 @@ def _rows(*maps):
 
 
 def forward(x, v, alpha, beta, proposals, folds, by_count):
-    """Run the forward kernels.
+    """Run the forward kernels on points and values (B, H, W, E, D), alpha and beta in float32.
 
-    Args:
-        x (Tensor): (B, H, W, E, D), points in the similarity space.
-        v (Tensor): (B, H, W, E, D), points in the value space.
-        alpha (Tensor): One float32 element.
-        beta (Tensor): One float32 element.
-        proposals (tuple[int, int]): Centers per region.
-        folds (tuple[int, int]): Regions.
-        by_count (bool): What aggregates are divided by.
-
-    Returns:
-        tuple[Tensor]: The output, and for the backward pass, with G = images x regions x heads:
-        similarity (G, N) and center (G, N) of every point, aggregates (G, M, D), what they were
-        divided by (G, M), centers of length one (G, M, D) and the lengths they had (G, M).
+    Return the output, and for the backward pass, with G = images x regions x heads: similarity
+    (G, N) and center (G, N) of every point, aggregates (G, M, D), what they were divided by (G, M),
+    centers of length one (G, M, D) and the lengths they had (G, M).
     """
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     p = plan(x, proposals, folds, by_count)
@@ -135,22 +125,10 @@ def forward(x, v, alpha, beta, proposals, folds, by_count):
 
 
 def backward(grad, x, v, alpha, saved, grad_x, grad_v, proposals, folds, by_count):
-    """Run the backward kernels.
+    """Run the backward kernels; return the gradients of alpha and beta, float32 scalars.
 
-    Args:
-        grad (Tensor): (B, H, W, E, D), gradient of the output.
-        x (Tensor): (B, H, W, E, D), as in the forward pass.
-        v (Tensor): (B, H, W, E, D), as in the forward pass.
-        alpha (Tensor): One float32 element.
-        saved (tuple[Tensor]): What :func:`forward` returned beside the output.
-        grad_x (Tensor): (B, H, W, E, D), points in row-major order, is written.
-        grad_v (Tensor): (B, H, W, E, D), points in row-major order, is written.
-        proposals (tuple[int, int]): Centers per region.
-        folds (tuple[int, int]): Regions.
-        by_count (bool): What aggregates are divided by.
-
-    Returns:
-        tuple[Tensor, Tensor]: Gradients of alpha and beta, float32 without dimensions.
+    ``grad`` is that of the output, ``saved`` what :func:`forward` returned beside it; ``grad_x``
+    and ``grad_v`` (B, H, W, E, D), points in row-major order, are written.
     """
     s, index, g, total, unit, length = saved
     p = plan(x, proposals, folds, by_count)
