@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'coc_mm'
 # Triton reads the annotations of kernels as its own and takes everything else as it comes.
-KERNELS = PACKAGE / 'ops' / 'context_cluster' / 'triton_kernels'
+KERNELS = PACKAGE / 'ops' / 'backends' / 'triton_kernels'
 
 
 def public_functions(body, owner=''):

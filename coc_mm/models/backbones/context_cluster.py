@@ -12,82 +12,52 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from coc_mm.models.layers import (
-    ContextClusterBlock,
-    GroupNorm1,
-    PointReducer,
-    append_positions,
-)
+from coc_mm.models.layers import ContextClusterBlock, GroupNorm1, PointReducer, append_positions
 from coc_mm.ops.functional import DENOMINATORS
 from coc_mm.registry import MODELS
 
 MIN_SIZE = 32
 _WHOLE = (int, np.integer)
-_TINY = dict(
-    depths=(3, 4, 5, 2),
-    dims=(32, 64, 196, 320),
-    mlp_ratios=(8, 8, 4, 4),
-    heads=(4, 4, 8, 8),
-    head_dim=24,
-    proposals=(2, 2, 2, 2),
-    folds=(8, 4, 2, 1),
-)
-_SMALL = dict(
-    dims=(64, 128, 320, 512),
-    mlp_ratios=(8, 8, 4, 4),
-    head_dim=32,
-    proposals=(2, 2, 2, 2),
-    folds=(8, 4, 2, 1),
-)
+_COMMON = dict(mlp_ratios=(8, 8, 4, 4), proposals=(2, 2, 2, 2), folds=(8, 4, 2, 1))
+_TINY = dict(_COMMON, depths=(3, 4, 5, 2), dims=(32, 64, 196, 320), heads=(4, 4, 8, 8), head_dim=24)
+_SMALL = dict(_COMMON, dims=(64, 128, 320, 512), head_dim=32)
 
 
 @MODELS.register_module()
 class ContextCluster(BaseModule):
     """Context Cluster, a backbone that sees an image as a set of points.
 
-    A PyTorch implementation of `Image as Set of Points
-    <https://arxiv.org/abs/2303.01494>`_. One class serves classification and
-    dense prediction: the number of outputs, of centers and of regions are
-    arguments. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
+    A PyTorch implementation of `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_. One
+    class serves classification and dense prediction: the number of outputs, of centers and of
+    regions are arguments. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
 
     Args:
-        arch (str | dict): A name of :attr:`arch_zoo`, or a dict with the keys
-            ``depths``, ``dims``, ``mlp_ratios``, ``heads`` (four numbers each),
-            ``head_dim`` (a number), and optionally ``proposals`` and ``folds``.
-            Defaults to 'small'.
-        in_channels (int): Channels of the image; two position channels are
-            appended inside. Defaults to 3.
-        out_indices (int | Sequence[int]): Stages to return, 0-3 with strides
-            4, 8, 16 and 32; negative numbers count from the end. Defaults to
-            (3, ), the last stage.
-        proposals (int | Sequence | None): Centers per region: one value, or
-            one for each of the four stages; a value is a number (2 means 2 x 2)
-            or (rows, columns). None takes those of ``arch``. Defaults to None.
-        folds (int | Sequence | None): Regions that the map is cut into, in the
-            same form. Defaults to None.
+        arch (str | dict): A name of :attr:`arch_zoo`, or a dict with the keys ``depths``, ``dims``,
+            ``mlp_ratios``, ``heads`` (four numbers each), ``head_dim`` (a number), and optionally
+            ``proposals`` and ``folds``. Defaults to 'small'.
+        in_channels (int): Channels of the image; two position channels are appended inside.
+        out_indices (int | Sequence[int]): Stages to return, 0-3 with strides 4, 8, 16 and 32;
+            negative numbers count from the end. Defaults to (3, ), the last stage.
+        proposals (int | Sequence | None): Centers per region: one value, or one for each of the
+            four stages; a value is a number (2 means 2 x 2) or (rows, columns). None takes those
+            of ``arch``.
+        folds (int | Sequence | None): Regions that the map is cut into, in the same form.
         drop_rate (float): Dropout in mixers and MLPs. Defaults to 0.
-        drop_path_rate (float): Stochastic depth of the last block, growing
-            linearly from 0 at the first. Defaults to 0.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none.
-            Defaults to 1e-5.
-        denominator (str): What a cluster's sum is divided by: 'similarity', or
-            'count' for weights published before June 2023, among them those
-            for COCO and ADE20K. Defaults to 'similarity'.
-        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the
-            first k stages (1-4), norms of their outputs included. Defaults to -1.
-        norm_eval (bool): Keep every norm in evaluation mode while training;
-            without effect on the arithmetic of group norm. Defaults to False.
-        with_cp (bool): Recompute blocks in the backward pass to save memory.
-            Defaults to False.
-        backend (str | None): Backend of the operator, see
-            :func:`coc_mm.ops.context_cluster`. Defaults to None.
-        init_cfg (dict | list[dict] | None): Initialisation, for example
-            ``dict(type='Pretrained', checkpoint=..., prefix='backbone.')``.
-            It comes on top of the paper's own: MLPs drawn from a truncated
-            normal of deviation 0.02. Defaults to None.
-
-    Raises:
-        ValueError: For an unknown name or a value out of range.
+        drop_path_rate (float): Stochastic depth of the last block, growing linearly from 0 at the
+            first. Defaults to 0.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-5.
+        denominator (str): What a cluster's sum is divided by: 'similarity', or 'count' for weights
+            published before June 2023, among them those for COCO and ADE20K. Defaults to
+            'similarity'.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages
+            (1-4), norms of their outputs included. Defaults to -1.
+        norm_eval (bool): Keep every norm in evaluation mode while training; without effect on the
+            arithmetic of group norm. Defaults to False.
+        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
+        backend (str | None): Backend of the operator, see :func:`coc_mm.ops.context_cluster`.
+        init_cfg (dict | list[dict] | None): Initialisation, for example ``dict(type='Pretrained',
+            checkpoint=..., prefix='backbone.')``, on top of the paper's own: MLPs drawn from a
+            truncated normal of deviation 0.02.
 
     Example:
         >>> import torch
@@ -214,16 +184,10 @@ class ContextCluster(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute the maps of ``out_indices``.
+        """Compute the maps of ``out_indices``, (B, C_i, H_i, W_i) each, in channels-last memory.
 
         Args:
             x (Tensor): (B, in_channels, H, W), H and W at least 32.
-
-        Returns:
-            tuple[Tensor, ...]: Per index (B, C_i, H_i, W_i), in channels-last memory.
-
-        Raises:
-            ValueError: For an input of another shape or below 32 x 32.
         """
         self._check_input(x)
         x = self.patch_embed(append_positions(x))
@@ -254,16 +218,13 @@ class ContextCluster(BaseModule):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the depth of a parameter for layer-wise learning-rate decay.
 
-        The stem has depth 0, the blocks count on through the stages, a points
-        reducer belongs to the first block of its stage, the norm of an output
-        to the last, and anything outside the backbone has the last depth.
+        The stem has depth 0, the blocks count on through the stages, a points reducer belongs to
+        the first block of its stage, the norm of an output to the last, and anything outside the
+        backbone has the last depth. The second number is how many depths there are.
 
         Args:
             param_name (str): Name of the parameter in the whole model.
-            prefix (str): Prefix of the backbone's names. Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The depth, and the number of depths.
+            prefix (str): Prefix of the backbone's names.
         """
         depths = self.arch['depths']
         num_layers = sum(depths) + 2
@@ -273,9 +234,8 @@ class ContextCluster(BaseModule):
         if name[0] == 'patch_embed':
             return 0, num_layers
         if name[0] == 'stages':
-            stage = int(name[1])
             block = int(name[3]) if name[2] == 'blocks' else 0
-            return sum(depths[:stage]) + block + 1, num_layers
+            return sum(depths[: int(name[1])]) + block + 1, num_layers
         if name[0].startswith('norm'):
             return sum(depths[: int(name[0][4:]) + 1]), num_layers
         return num_layers - 1, num_layers

@@ -8,7 +8,6 @@ import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
-from coc_mm.checkpoints import convert_official
 from coc_mm.models import ContextCluster
 from coc_mm.models.layers import ContextClusterMixer, GroupNorm1, append_positions
 from coc_mm.models.layers import point_reducer as reducer
@@ -350,38 +349,3 @@ def test_state_dict_holds_no_caches():
     model(torch.randn(1, 3, 36, 52))
     assert set(model.state_dict()) == before == {name for name, _ in model.named_parameters()}
     copy.deepcopy(model)
-
-
-class TestConvertOfficial:
-    """The mapping's refusals; what it maps is held by the golden figures."""
-
-    official = {
-        'network.0.0.token_mixer.f.weight': torch.zeros(4, 2, 1, 1),
-        'network.0.0.token_mixer.v.weight': torch.zeros(4, 2, 1, 1),
-    }
-
-    def test_neck_and_heads_are_handed_through(self):
-        weights = {f'module.backbone.{k}': v for k, v in self.official.items()}
-        weights['module.neck.lateral_convs.0.conv.weight'] = torch.ones(1)
-        converted = convert_official(weights, task='detection')
-        assert set(converted) == {
-            'backbone.stages.0.blocks.0.mixer.in_proj.weight', 'neck.lateral_convs.0.conv.weight'
-        }  # fmt: skip
-        assert converted['backbone.stages.0.blocks.0.mixer.in_proj.weight'].shape == (8, 2)
-
-    @pytest.mark.parametrize(
-        ('change', 'task', 'message'),
-        [
-            ({}, 'posing', "unknown task 'posing'"),
-            ({'layer4.conv.weight': 1}, 'classification', r'1 unknown keys: layer4\.conv\.weight'),
-            ({'head.weight': 1}, 'segmentation', r'unknown keys: head\.weight'),
-            ({'network.2.0.token_mixer.f.bias': 1}, 'detection', 'only one of the two projections'),
-        ],
-    )
-    def test_refusals(self, change, task, message):
-        with pytest.raises(ValueError, match=message):
-            convert_official({**self.official, **change}, task)
-
-    def test_another_model(self):
-        with pytest.raises(ValueError, match='no token mixer among the keys'):
-            convert_official({'conv1.weight': torch.zeros(1)})

@@ -8,9 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from coc_mm.ops.backends.triton_kernels import backward as back
-from coc_mm.ops.backends.triton_kernels import forward as fore
-from coc_mm.ops.backends.triton_kernels.tiles import INTERPRETED, Meta
+from coc_mm.ops.backends.triton_kernels import passes
+from coc_mm.ops.backends.triton_kernels.tiles import EPS, INTERPRETED, Meta
 
 # One program serves a region of up to REGION_POINTS points, or of any size where there are
 # PROGRAMS of them to fill the machine (8 for each multiprocessor of the largest). Otherwise the
@@ -56,8 +55,7 @@ def plan(x, proposals, folds, by_count):
 def _block(block_m, block_d, dtype):
     """Return points of a tile and warps of a program, by what keeps sums in registers.
 
-    As ptxas counts for compute capability 9.0. float32 is multiplied outside of the tensor cores,
-    with more numbers at hand.
+    As ptxas counts for compute capability 9.0; float32 takes more, outside of the tensor cores.
     """
     numbers = block_m * block_d
     if dtype == torch.float32:
@@ -104,23 +102,23 @@ def forward(x, v, alpha, beta, proposals, folds, by_count):
     maps = _rows(x, v)
     with _device(x):
         if p.num_splits == 1:
-            fore.forward_kernel[(p.groups,)](
+            passes.forward_kernel[(p.groups,)](
                 *(*maps, out, alpha, beta, s, index, g, total, unit, length, *p.sizes), **p.options
             )
             return out, *saved
         grid = (p.groups * p.num_splits,)
         center, value_center, sums = (new(p.groups, p.num_splits, *rows[1:]) for _ in range(3))
         weight = new(p.groups, p.num_splits, rows[1])
-        fore.pool_kernel[grid](*maps, center, value_center, *p.sizes, **p.options)
+        passes.pool_kernel[grid](*maps, center, value_center, *p.sizes, **p.options)
         center = center.sum(1)
         torch.linalg.vector_norm(center, dim=-1, out=length)
-        torch.div(center, length.clamp_min(fore.EPS.value).unsqueeze(-1), out=unit)
-        fore.assign_kernel[grid](
+        torch.div(center, length.clamp_min(EPS.value).unsqueeze(-1), out=unit)
+        passes.assign_kernel[grid](
             *(*maps, unit, alpha, beta, s, index, sums, weight, *p.sizes), **p.options
         )
         torch.add(weight.sum(1), 1, out=total)
         torch.div(sums.sum(1) + value_center.sum(1), total.unsqueeze(-1), out=g)
-        fore.dispatch_kernel[grid](out, g, s, index, *p.sizes, **p.options)
+        passes.dispatch_kernel[grid](out, g, s, index, *p.sizes, **p.options)
     return out, *saved
 
 
@@ -140,7 +138,7 @@ def backward(grad, x, v, alpha, saved, grad_x, grad_v, proposals, folds, by_coun
     grad_x, grad_v = ((t, t.stride(2)) for t in (grad_x, grad_v))
     with _device(s):
         if p.num_splits == 1:
-            back.backward_kernel[(p.groups,)](
+            passes.backward_kernel[(p.groups,)](
                 *(*x, *v, *grad, *grad_x, *grad_v, alpha, s, index, g, total, unit, length),
                 *(pull, torch.empty_like(g), shrink, scalars, *p.sizes),
                 **p.options,
@@ -148,19 +146,19 @@ def backward(grad, x, v, alpha, saved, grad_x, grad_v, proposals, folds, by_coun
             return scalars.sum(0).unbind()
         grid = (p.groups * p.num_splits,)
         parts, unit_parts = (g.new_empty(p.groups, p.num_splits, *g.shape[1:]) for _ in range(2))
-        back.collect_kernel[grid](*grad, s, index, parts, *p.sizes, **p.options)
+        passes.collect_kernel[grid](*grad, s, index, parts, *p.sizes, **p.options)
         grad_g = parts.sum(1) / total.unsqueeze(-1)
         shrink = shrink.zero_() if by_count else (grad_g * g).sum(-1)
-        back.values_gradient_kernel[grid](
+        passes.values_gradient_kernel[grid](
             *(*x, *v, *grad, *grad_v, alpha, s, index, g, unit, pull, grad_g, shrink, unit_parts),
             *(scalars, *p.sizes),
             **p.options,
         )
         grad_unit = unit_parts.sum(1)
-        radial = (grad_unit * unit).sum(-1).where(length > fore.EPS.value, 0)
+        radial = (grad_unit * unit).sum(-1).where(length > EPS.value, 0)
         grad_center = grad_unit - unit * radial.unsqueeze(-1)
-        grad_center = grad_center / length.clamp_min(fore.EPS.value).unsqueeze(-1)
-        back.features_gradient_kernel[grid](
+        grad_center = grad_center / length.clamp_min(EPS.value).unsqueeze(-1)
+        passes.features_gradient_kernel[grid](
             *(*x, *grad_x, grad_center, unit, pull, index, *p.sizes), **p.options
         )
     return scalars.sum(0).unbind()

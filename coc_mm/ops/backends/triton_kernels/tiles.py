@@ -57,10 +57,7 @@ class Tile(NamedTuple):
 
 @triton.jit
 def locate(H, W, E, FH, FW, POINTS, SPLIT, SPLITS):
-    """Return the region of this program.
-
-    Region ``i`` of an axis covers ``[i * length // folds, (i + 1) * length // folds)``.
-    """
+    """Return the region of this program."""
     program = tl.program_id(0)
     group = program // SPLITS
     begin = program % SPLITS * SPLIT
@@ -156,11 +153,7 @@ def gather_rows(ptr, group, index, meta: tl.constexpr):
 
 @triton.jit
 def window(m, axis_points, proposals):
-    """Return the first and the last-plus-one point of a center on an axis.
-
-    Center ``k`` of ``p`` on an axis of ``n`` points averages those from ``k * n // p`` to before
-    ``ceil((k + 1) * n / p)``.
-    """
+    """Return the first and the last-plus-one point that a center averages on an axis."""
     return m * axis_points // proposals, ((m + 1) * axis_points + proposals - 1) // proposals
 
 
@@ -187,11 +180,7 @@ def within(row, col, row_0, row_1, col_0, col_1):
 
 @triton.jit
 def center_mask(region, meta: tl.constexpr):
-    """Return 0 for a center points may join, -inf for places beyond and for repeated centers.
-
-    Where a region has fewer points than centers some windows are the same: the first of them
-    takes the points.
-    """
+    """Return 0 for a center points may join, -inf for places beyond and for repeated centers."""
     m = tl.arange(0, meta.BLOCK_M)
     k = m // meta.PW
     l = m % meta.PW  # noqa: E741
@@ -219,10 +208,8 @@ def split_fp32(a, dtype: tl.constexpr):
 
     Points are exact in their own type: with the first two parts a product on the tensor cores is
     that in float32 to 2^-17 (bfloat16) or 2^-22 (float16) of a term, with the third of bfloat16 to
-    2^-24. float16 is scaled, as scaled losses exceed its range.
-
-    Returns:
-        tuple: the three parts (for float32 itself and zeros), scale.
+    2^-24. float16 is scaled, as scaled losses exceed its range. Return the three parts (for float32
+    itself and zeros) and the scale.
     """
     scale = 1.0
     if dtype == tl.float16:
