@@ -184,22 +184,6 @@ def test_backends_agree_in_float32(case):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_padding_has_no_effect(backend):
-    """A map that the folds do not divide equals its regions clustered one by one."""
-    features, values = points(1, 7, 10, 2, 4)
-    out = context_cluster(features, values, *scalars(), (2, 2), (2, 3), backend=backend)
-    visited = 0
-    for rows in (slice(0, 3), slice(3, 7)):
-        for cols in (slice(0, 3), slice(3, 6), slice(6, 10)):
-            alone = context_cluster(
-                features[:, rows, cols], values[:, rows, cols], *scalars(), backend=backend
-            )
-            torch.testing.assert_close(out[:, rows, cols], alone)
-            visited += 1
-    assert visited == 6
-
-
-@pytest.mark.parametrize('backend', BACKENDS)
 def test_first_of_equal_centers_wins(backend):
     # One point per region and four times the same center: one cluster of one point.
     features, values = points(1, 2, 2, 1, 3)
@@ -383,11 +367,6 @@ def test_short_points_have_the_same_gradient(denominator, length):
 
 
 def test_points_of_just_the_least_length_have_the_same_gradient():
-    """No gradient passes a clamp at its bound, since torch 2.5 or so."""
-    bound = torch.ones(1, requires_grad=True)
-    bound.clamp_min(1).backward()
-    if bound.grad.item():
-        pytest.skip('this torch lets it pass')
     features, values = points(1, 4, 4, 2, 3)
     features[0, :2, :2] = features.new_tensor([1e-12, 0, 0])  # a window whose average is exact
     compare_gradients(features, values, (1, 1), 'similarity')
