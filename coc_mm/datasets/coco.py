@@ -1,4 +1,4 @@
-"""COCO annotation files: checked, and normalised for training and evaluation alike."""
+"""COCO annotation files: checked, and normalized for training and evaluation alike."""
 
 import json
 import math
@@ -19,54 +19,31 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and '\0' not in value
-
-
-def _is_extent(value: Any) -> bool:
-    return _is_number(value) and value >= 1 and value == int(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-_EXPECTED = {
-    _is_id: 'a number',
-    _is_name: 'text',
-    _is_extent: 'a number of pixels',
-    _is_box: '[x, y, width, height]',
-}
+# Whether a value fits, and what is due.
+_ID = (lambda x: isinstance(x, (int, str)) and not isinstance(x, bool), 'a number')
+_NAME = (lambda x: isinstance(x, str) and bool(x.strip()) and '\0' not in x, 'text')
+_EXTENT = (lambda x: _is_number(x) and x >= 1 and x == int(x), 'a number of pixels')
+_BOX = (
+    lambda x: isinstance(x, list) and len(x) == 4 and all(map(_is_number, x)),
+    '[x, y, width, height]',
+)
 _KEYS = {
-    'images': dict(id=_is_id, file_name=_is_name, height=_is_extent, width=_is_extent),
-    'annotations': dict(image_id=_is_id, category_id=_is_id, bbox=_is_box),
-    'categories': dict(id=_is_id, name=_is_name),
+    'images': dict(id=_ID, file_name=_NAME, height=_EXTENT, width=_EXTENT),
+    'annotations': dict(image_id=_ID, category_id=_ID, bbox=_BOX),
+    'categories': dict(id=_ID, name=_NAME),
 }
 _ONE = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
 
 def read_coco(file: Path, with_masks: bool) -> tuple[Path, dict, list[str]]:
-    """Read a COCO file, and write a normalised copy of it if it is not normal.
+    """Read a COCO file, and write a normalized copy of it if it is not normal.
 
-    mmdet and pycocotools pass over what is odd, each in its own way: annotation ids below 1 or
-    that occur twice, no ``iscrowd``, ``ignore``, an ``area`` of 0, boxes without extent, polygons
-    of less than three points. In the copy ids count from 1, ``iscrowd`` and ``area`` are set, and
-    what cannot be used is left out, so that training and evaluation see the same.
+    mmdet and pycocotools pass over what is odd, each in its own way. In the copy annotation ids
+    count from 1, ``iscrowd`` and ``area`` are set, and what cannot be used (boxes without extent,
+    polygons of less than three points) is left out: training and evaluation see the same.
 
-    Args:
-        file (Path): The annotation file; it stays as it is.
-        with_masks (bool): Whether masks are needed.
-
-    Returns:
-        tuple[Path, dict, list[str]]: The file to use, the normalised content, and remarks.
-
-    Raises:
-        ValueError: It is no COCO file, an entry lacks something or names an image or category
-            that is not there, or masks are missing.
+    Returns the file to use, the normalized content, and remarks. A ValueError names the file and
+    the entry that cannot be used.
     """
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
@@ -104,14 +81,12 @@ def _check_entries(file: Path, content: Any) -> None:
         for index, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 raise ValueError(f'{file}: {name} holds {entry!r:.40}, which is no object')
-            for key, fits in keys.items():
+            for key, (fits, due) in keys.items():
+                which = f'{file}: {_which(name, entry, index)}'
                 if key not in entry:
-                    raise ValueError(f'{file}: {_which(name, entry, index)} has no {key}')
+                    raise ValueError(f'{which} has no {key}')
                 if not fits(entry[key]):
-                    raise ValueError(
-                        f'{file}: {_which(name, entry, index)} has the {key} {entry[key]!r:.60}: '
-                        f'{_EXPECTED[fits]} is due'
-                    )
+                    raise ValueError(f'{which} has the {key} {entry[key]!r:.60}: {due} is due')
         if name != 'annotations':
             twice = [i for i, count in Counter(e['id'] for e in entries).items() if count > 1]
             if twice:
@@ -128,12 +103,12 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
     sizes = {image['id']: (image['height'], image['width']) for image in images}
     entries, lost, cut = [], 0, 0
     for index, found in enumerate(content['annotations']):
-        entry = dict(found, image_id=image_ids.get(found['image_id']))
-        entry['category_id'] = category_ids.get(found['category_id'])
-        for key in ('category', 'image'):
-            if entry[f'{key}_id'] is None:
-                which = f'{file}: {_which("annotations", found, index)}'
-                raise ValueError(f'{which} is of {key} {found[f"{key}_id"]}, which is not listed')
+        entry, which = dict(found), f'{file}: {_which("annotations", found, index)}'
+        for key, known in (('category', category_ids), ('image', image_ids)):
+            number = found[f'{key}_id']
+            if number not in known:
+                raise ValueError(f'{which} is of {key} {number}, which is not listed')
+            entry[f'{key}_id'] = known[number]
         x, y, w, h = entry['bbox']
         height, width = sizes[entry['image_id']]
         if min(w, h) < 1 or min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
@@ -143,8 +118,7 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
             try:
                 entry['segmentation'] = _usable_mask(entry['segmentation'], [height, width])
             except ValueError as error:
-                which = _which('annotations', found, index)
-                raise ValueError(f'{file}: {which} has a mask that {error}') from None
+                raise ValueError(f'{which} has a mask that {error}') from None
             if not entry['segmentation']:
                 cut += 1
                 continue
@@ -152,23 +126,17 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
         if not _is_number(entry.get('area')) or entry['area'] <= 0:
             entry['area'] = w * h
         entries.append(entry)
-    remarks = []
+    why = {
+        'boxes lie outside of their image or have no extent': lost,
+        'masks have no polygon of three points': cut,
+    }
     total = len(content['annotations'])
-    if lost:
-        remarks.append(
-            f'{lost} of {total} boxes lie outside of their image or have no extent; they are left '
-            'out.'
-        )
-    if cut:
-        remarks.append(
-            f'{cut} of {total} masks have no polygon of three points; they are left out.'
-        )
+    remarks = [f'{n} of {total} {what}; they are left out.' for what, n in why.items() if n]
     ids = [entry.get('id') for entry in entries]
     if not all(type(i) is int and i > 0 for i in ids) or len(set(ids)) < len(ids):
         entries = [dict(entry, id=number) for number, entry in enumerate(entries, 1)]
-        remarks.append(
-            'annotation ids are missing, text, twice or below 1; they are numbered anew.'
-        )
+        remark = 'annotation ids are missing, text, twice or below 1; they are numbered anew.'
+        remarks.append(remark)
     return dict(content, images=images, categories=categories, annotations=entries), remarks
 
 
@@ -181,7 +149,7 @@ def _integers(entries: list[dict]) -> tuple[dict, list[dict]]:
 
 
 def _usable_mask(mask: Any, size: list[int]) -> Any:
-    """Return a mask without polygons that enclose nothing; raise about one that is none."""
+    """A mask without polygons that enclose nothing; ValueError about one that is none."""
     if isinstance(mask, list):
         for polygon in mask:
             if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
@@ -190,9 +158,8 @@ def _usable_mask(mask: Any, size: list[int]) -> Any:
     if not isinstance(mask, dict) or not {'size', 'counts'} <= set(mask):
         raise ValueError('is neither polygons nor run lengths (size, counts)')
     if mask['size'] != size:
-        raise ValueError(
-            f'says its size is {mask["size"]!s:.40}; its image has [height, width] {size}'
-        )
+        says = f'says its size is {mask["size"]!s:.40}'
+        raise ValueError(f'{says}; its image has [height, width] {size}')
     counts = mask['counts']
     if isinstance(counts, list) and sum(filter(_is_number, counts)) != size[0] * size[1]:
         raise ValueError(f'has run lengths that do not fill its {size[0]} x {size[1]} pixels')
@@ -202,19 +169,10 @@ def _usable_mask(mask: Any, size: list[int]) -> Any:
 def count_training(
     file: Path, content: dict, classes: list[str], dataset: dict
 ) -> tuple[int, list[str]]:
-    """Count what mmdet's ``CocoDataset`` will train on.
+    """Count the images that mmdet's ``CocoDataset`` will train on, and remark on the others.
 
-    Args:
-        file (Path): The annotation file, for messages.
-        content (dict): Its normalised content.
-        classes (list[str]): Names of the categories to train.
-        dataset (dict): Settings of the dataset: ``filter_cfg`` and ``indices`` count.
-
-    Returns:
-        tuple[int, list[str]]: Number of images, and remarks on what is left out.
-
-    Raises:
-        ValueError: Nothing is left.
+    ``dataset`` holds its settings, of which ``filter_cfg`` and ``indices`` count. A ValueError says
+    that nothing is left.
     """
     names = {c['id']: c['name'] for c in content['categories'] if c['name'] in classes}
     entries = defaultdict(list)
@@ -239,10 +197,8 @@ def count_training(
     left_out['boxes of a crowd or to be ignored'] = len(boxes) - sum(learned.values())
     says = ', '.join(f'{count} {what}' for what, count in left_out.items() if count)
     if not learned:
-        raise ValueError(
-            f'{file}: no box is left to train on, of {len(content["images"])} images'
-            + (f': {says}.' if says else '.')
-        )
+        total = f'{len(content["images"])} images' + (f': {says}' if says else '')
+        raise ValueError(f'{file}: no box is left to train on, of {total}.')
     remarks = [f'custom data: {file}: not trained on: {says}.'] if says else []
     unseen = [name for name in names.values() if name not in learned]
     if unseen:

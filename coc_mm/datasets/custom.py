@@ -2,8 +2,7 @@
 
 mmengine applies ``--cfg-options`` when the config file has long been evaluated, so a file cannot
 compute from ``data_root``. :func:`resolve_custom` does it afterwards: it finds splits and classes
-and writes them into datasets, heads and metrics. The config that a run leaves in its work dir, and
-the checkpoint's list of classes, are then all that inference needs.
+and writes them into datasets, heads and metrics.
 """
 
 import colorsys
@@ -35,13 +34,11 @@ _FOUND = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'split')
 
 
 def resolve_custom(cfg: Config) -> list[str]:
-    """Complete a config for own data, in place. Any other config is left alone.
+    """Complete a config for own data, in place; any other config is left alone.
 
-    Called by the tools after ``--cfg-options`` are merged; a second call changes nothing. The
-    entries of the config that count, all at the top level:
+    A second call changes nothing. The entries of the config that count, all at the top level:
 
-    - ``custom_data``: 'class_folders', 'coco' or 'image_masks', the kind of data; a config
-      without it is not for own data.
+    - ``custom_data``: the kind of data, 'class_folders', 'coco' or 'image_masks'.
     - ``data_root``: the folder.
     - ``classes``: None to discover them, a list, or a text file with a name per line.
       ``classes.txt`` in ``data_root`` is taken where it exists.
@@ -51,14 +48,7 @@ def resolve_custom(cfg: Config) -> list[str]:
     Settings of the datasets that do not say where data lie (``pipeline``, ``filter_cfg``,
     ``indices``, ...) stay, and so do wrappers such as ``RepeatDataset`` around them.
 
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        list[str]: What was found, a line each, to be shown.
-
-    Raises:
-        ValueError: The data cannot be used: what, where, and the way out.
+    Returns lines to be shown. A ValueError says which data cannot be used, and the way out.
     """
     kind = cfg.get('custom_data')
     if kind is None:
@@ -88,14 +78,7 @@ def resolve_custom(cfg: Config) -> list[str]:
 
 
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
-    """Give a config its classes without looking at data, in place.
-
-    For inference with a checkpoint that lists them, in ``meta['dataset_meta']``.
-
-    Args:
-        cfg (Config): The config.
-        classes (Sequence[str]): Names in the order of their labels.
-    """
+    """Give a config its classes without looking at data, in place, as for inference."""
     cfg.classes = list(classes)
     for node in (cfg.get('model'), cfg.get('data_preprocessor')):
         for child in _dicts(node):
@@ -115,12 +98,11 @@ def _dicts(node) -> Iterator[dict]:
 
 def _given_classes(cfg: Config, root: Path) -> list[str] | None:
     """The names given by the config or a file, or None."""
-    given = cfg.get('classes')
+    given, where = cfg.get('classes'), 'classes'
     if given is None and (root / 'classes.txt').is_file():
         given = str(root / 'classes.txt')
     if given is None:
         return None
-    where = 'classes'
     if isinstance(given, str):
         where = given
         file = next((x for x in (Path(given).expanduser(), root / given) if x.is_file()), None)
@@ -240,12 +222,11 @@ def _resolve_class_folders(cfg, root, classes):
     if folders != classes:
         base['folders'] = folders
     parts = ('all', 'all') if val else ('train', 'val')
-    _set_datasets(
-        cfg,
-        root,
-        dict(base, data_prefix=dict(img_path=_relative(train, root)), part=parts[0]),
-        dict(base, data_prefix=dict(img_path=_relative(val or train, root)), part=parts[1]),
-    )
+    sets = [
+        dict(base, data_prefix=dict(img_path=_relative(folder, root)), part=part)
+        for folder, part in zip((train, val or train), parts, strict=True)
+    ]
+    _set_datasets(cfg, root, *sets)
     count = sum(len(hold_out(images[name], parts[0])) for name in folders)
     says = f'{count} training images in {_relative(train, root) or "its class folders"}, '
     says += f'validation in {_relative(val, root)}' if val else 'a fifth held out for validation'
@@ -274,16 +255,8 @@ def _coco_json(root: Path, split: str) -> Path | None:
         for pattern in ('*.json', '*/*.json')
         for path in root.glob(pattern)
     }
-    places = [
-        place
-        for name in SPLITS[split]
-        for place in (
-            f'annotations/instances_{name}.json',
-            f'annotations/{name}.json',
-            f'{name}/_annotations.coco.json',
-            f'{name}.json',
-        )
-    ]
+    forms = ('annotations/instances_{}.json', 'annotations/{}.json', '{}/_annotations.coco.json')
+    places = [form.format(name) for name in SPLITS[split] for form in (*forms, '{}.json')]
     file = next((there[place] for place in places if place in there), None)
     if file is None and split == 'train':
         raise ValueError(
@@ -302,10 +275,8 @@ def _coco_images(root: Path, split: str, file: Path, content: dict) -> Path:
     folder = next((x for x in folders if os.path.isfile(x / name)), None)
     if folder is None:
         tried = ', '.join(_relative(x, root) or '.' for x in folders)
-        raise ValueError(
-            f'{file} names the image {name[:200]}, which is in none of the folders {tried} of '
-            f'{root}'
-        )
+        which = f'{file} names the image {name[:200]}'
+        raise ValueError(f'{which}, which is in none of the folders {tried} of {root}')
     missing = missing_images(folder, content)
     if missing:
         raise ValueError(
@@ -353,9 +324,8 @@ def _resolve_coco(cfg, root, classes):
         for metric in _dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
             if metric.get('type', '').endswith('CocoMetric'):
                 metric['ann_file'] = str(root / val['ann_file'])
-    counts = {split: len(content['images']) for split, content in contents.items()}
-    says = {split: f'{count} images' for split, count in counts.items()}
-    if trained < counts['train']:
+    says = {split: f'{len(content["images"])} images' for split, content in contents.items()}
+    if trained < len(contents['train']['images']):
         says['train'] = f'{trained} of {says["train"]}'
     summary = ', '.join(f'{_relative(files[s], root)} ({says[s]})' for s in contents)
     summary += '' if val else ', so no validation'
@@ -371,14 +341,15 @@ def _palette(count: int) -> list[tuple]:
 def _image_mask_folders(root):
     """Find the folders of images and masks of both splits; validation may have none."""
     found: dict[str, tuple] = {}
-    for masks in ('annotations', 'masks', 'labels'):
+    names = ('annotations', 'masks', 'labels')
+    for masks in names:
         for split in SPLITS:
             images = split_folder(root / 'images', split), split_folder(root / masks, split)
             parent = split_folder(root, split)
             for pair in (images, (parent / 'images', parent / masks) if parent else (None, None)):
                 if pair[0] and pair[1] and pair[0].is_dir() and pair[1].is_dir():
                     found.setdefault(split, pair)
-    for masks in ('annotations', 'masks', 'labels'):
+    for masks in names:
         if 'train' not in found and (root / 'images').is_dir() and (root / masks).is_dir():
             found = dict(train=(root / 'images', root / masks))
     if 'train' not in found:
@@ -393,7 +364,8 @@ def _resolve_image_masks(cfg, root, classes):
     reduce_zero = bool(cfg.get('reduce_zero_label', False))
     folders = _image_mask_folders(root)
     names = {split: [mask for _, mask in pair_masks(*pair)] for split, pair in folders.items()}
-    if 'val' not in folders:
+    val = 'val' in folders
+    if not val:
         held = len(hold_out(names['train'], 'val'))
         _check_held_out(root, held, 'there is one image with a mask, too few')
     found = {split: mask_values(folders[split][1], names[split]) for split in folders}
@@ -420,26 +392,23 @@ def _resolve_image_masks(cfg, root, classes):
     unseen = sorted(set(values.get('val', ())) - set(values['train']))
     remarks = []
     if unseen:
-        remarks = [
-            f'custom data: {folders["val"][1]} holds {", ".join(map(str, unseen[:8]))}'
-            f'{", ..." if len(unseen) > 8 else ""}, which no mask for training has: such classes '
-            'are not learned and lower the mean.'
-        ]
+        shown = ', '.join(map(str, unseen[:8])) + (', ...' if len(unseen) > 8 else '')
+        remarks.append(
+            f'custom data: {folders["val"][1]} holds {shown}, which no mask for training has: such '
+            'classes are not learned and lower the mean.'
+        )
     set_classes(cfg, classes)
     base = dict(
         type='coc_mm.ImageMaskFolders',
         metainfo=dict(classes=classes, palette=_palette(len(classes))),
         reduce_zero_label=reduce_zero,
     )
-    parts = dict(train='all', val='all') if 'val' in folders else dict(train='train', val='val')
-    sets = {}
-    for split, part in parts.items():
+    sets = []
+    for split in SPLITS:
         images, masks = (_relative(x, root) for x in folders.get(split, folders['train']))
         prefix = dict(img_path=images, seg_map_path=masks)
-        sets[split] = dict(base, data_prefix=prefix, part=part)
-    _set_datasets(cfg, root, sets['train'], sets['val'])
-    says = f'{len(names["train"])} images with masks for training, '
-    says += (
-        f'{len(names["val"])} for validation' if 'val' in folders else 'a fifth of them held out'
-    )
+        sets.append(dict(base, data_prefix=prefix, part='all' if val else split))
+    _set_datasets(cfg, root, *sets)
+    other = f'{len(names["val"])} for validation' if val else 'a fifth of them held out'
+    says = f'{len(names["train"])} images with masks for training, {other}'
     return _summary(root, classes, says) + remarks

@@ -1,8 +1,4 @@
-"""Datasets that are a folder: images in class folders, images with masks.
-
-They need none of the task libraries; their items are what mmpretrain's and mmseg's pipelines
-expect.
-"""
+"""Datasets that are a folder, without a task library: images in class folders or with masks."""
 
 import os
 import random
@@ -32,17 +28,13 @@ SPLITS = {
     'train': ('train', 'training', 'train2017'),
     'val': ('val', 'valid', 'validation', 'val2017', 'test', 'testing', 'test2017'),
 }
-#: Of a folder without a validation split: all, or what :func:`hold_out` gives.
-PARTS = ('all', 'train', 'val')
 T = TypeVar('T')
 
 
 def list_files(folder: str | Path) -> list[str]:
-    """List the files below a folder and the folders it links to.
+    """List the files below a folder and the folders it links to, relative to it and sorted.
 
-    Returns:
-        list[str]: Paths relative to the folder with ``/``, sorted; nothing hidden, and nothing
-        of the ``__MACOSX`` that macOS adds to zip files.
+    Nothing hidden, and nothing of the ``__MACOSX`` that macOS adds to zip files.
     """
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -75,24 +67,13 @@ def split_folder(parent: Path, split: str) -> Path | None:
 
 
 def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
-    """Split names into those to train with and those held out.
+    """Choose names to train with ('train') or those held out ('val'); 'all' chooses all.
 
-    The choice depends on the number of names alone, so it is the same in every run.
-
-    Args:
-        names (list): In a fixed order.
-        part (str): 'train', 'val', or 'all' for no split.
-        fraction (float): Share held out, above 0 and below 1; at least one name, if there are
-            two.
-
-    Returns:
-        list: The part, in the given order.
-
-    Raises:
-        ValueError: ``part`` or ``fraction`` is out of range.
+    The choice depends on the number of names alone, so it is the same in every run. At least one
+    name is held out, if there are two.
     """
-    if part not in PARTS:
-        raise ValueError(f'part must be one of {", ".join(PARTS)}, got {part!r}')
+    if part not in ('all', 'train', 'val'):
+        raise ValueError(f'part must be one of all, train, val, got {part!r}')
     if not 0 < fraction < 1:
         raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction!r}')
     if part == 'all':
@@ -108,17 +89,12 @@ class ClassFolders(BaseDataset):
 
     Args:
         data_root (str): The root folder.
-        data_prefix (dict): ``img_path``, the folder below it that holds the class folders; the
-            root itself by default.
+        data_prefix (dict): ``img_path``, the folder below it that holds the class folders.
         metainfo (dict): ``classes``, the names of the classes in the order of their labels.
-        folders (Sequence[str], optional): Name of the folder of each class, where it is not that
-            of the class. Other folders are left out.
+        folders (Sequence[str], optional): Name of each class's folder, if it is another.
         part (str): 'all', or 'train' and 'val' to hold images of every class out.
         val_fraction (float): Share of each class held out.
         **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
-
-    Raises:
-        ValueError: There is no image.
     """
 
     def __init__(
@@ -157,14 +133,10 @@ class ImageMaskFolders(BaseDataset):
         data_root (str): The root folder.
         data_prefix (dict): ``img_path`` and ``seg_map_path``, folders below it.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
-        reduce_zero_label (bool): Index 0 is unlabelled and index 1 the first class; by default
-            index 0 is the first class. 255 is always unlabelled.
+        reduce_zero_label (bool): Index 0 is unlabeled, as 255 is, and index 1 the first class.
         part (str): 'all', or 'train' and 'val' to hold images out.
         val_fraction (float): Share held out.
         **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
-
-    Raises:
-        ValueError: There is no image, or an image without a mask.
     """
 
     def __init__(
@@ -197,14 +169,7 @@ class ImageMaskFolders(BaseDataset):
 
 
 def pair_masks(images: str | Path, masks: str | Path) -> list[tuple[str, str]]:
-    """Find the mask of every image below a folder: its path but for the suffix is the same.
-
-    Returns:
-        list[tuple[str, str]]: Relative paths of image and mask, sorted.
-
-    Raises:
-        ValueError: There is no image, or an image without a mask.
-    """
+    """Find the mask of every image below a folder: its path but for the suffix is the same."""
     found = list_images(images)
     if not found:
         raise ValueError(f'{images} holds no images ({", ".join(IMAGE_SUFFIXES)})')

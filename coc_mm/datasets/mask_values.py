@@ -23,23 +23,13 @@ _SHOW_PROGRESS = 500  # masks from which on a bar is shown
 
 
 def mask_values(folder: Path, names: Sequence[str]) -> dict[str, list[int]]:
-    """Read which values occur in masks, but for 255, which is unlabeled.
+    """Read which values occur in masks (name -> ascending), but for 255, which is unlabeled.
 
-    What was read is kept in the cache folder for files of the same size and time.
-
-    Args:
-        folder (Path): The folder of the masks.
-        names (Sequence[str]): Their paths below it.
-
-    Returns:
-        dict[str, list[int]]: Name -> values, ascending.
-
-    Raises:
-        ValueError: A mask cannot be read, or has something else than one channel of 0 to 255.
+    Kept in the cache folder for files of the same size and time. A ValueError names a mask that
+    cannot be read, or has something else than one channel of 0 to 255.
     """
-    cache = (
-        cache_folder('masks') / f'{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json'
-    )
+    digest = sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    cache = cache_folder('masks') / f'{digest}.json'
     with FileLock(f'{cache}.lock'):  # of several processes one reads
         try:
             known = json.loads(cache.read_text())

@@ -30,13 +30,7 @@ _DAMAGE = (
 
 
 class Entry(NamedTuple):
-    """A regular file in an archive.
-
-    Attributes:
-        name (str): Its path relative to the root, with ``/``.
-        size (int): In bytes.
-        open (Callable[[], IO[bytes]]): Gives its content, until the next entry is asked for.
-    """
+    """A regular file in an archive; ``open`` gives its content until the next is asked for."""
 
     name: str
     size: int
@@ -46,12 +40,8 @@ class Entry(NamedTuple):
 def read_archive(path: Path, stream: IO[bytes] | None = None) -> Iterator[Entry]:
     """Go through the regular files of a tar, compressed or not, or of a zip.
 
-    Args:
-        path (Path): The archive.
-        stream (IO[bytes], optional): A tar inside of another, read instead of ``path``.
-
-    Raises:
-        tarfile.FilterError: A member would land outside of the root, or is a device.
+    ``stream`` is a tar inside of another, read instead of ``path``. Members that would land outside
+    of the root raise :class:`tarfile.FilterError`.
     """
     if stream is None and not tarfile.is_tarfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -64,13 +54,8 @@ def read_archive(path: Path, stream: IO[bytes] | None = None) -> Iterator[Entry]
         for found in tar:
             member = tarfile.data_filter(found, _DESTINATION)
             if member.isreg():
-                yield Entry(member.name, member.size, partial(_content, tar, found))
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = tar.extractfile(member)
-    assert content is not None, 'a regular file has content'
-    return content
+                content = partial(tar.extractfile, found)
+                yield Entry(member.name, member.size, content)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -101,22 +86,11 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack what a tree lacks; a reader of the tree never meets half a file or folder.
 
-    Files go into ``root/.unpacking`` first. A folder that is not there yet appears in one
-    rename; into one that is there, files are moved one by one.
+    Files go into ``root/.unpacking`` first. A folder (the first ``unit_depth`` names of a path)
+    that is not there yet appears in one rename; into one that is there, files are moved one by
+    one. ``on_bytes`` is called with the bytes of each file written or present.
 
-    Args:
-        entries (Iterable[Entry]): What belongs into the tree.
-        root (Path): The tree.
-        source (Path | str): The archive, for messages.
-        unit_depth (int): Length of the leading path that makes a folder which appears at once.
-        on_bytes (Callable[[int], None]): Called with the bytes of each file written or present.
-
-    Returns:
-        dict[str, int]: Name and size of every entry, those that were there included.
-
-    Raises:
-        PrepareError: The archive is damaged, or the disk is full. Nothing of the folder it
-            happened in is left behind.
+    Returns name and size of every entry, those that were there included.
     """
     stage = root / '.unpacking'
     shutil.rmtree(stage, ignore_errors=True)  # of a run that was killed
@@ -134,7 +108,10 @@ def unpack(
                             shutil.copyfileobj(content, file, 1 << 20)
                         fresh.append(entry.name)
                     on_bytes(entry.size)
-                _move(unit, fresh, stage, root)
+                # A new folder at once, else file by file.
+                for name in fresh if (root / unit).exists() else [unit] if fresh else []:
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(stage / name, root / name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PrepareError(
@@ -149,11 +126,3 @@ def unpack(
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return listing
-
-
-def _move(unit: str, names: list[str], stage: Path, root: Path) -> None:
-    """Move unpacked files to their place: a new folder at once, else file by file."""
-    moved = names if (root / unit).exists() else [unit] if names else []
-    for name in moved:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(stage / name, root / name)

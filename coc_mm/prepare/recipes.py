@@ -13,15 +13,7 @@ __all__ = ['RECIPES', 'Archive', 'Part', 'Recipe']
 
 @dataclass(frozen=True)
 class Archive:
-    """A file as it is published.
-
-    Args:
-        name (str): Of the file.
-        size (int): In bytes, as far as known, to see beforehand whether the disk is large enough.
-        url (str, optional): Where it may be downloaded without a registration.
-        checksum (str, optional): ``'md5:...'``, ``'sha1:...'`` or ``'sha256:...'`` as published,
-            where it is known.
-    """
+    """A file as it is published, with ``checksum`` as in ``'md5:...'``; its size may be a guess."""
 
     name: str
     size: int
@@ -34,15 +26,10 @@ class Part:
     """A part of the tree that can be prepared and checked alone.
 
     Args:
-        name (str): For ``--only``.
-        archives (tuple[Archive, ...]): What it comes from.
         counts (dict[str, tuple[str, int]]): Folder -> suffix and number of files below it.
         size (int): About what it needs on the disk, in bytes.
         folders (tuple[str, ...]): What is unpacked of the first archive.
-        read (Callable, optional): Gives the entries instead, renamed or converted, from a dict
-            of archive name -> path.
-        required (tuple[str, ...]): Files that must be there.
-        unit_depth (int): See :func:`~coc_mm.prepare.archives.unpack`.
+        read (Callable, optional): Gives the entries instead, from a dict of archive name -> path.
     """
 
     name: str
@@ -74,15 +61,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set.
-
-    Args:
-        name (str): For the command line.
-        root (str): Where the configs look for it.
-        parts (tuple[Part, ...]): What the tree consists of.
-        where (str): How to get archives that may not be downloaded without a registration.
-        configs (str): Which option of a config names the root.
-    """
+    """A data set: its tree, where to register, which options of the configs name the root."""
 
     name: str
     root: str
@@ -93,42 +72,21 @@ class Recipe:
 
 GB = 10**9
 
+_IMG_TRAIN, _IMG_VAL, _DEVKIT = (
+    Archive(f'ILSVRC2012_{name}', size, checksum=f'md5:{md5}')
+    for name, size, md5 in (
+        ('img_train.tar', 147_897_477_120, '1d675b47d978889d74fa0da5fadfb00e'),
+        ('img_val.tar', 6_744_924_160, '29b22e2961454d5413ddabcf34fc5622'),
+        ('devkit_t12.tar.gz', 3_000_000, 'fa75699e90414af021442c21a62c3abf'),
+    )
+)
+_TRAIN = {'train': ('.JPEG', 1_281_167)}
 _IMAGENET = Recipe(
     name='imagenet',
     root='data/imagenet',
     parts=(
-        Part(
-            'train',
-            (
-                Archive(
-                    'ILSVRC2012_img_train.tar',
-                    147_897_477_120,
-                    checksum='md5:1d675b47d978889d74fa0da5fadfb00e',
-                ),
-            ),
-            {'train': ('.JPEG', 1_281_167)},
-            size=148 * GB,
-            read=read_train,
-            unit_depth=2,
-        ),
-        Part(
-            'val',
-            (
-                Archive(
-                    'ILSVRC2012_img_val.tar',
-                    6_744_924_160,
-                    checksum='md5:29b22e2961454d5413ddabcf34fc5622',
-                ),
-                Archive(
-                    'ILSVRC2012_devkit_t12.tar.gz',
-                    3_000_000,
-                    checksum='md5:fa75699e90414af021442c21a62c3abf',
-                ),
-            ),
-            {'val': ('.JPEG', 50_000)},
-            size=7 * GB,
-            read=read_val,
-        ),
+        Part('train', (_IMG_TRAIN,), _TRAIN, 148 * GB, read=read_train, unit_depth=2),
+        Part('val', (_IMG_VAL, _DEVKIT), {'val': ('.JPEG', 50_000)}, 7 * GB, read=read_val),
     ),
     where='register at https://image-net.org/download-images (ILSVRC2012: training images for '
     'tasks 1 and 2, validation images, development kit of tasks 1 and 2)',
@@ -137,62 +95,42 @@ _IMAGENET = Recipe(
 )
 
 
-def _coco_part(name, file, packed, md5, suffix, count, **part) -> Part:
+_COCO_ZIPS = (  # name, size, MD5, suffix and number of files, megabytes unpacked
+    ('train2017', 19_336_861_798, 'cced6f7f71b7629ddf16f17bbcfab6b2', '.jpg', 118_287, 19_400),
+    ('val2017', 815_585_330, '442b8da7639aecaf257c1dceb8ba8c80', '.jpg', 5_000, 820),
+    ('annotations', 252_907_541, 'f4bbac642086de4f52a3fdda2de5fa2c', '.json', 2, 820),
+)
+
+
+def _coco_part(name: str, size: int, md5: str, suffix: str, count: int, unpacked: int) -> Part:
     """A part of COCO 2017: one zip with a folder of the part's name."""
-    url = f'http://images.cocodataset.org/{file}'
-    archive = Archive(file.rsplit('/', 1)[-1], packed, url, f'md5:{md5}')
-    return Part(name, (archive,), {name: (suffix, count)}, folders=(name,), **part)
+    files = tuple(f'annotations/instances_{split}2017.json' for split in ('train', 'val'))
+    images = name != 'annotations'
+    path = f'zips/{name}.zip' if images else 'annotations/annotations_trainval2017.zip'
+    url = f'http://images.cocodataset.org/{path}'
+    archive = Archive(Path(path).name, size, url, f'md5:{md5}')
+    counts = {name: (suffix, count)}
+    return Part(name, (archive,), counts, unpacked * 10**6, (name,), None, () if images else files)
 
 
 _COCO = Recipe(
     name='coco',
     root='data/coco',
-    parts=(
-        _coco_part(
-            'train2017',
-            'zips/train2017.zip',
-            19_336_861_798,
-            'cced6f7f71b7629ddf16f17bbcfab6b2',
-            *('.jpg', 118_287),
-            size=19_400_000_000,
-        ),
-        _coco_part(
-            'val2017',
-            'zips/val2017.zip',
-            815_585_330,
-            '442b8da7639aecaf257c1dceb8ba8c80',
-            *('.jpg', 5_000),
-            size=820_000_000,
-        ),
-        _coco_part(
-            'annotations',
-            'annotations/annotations_trainval2017.zip',
-            252_907_541,
-            'f4bbac642086de4f52a3fdda2de5fa2c',
-            *('.json', 2),
-            size=820_000_000,
-            required=tuple(f'annotations/instances_{s}2017.json' for s in ('train', 'val')),
-        ),
-    ),
+    parts=tuple(_coco_part(*row) for row in _COCO_ZIPS),
     where='it can be downloaded from https://cocodataset.org/#download',
     configs='--cfg-options data_root=ROOT/ (with the slash) and its copies',
 )
 
 _ADE = 'ADEChallengeData2016'
+_ADE_URL = f'http://data.csail.mit.edu/places/ADEchallenge/{_ADE}.zip'
+_ADE_SHA1 = '219e1696abb36c8ba3a3afe7fb2f4b4606a897c7'
 _ADE20K = Recipe(
     name='ade20k',
     root='data/ade',
     parts=(
         Part(
             _ADE,
-            (
-                Archive(
-                    f'{_ADE}.zip',
-                    967_000_000,
-                    f'http://data.csail.mit.edu/places/ADEchallenge/{_ADE}.zip',
-                    'sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7',
-                ),
-            ),
+            (Archive(f'{_ADE}.zip', 967_000_000, _ADE_URL, f'sha1:{_ADE_SHA1}'),),
             {
                 f'{_ADE}/{kind}/{split}': (suffix, count)
                 for kind, suffix in (('images', '.jpg'), ('annotations', '.png'))
@@ -207,6 +145,7 @@ _ADE20K = Recipe(
 )
 
 _SPLIT = 'h5_files/main_split'
+_PB_T50_RS = '_objectdataset_augmentedrot_scale75.h5'  # the variant of the paper
 _SCANOBJECTNN = Recipe(
     name='scanobjectnn',
     root='data/ScanObjectNN',
@@ -217,11 +156,7 @@ _SCANOBJECTNN = Recipe(
             {_SPLIT: ('.h5', 2)},
             size=5 * GB,
             folders=(_SPLIT, f'{_SPLIT}_nobg'),
-            # PB_T50_RS, the variant of the paper.
-            required=tuple(
-                f'{_SPLIT}/{split}_objectdataset_augmentedrot_scale75.h5'
-                for split in ('training', 'test')
-            ),
+            required=tuple(f'{_SPLIT}/{part}{_PB_T50_RS}' for part in ('training', 'test')),
             unit_depth=2,
         ),
     ),

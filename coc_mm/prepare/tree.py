@@ -5,18 +5,11 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from coc_mm.errors import PrepareError
 from coc_mm.prepare.archives import Entry, has_size, unpack
@@ -32,12 +25,6 @@ _LOCK = '.prepare.lock'
 
 def _listing_path(root: Path, part: Part) -> Path:
     return root / _LISTINGS / f'{part.name}.txt.gz'
-
-
-def _write_listing(root: Path, part: Part, files: dict[str, int]) -> None:
-    listing = _listing_path(root, part)
-    with atomic_write(listing) as fresh, gzip.open(fresh, 'wt', encoding='utf-8') as file:
-        file.writelines(f'{size}\t{name}\n' for name, size in sorted(files.items()))
 
 
 def _read_listing(root: Path, part: Part) -> dict[str, int] | None:
@@ -68,21 +55,10 @@ def _lacking_of_part(root: Path, part: Part) -> list[str]:
 def find_lacking(
     recipe: Recipe, root: Path, only: Sequence[str] | None = None
 ) -> dict[str, list[str]]:
-    """Find what a tree lacks.
+    """Find what a tree lacks: part -> sentences; complete parts are left out.
 
-    A tree that :func:`prepare` made is compared file by file with what was unpacked, by name
-    and size; in any other one files are counted.
-
-    Args:
-        recipe (Recipe): What the tree should hold.
-        root (Path): The tree.
-        only (Sequence[str], optional): Names of parts; all by default.
-
-    Returns:
-        dict[str, list[str]]: Part -> what it lacks, in sentences; complete parts are left out.
-
-    Raises:
-        PrepareError: ``only`` names no part.
+    A tree that :func:`prepare` made is compared file by file with what was unpacked, by name and
+    size; in any other one files are counted.
     """
     known = [part.name for part in recipe.parts]
     unknown = [name for name in only or () if name not in known]
@@ -147,16 +123,13 @@ def _download_all(
     with ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(fetch, archive) for archive in urls]
         try:
-            # Others go on after one fails: what they bring need not be fetched again.
-            failures = [future.exception() for future in pending]
+            wait(pending)  # others go on after one fails: what they bring need not be fetched again
         except BaseException:  # an interrupt: do not wait for gigabytes
             stop.set()
-            for future in pending:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
             raise
-    for failure in failures:
-        if failure is not None:
-            raise failure
+    for future in pending:
+        future.result()
 
 
 def _check_complete(entries: Iterable[Entry], part: Part) -> Iterator[Entry]:
@@ -186,18 +159,10 @@ def _unpack_part(part: Part, root: Path, folder: Path, progress: Progress) -> No
         part.unit_depth,
         on_bytes=lambda count: progress.update(task, advance=count),
     )
-    _write_listing(root, part, files)
+    listing = _listing_path(root, part)
+    with atomic_write(listing) as fresh, gzip.open(fresh, 'wt', encoding='utf-8') as file:
+        file.writelines(f'{size}\t{name}\n' for name, size in sorted(files.items()))
     progress.update(task, total=sum(files.values()), completed=sum(files.values()))
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a file is in the way, or the folder is not ours to write
-        raise PrepareError(
-            f'{path} cannot be made ({error.strerror}); name another folder with --root or '
-            '--archives.'
-        ) from error
 
 
 def prepare(
@@ -213,8 +178,6 @@ def prepare(
     """Make a tree complete; do nothing that is done already.
 
     Args:
-        recipe (Recipe): What the tree should hold.
-        root (Path): The tree.
         folder (Path, optional): Holds archives, and gets those that are downloaded; default:
             ``root/archives``.
         mirror (str, optional): URL of a folder with the archives, instead of the publisher's.
@@ -223,10 +186,7 @@ def prepare(
         skip_checksum (bool): Trust archives that are not the published ones bit by bit.
         delete_downloads (bool): Remove what was downloaded once it is unpacked.
 
-    Raises:
-        PrepareError: An archive is missing or damaged, or the disk is too small. Complete parts
-            and partial downloads stay.
-        DownloadError: An archive cannot be downloaded, or is not the published one.
+    Raises PrepareError or DownloadError; complete parts and partial downloads stay.
     """
     lacking = find_lacking(recipe, root, only)
     if not lacking:
@@ -235,14 +195,17 @@ def prepare(
     parts = [part for part in recipe.parts if part.name in lacking]
     present, urls = _find_archives(recipe, parts, folder, mirror)
     _check_room(root, parts, folder, list(urls))
-    _make_folder(root)
-    _make_folder(folder)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    for path in (root, folder):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file is in the way, or the folder is not ours to write
+            raise PrepareError(
+                f'{path} cannot be made ({error.strerror}); name another folder with --root or '
+                '--archives.'
+            ) from error
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     try:
-        with (
-            FileLock(root / _LOCK, timeout=0),
-            Progress(TextColumn('{task.description}'), *columns) as progress,
-        ):
+        with FileLock(root / _LOCK, timeout=0), Progress(*columns) as progress:
             for archive in [] if skip_checksum else present:
                 progress.console.print(f'checking {folder / archive.name}')
                 verify_checksum(folder / archive.name, archive.checksum)

@@ -35,15 +35,7 @@ _WRONG = (214, 39, 40)
 
 
 def draw_pictures(folder: Path, runs: dict[str, TaskRun]) -> list[Path]:
-    """Draw what the finished tasks can show, as far as that has not been done yet.
-
-    Args:
-        folder (Path): Where pictures go.
-        runs (dict[str, TaskRun]): By name of the task.
-
-    Returns:
-        list[Path]: All pictures of finished tasks, new or not.
-    """
+    """Draw what finished tasks can show, unless that is done; return all their pictures."""
     done = {name: run for name, run in runs.items() if run.results()}
     draw = dict(classification=draw_digits, detection=draw_objects, segmentation=draw_regions)
     wanted: dict[Path, tuple[Callable, list[TaskRun]]] = {
@@ -57,18 +49,14 @@ def draw_pictures(folder: Path, runs: dict[str, TaskRun]) -> list[Path]:
         newest = max(run.checkpoint.stat().st_mtime for run in shown if run.checkpoint)
         if not path.exists() or path.stat().st_mtime < newest:
             # What the libraries say while they build a model stands in the logs of its training.
-            with (
-                warnings.catch_warnings(),
-                redirect_stdout(StringIO()),
-                redirect_stderr(StringIO()),
-            ):
+            silent = StringIO()
+            with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):
                 warnings.simplefilter('ignore')
                 save_picture(path, draw_one(*shown))
     return list(wanted)
 
 
 def _load(run: TaskRun) -> tuple[Any, Config]:
-    """The trained model of a task, and its config."""
     config = task_config(run.task, run.options)
     config.model.backbone.init_cfg = None  # the checkpoint holds all weights
     return load_model(deepcopy(config), str(run.checkpoint)), config
@@ -126,18 +114,16 @@ def draw_objects(run: TaskRun) -> np.ndarray:
     visualizer.dataset_meta = inspector.model.dataset_meta
     tiles = []
     for look, path in looks:
-        picture = _enlarge(look.picture)
-        sample = look.sample.cpu()
+        picture, sample = _enlarge(look.picture), look.sample.cpu()
         found = sample.pred_instances
-        found.bboxes = found.bboxes * ENLARGED
-        masks = found.masks[:, None].float()
-        masks = F.interpolate(masks, picture.shape[:2], mode='bilinear')[:, 0] > 0.5
+        masks = F.interpolate(found.masks[:, None].float(), picture.shape[:2], mode='bilinear')
         sample.pred_instances = type(found)(
-            bboxes=found.bboxes, labels=found.labels, scores=found.scores, masks=masks
+            bboxes=found.bboxes * ENLARGED,
+            labels=found.labels,
+            scores=found.scores,
+            masks=masks[:, 0] > 0.5,
         )
-        visualizer.add_datasample(
-            path.stem, picture, sample, draw_gt=False, pred_score_thr=0.5, show=False
-        )
+        visualizer.add_datasample(path.stem, picture, sample, draw_gt=False, pred_score_thr=0.5)
         tiles.append((visualizer.get_image(), path.name))
     return contact_sheet(_grid(tiles, 3), _title(run))
 
@@ -152,10 +138,8 @@ def draw_regions(run: TaskRun) -> np.ndarray:
     rows: list[list[tuple[np.ndarray, str]]] = [[], [], []]
     for look, path in looks[:4]:
         truth = path.parents[2] / 'annotations' / path.parent.name / f'{path.stem}.png'
-        maps = [
-            mmcv.imread(truth, flag='unchanged'),
-            look.sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8),
-        ]
+        predicted = look.sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+        maps = [mmcv.imread(truth, flag='unchanged'), predicted]
         picture = _enlarge(look.picture)
         rows[0].append((picture, path.name))
         for row, labels, caption in zip(rows[1:], maps, ('truth', 'prediction'), strict=True):
@@ -165,7 +149,7 @@ def draw_regions(run: TaskRun) -> np.ndarray:
             labels = np.where(labels == BACKGROUND_LABEL, 255, labels)
             sample = look.sample.new()
             sample.pred_sem_seg = PixelData(data=torch.from_numpy(labels)[None])
-            visualizer.add_datasample(path.stem, picture, sample, draw_gt=False, show=False)
+            visualizer.add_datasample(path.stem, picture, sample, draw_gt=False)
             row.append((visualizer.get_image(), caption))
     return contact_sheet(rows, _title(run))
 
@@ -184,11 +168,7 @@ def draw_clusters(run: TaskRun) -> np.ndarray:
 def _title(run: TaskRun) -> str:
     results = run.results()  # finished, or it would not be drawn
     metrics = results.metrics if results else {}
-    told = [
-        f'{metric.title} {metric.format(metrics[metric.key])}'
-        for metric in run.task.metrics
-        if metric.key in metrics
-    ]
+    told = [f'{m.title} {m.format(metrics[m.key])}' for m in run.task.metrics if m.key in metrics]
     return f'{run.task.model}: {", ".join(told)}'
 
 

@@ -6,14 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ['LogFollower']
 
@@ -30,11 +23,7 @@ _LINE_EVERY = 20.0
 class LogFollower:
     """Turns the lines of mmengine's log into a progress bar, or into a line now and then.
 
-    Args:
-        console (Console): Where to show it.
-        title (str): What is running.
-        log (Path): File that takes the whole output.
-        total_epochs (int | None): Epochs of a training, None for a test.
+    ``log`` takes the whole output; ``total_epochs`` is None for a test.
     """
 
     def __init__(self, console: Console, title: str, log: Path, total_epochs: int | None) -> None:
@@ -48,12 +37,9 @@ class LogFollower:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.log.open('a', encoding='utf-8')
         self._progress = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            TaskProgressColumn(),
+            *Progress.get_default_columns(),  # title, bar, percentage, time left
             TextColumn('{task.fields[note]}'),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,

@@ -26,13 +26,7 @@ RECORD = 'quickstart.json'
 
 @dataclass
 class Record:
-    """What is remembered of a task between two calls, in its folder.
-
-    Args:
-        fingerprint (str): Of the run that lies there.
-        seconds (float): Time spent on training and testing so far.
-        metrics (dict[str, float]): Results, empty until the task is finished.
-    """
+    """What is remembered of a task in its folder; ``metrics`` is empty until it is finished."""
 
     fingerprint: str
     seconds: float = 0.0
@@ -40,17 +34,9 @@ class Record:
 
 
 class TaskRun:
-    """A task in a work dir.
+    """A task in the quickstart's work dir, where it has a folder.
 
-    Args:
-        task (Task): The task.
-        work_dir (Path): The quickstart's work dir; the task has a folder in it.
-        options (Sequence[str]): ``KEY=VALUE`` overrides of all tasks.
-        console (Console): Where to report.
-
-    Attributes:
-        how (str): 'trained', 'resumed' or 'reused', once :meth:`complete` has returned.
-        threads (int | None): Threads that a tool may use; None leaves it to torch.
+    :attr:`how` is 'trained', 'resumed' or 'reused' once :meth:`complete` has returned.
     """
 
     def __init__(
@@ -89,14 +75,7 @@ class TaskRun:
         return record if complete and self.checkpoint else None
 
     def complete(self, fresh: bool = False) -> None:
-        """Train and test, as far as that has not been done yet.
-
-        Args:
-            fresh (bool): Start anew, whatever is there.
-
-        Raises:
-            UserError: Training or testing ended with an error, or an override does not fit.
-        """
+        """Train and test, as far as that has not been done yet; ``fresh`` starts anew."""
         if not fresh and self.results():
             self.how = 'reused'
             self._print(f'reusing the finished run in {self.folder}')
@@ -109,9 +88,8 @@ class TaskRun:
             self._write(record)
 
     def _print(self, message: str) -> None:
-        self.console.print(
-            f'[bold]{self.task.name}[/bold]: {message}', highlight=False, soft_wrap=True
-        )
+        text = f'[bold]{self.task.name}[/bold]: {message}'
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _write(self, record: Record) -> None:
         with atomic_write(self.folder / RECORD) as file:
@@ -157,12 +135,10 @@ class TaskRun:
         logged = {}
         for path in folder.glob('*/*.json'):
             logged.update(json.loads(path.read_text(encoding='utf-8')))
-        for metric in self.task.metrics:
-            if metric.logged_as not in logged:
-                raise UserError(
-                    f'{self.task.name}: the test logged no {metric.logged_as}; see '
-                    f'{self.folder}/test.log'
-                )
+        lost = [m.logged_as for m in self.task.metrics if m.logged_as not in logged]
+        if lost:
+            log = f'{self.folder}/test.log'
+            raise UserError(f'{self.task.name}: the test logged no {lost[0]}; see {log}')
         return {metric.key: float(logged[metric.logged_as]) for metric in self.task.metrics}
 
     @property
@@ -178,8 +154,7 @@ class TaskRun:
             start = TaskRun(TASKS[self.task.needs], self.work_dir, self.options, self.console)
             overrides.append(f'model.backbone.init_cfg.checkpoint={start.checkpoint}')
         command += [*arguments, *(['--cfg-options', *overrides] if overrides else [])]
-        # Threads that wait for each other by spinning halve the speed of a machine that does
-        # something else besides; sleeping costs little on an idle one.
+        # Threads that spin while they wait halve the speed of a machine that does more than this.
         env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
         if self.threads is not None:
             env['OMP_NUM_THREADS'] = str(self.threads)
@@ -209,18 +184,7 @@ def run_tasks(
 ) -> dict[str, TaskRun]:
     """Complete tasks, those first that others start from, and write ``summary.json``.
 
-    Args:
-        names (Sequence[str]): The tasks asked for; none means all.
-        work_dir (Path): Where everything goes.
-        options (Sequence[str]): ``KEY=VALUE`` overrides of all tasks.
-        fresh (bool): Run the tasks that were asked for anew, whatever is there.
-        console (Console): Where to report.
-
-    Returns:
-        dict[str, TaskRun]: All tasks by name.
-
-    Raises:
-        UserError: A task failed, or an override does not fit.
+    No names mean all tasks; ``fresh`` concerns those named. Returns all tasks by name.
     """
     asked = list(names or TASKS)
     wanted = {*asked, *(needed for name in asked if (needed := TASKS[name].needs))}

@@ -20,14 +20,7 @@ __all__ = ['TASKS', 'Metric', 'Task', 'fingerprint', 'shipped', 'task_config', '
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a task.
-
-    Args:
-        key (str): Its name in ``summary.json``.
-        logged_as (str): Its name in the library's log.
-        title (str): Its name in the table.
-        percent (bool): Whether it is stated in percent rather than as a fraction.
-    """
+    """One figure: its names in ``summary.json``, in the library's log and in the table."""
 
     key: str
     logged_as: str
@@ -41,15 +34,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: one config trained and tested.
-
-    Args:
-        name (str): 'classification', 'detection' or 'segmentation'.
-        config (str): The config, below the folder of configs.
-        model (str): What is trained, for the table.
-        metrics (tuple[Metric, ...]): What is reported.
-        needs (str | None): The task whose checkpoint the backbone starts from.
-    """
+    """One config trained and tested; ``needs`` is the task whose checkpoint it starts from."""
 
     name: str
     config: str
@@ -93,39 +78,16 @@ def shipped(path: str) -> Path:
 
 
 def task_options(name: str, options: Sequence[str]) -> list[str]:
-    """Choose the overrides that concern a task.
-
-    Args:
-        name (str): The task.
-        options (Sequence[str]): ``KEY=VALUE``; a key that starts with the name of a task is for
-            that task alone.
-
-    Returns:
-        list[str]: ``KEY=VALUE`` without the name of the task.
-    """
-    chosen = []
-    for option in options:
-        head, _, rest = option.partition('.')
-        if head == name:
-            chosen.append(rest)
-        elif head not in TASKS:
-            chosen.append(option)
-    return chosen
+    """Choose overrides: a key that starts with the name of a task is for that task alone."""
+    pairs = [(option.partition('.')[0], option) for option in options]
+    chosen = [(head, option) for head, option in pairs if head == name or head not in TASKS]
+    return [option.removeprefix(f'{name}.') for _, option in chosen]
 
 
 def task_config(task: Task, options: Sequence[str]) -> Config:
-    """Read the config of a task and merge its overrides, as ``tools/train.py`` will.
-
-    Args:
-        task (Task): The task.
-        options (Sequence[str]): Overrides of all tasks, see :func:`task_options`.
-
-    Raises:
-        UserError: An override does not fit, or the library is not installed.
-    """
+    """Read the config of a task and merge its overrides, as ``tools/train.py`` will."""
     merged = parse_options(task_options(task.name, options))
-    path = str(shipped(f'configs/{task.config}'))
-    config = load_config(path, merged)
+    config = load_config(str(shipped(f'configs/{task.config}')), merged)
     merge_options(config, merged)
     return config
 
@@ -143,19 +105,7 @@ def _code_digest() -> str:
 
 
 def fingerprint(task: Task, options: Sequence[str]) -> str:
-    """Tell runs apart whose results may differ.
-
-    Args:
-        task (Task): The task.
-        options (Sequence[str]): Overrides of all tasks, see :func:`task_options`.
-
-    Returns:
-        str: 16 hexadecimal digits over the resolved config, the code of operator, model and
-        data, and the fingerprint of the task that this one starts from.
-
-    Raises:
-        UserError: An override does not fit, or the library is not installed.
-    """
+    """Tell runs apart whose results may differ: by config, code and the task started from."""
     config = task_config(task, options).to_dict()
     parts = [json.dumps(config, sort_keys=True, default=repr), _code_digest()]
     if task.needs:

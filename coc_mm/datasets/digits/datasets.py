@@ -1,7 +1,7 @@
 """The digit scenes as the datasets of mmdet and mmseg read them.
 
-Both names are functions, not classes: they write the scenes to disk where they are missing and
-return the library's own dataset. So a config that names them works on a fresh clone.
+Both are functions that write the scenes where they are missing and return the library's own
+dataset, so that a config that names them works on a fresh clone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,6 @@ from coc_mm.registry import DATASETS
 if TYPE_CHECKING:
     from mmdet.datasets import CocoDataset
     from mmseg.datasets import BaseSegDataset
-
-SEMANTIC_CLASSES = ('background', *CLASSES)
-SEMANTIC_PALETTE = [(40, 40, 40), *PALETTE]
 
 
 @DATASETS.register_module(name='DigitScenesCoco')
@@ -30,15 +27,8 @@ def digit_scenes_coco(
     Args:
         data_root (str): Where the scenes lie or shall be written.
         split (str): ``'train'`` or ``'test'``.
-        spec (dict, optional): Fields of :class:`SceneSpec`; the default scenes if None.
+        spec (dict, optional): Fields of :class:`SceneSpec`.
         **kwargs: Arguments of ``CocoDataset`` (``pipeline``, ``filter_cfg``, ...).
-
-    Returns:
-        mmdet.datasets.CocoDataset: 10 classes, '0' to '9'.
-
-    Raises:
-        FileExistsError: ``data_root`` holds something else.
-        ValueError: ``split`` or ``spec`` is wrong.
     """
     folder = FOLDERS[check_split(split)]
     from mmdet.datasets import CocoDataset
@@ -60,10 +50,9 @@ def digit_scenes_seg(
     spec: dict | None = None,
     **kwargs: Any,
 ) -> 'BaseSegDataset':
-    """The scenes with semantic maps, read by mmseg's ``BaseSegDataset``.
+    """The scenes with semantic maps, read by mmseg's ``BaseSegDataset``: 11 classes.
 
-    Arguments and errors are those of :func:`digit_scenes_coco`; there are 11 classes, the
-    background first.
+    Arguments are those of :func:`digit_scenes_coco`.
     """
     folder = FOLDERS[check_split(split)]
     from mmseg.datasets import BaseSegDataset
@@ -74,6 +63,6 @@ def digit_scenes_seg(
         data_prefix=dict(img_path=f'images/{folder}', seg_map_path=f'annotations/{folder}'),
         img_suffix='.jpg',
         seg_map_suffix='.png',
-        metainfo=dict(classes=SEMANTIC_CLASSES, palette=SEMANTIC_PALETTE),
+        metainfo=dict(classes=('background', *CLASSES), palette=[(40, 40, 40), *PALETTE]),
         **kwargs,
     )

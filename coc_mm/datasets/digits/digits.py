@@ -1,8 +1,7 @@
 """The handwritten digits of scikit-learn as an image classification dataset.
 
-The 1 797 images (8x8, 17 grey levels) come inside scikit-learn, so nothing is
-downloaded. They are the test part of the UCI "Optical Recognition of
-Handwritten Digits" data (Alpaydin and Kaynak, 1998,
+The 1 797 images (8x8, 17 gray levels) come inside scikit-learn. They are the test part of the UCI
+"Optical Recognition of Handwritten Digits" data (Alpaydin and Kaynak, 1998,
 https://doi.org/10.24432/C50P49).
 """
 
@@ -16,19 +15,9 @@ from mmengine.dataset import BaseDataset
 from coc_mm.registry import DATASETS
 
 CLASSES = tuple('0123456789')
-PALETTE = [
-    (230, 25, 75),
-    (245, 130, 48),
-    (255, 225, 25),
-    (60, 180, 75),
-    (70, 240, 240),
-    (0, 130, 200),
-    (145, 30, 180),
-    (240, 50, 230),
-    (170, 110, 40),
-    (250, 190, 212),
-]
-"""One RGB color per class, far apart from each other."""
+# One RGB color per class, far apart from each other.
+_COLORS = 'e6194b f58230 ffe119 3cb44b 46f0f0 0082c8 911eb4 f032e6 aa6e28 fabed4'
+PALETTE = [tuple(bytes.fromhex(color)) for color in _COLORS.split()]
 
 SPLITS = ('train', 'test')
 # A quarter is held out: 450 images, so one image is 0.2 % of the top-1 accuracy.
@@ -57,37 +46,24 @@ def check_split(split: str) -> str:
     return split
 
 
-def split_indices(split: str) -> np.ndarray:
-    """The positions in scikit-learn's table of the digits of one split, ascending.
+def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The digits of one split: 1 347 for ``'train'``, 450 for ``'test'``.
 
-    The split is stratified and fixed: of every class, the same quarter is held out on every
-    machine. Classification and the scenes share it, so no test digit is ever seen in training.
+    Of every class, the same quarter is held out on every machine. Classification and the scenes
+    share the split, so no test digit is ever seen in training.
+
+    Returns images ``(K, 8, 8)`` as uint8, white ink (255) on black (0); labels and positions in
+    scikit-learn's table, both ``(K,)`` as int64.
     """
     check_split(split)
-    _, labels = _load_all()
+    images, labels = _load_all()
     # MT19937 streams are frozen by numpy's compatibility policy, the newer generators' are not.
     rng = np.random.RandomState(0)
     held_out = np.zeros(len(labels), dtype=bool)
     for label in range(len(CLASSES)):
         members = rng.permutation(np.flatnonzero(labels == label))
         held_out[members[: round(TEST_FRACTION * len(members))]] = True
-    return np.flatnonzero(held_out if split == 'test' else ~held_out)
-
-
-def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digits of one split: 1 347 for ``'train'``, 450 for ``'test'``.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray, np.ndarray]: Images ``(K, 8, 8)`` as uint8, white
-        ink (255) on black (0); labels ``(K,)`` as int64; positions ``(K,)`` in scikit-learn's
-        table as int64.
-
-    Raises:
-        ValueError: ``split`` is neither.
-        ImportError: scikit-learn is missing.
-    """
-    indices = split_indices(split)
-    images, labels = _load_all()
+    indices = np.flatnonzero(held_out if split == 'test' else ~held_out)
     return images[indices], labels[indices], indices
 
 
@@ -95,19 +71,14 @@ def load_digits_split(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class DigitsDataset(BaseDataset):
     """Handwritten digits for mmpretrain, served from memory.
 
-    Each sample carries its image as an array under ``img`` (8, 8, 3, uint8, BGR with equal
-    channels), as mmpretrain's CIFAR datasets do, so a pipeline starts with a transform rather
-    than with ``LoadImageFromFile``.
+    Each sample carries its image under ``img`` (8, 8, 3, uint8, BGR), so a pipeline needs no
+    ``LoadImageFromFile``.
 
     Args:
         split (str): ``'train'`` (1 347 images) or ``'test'`` (450 images).
         pipeline (Sequence[dict | Callable]): The transforms, of the config's default scope.
         test_mode (bool): Whether a failing sample raises rather than being replaced by another.
         **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
-
-    Raises:
-        ValueError: ``split`` is neither.
-        ImportError: scikit-learn is missing.
     """
 
     METAINFO = dict(classes=CLASSES, palette=PALETTE)
@@ -123,11 +94,7 @@ class DigitsDataset(BaseDataset):
         super().__init__(ann_file='', pipeline=list(pipeline), test_mode=test_mode, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the samples: ``img``, its shape, ``gt_label``, ``digit_index``.
-
-        There is no ``img_path``, because no file stands behind a sample:
-        mmpretrain's visualisation hook then draws the input itself.
-        """
+        """List the samples; without ``img_path``, mmpretrain draws the input itself."""
         return [
             dict(
                 img=np.repeat(image[..., None], 3, axis=2),

@@ -1,8 +1,4 @@
-"""Composing one scene: a cluttered background with handwritten digits on it.
-
-Everything is drawn from one ``numpy.random.RandomState``, so that a scene is
-a function of its seed, the split and the :class:`SceneSpec`.
-"""
+"""Composing one scene from one random state: a cluttered background with digits on it."""
 
 from dataclasses import dataclass
 
@@ -15,35 +11,18 @@ INK_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What the scenes are made of; the same spec gives the same scenes.
-
-    Args:
-        seed (int): Seed of all scenes.
-        num_train (int): Scenes in the train split.
-        num_test (int): Scenes in the test split.
-        height (int): Rows of a scene in pixels.
-        width (int): Columns of a scene in pixels.
-        min_digits (int): Fewest digits that are tried per scene.
-        max_digits (int): Most digits per scene.
-        min_size (int): Smallest height of a digit's 8x8 frame in pixels.
-        max_size (int): Largest height of that frame.
-        max_hidden (float): Most that others may hide of one digit, as a part of its points.
-
-    Raises:
-        ValueError: A count or size is not positive, a range is reversed, or the largest digit
-            does not fit into the scene.
-    """
+    """What the scenes are made of; the same spec gives the same scenes."""
 
     seed: int = 0
     num_train: int = 2400
     num_test: int = 160
     height: int = 96
     width: int = 96
-    min_digits: int = 2
+    min_digits: int = 2  # that are tried per scene
     max_digits: int = 4
-    min_size: int = 34
+    min_size: int = 34  # height of a digit's 8x8 frame in pixels
     max_size: int = 56
-    max_hidden: float = 0.1
+    max_hidden: float = 0.1  # most that others may hide of one digit, as a part of its points
 
     def __post_init__(self) -> None:
         for name in ('num_train', 'num_test', 'min_digits'):
@@ -62,13 +41,7 @@ class SceneSpec:
 
 @dataclass
 class SceneDigit:
-    """One digit of a scene.
-
-    Args:
-        label (int): Its class, 0..9.
-        digit_index (int): Its position in scikit-learn's table.
-        mask (np.ndarray): Its visible points, bool ``(height, width)``.
-    """
+    """One digit of a scene: class, position in scikit-learn's table, visible points."""
 
     label: int
     digit_index: int
@@ -77,29 +50,16 @@ class SceneDigit:
     @property
     def bbox(self) -> list[int]:
         """The tight box around the visible points, ``[x, y, width, height]`` in pixels."""
-        rows, cols = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-        return [
-            int(cols[0]),
-            int(rows[0]),
-            int(cols[-1] - cols[0] + 1),
-            int(rows[-1] - rows[0] + 1),
-        ]
+        return list(cv2.boundingRect(self.mask.astype(np.uint8)))
 
 
 def compose_scene(
     spec: SceneSpec, pool: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.RandomState
-) -> tuple:
-    """Compose one scene.
+) -> tuple[np.ndarray, list[SceneDigit]]:
+    """Compose one scene from a pool of digits, see :func:`load_digits_split`.
 
-    Args:
-        spec (SceneSpec): Sizes and counts.
-        pool (tuple[np.ndarray, np.ndarray, np.ndarray]): Images ``(K, 8, 8)`` uint8, labels
-            ``(K,)`` and positions ``(K,)`` of the digits to choose from.
-        rng (np.random.RandomState): The source of all choices.
-
-    Returns:
-        tuple: The image ``(height, width, 3)`` as uint8 in BGR, and a list of
-        :class:`SceneDigit`, at least one, whose masks do not overlap.
+    Returns the image ``(height, width, 3)`` as uint8 in BGR, and a list of :class:`SceneDigit`, at
+    least one, whose masks do not overlap.
     """
     images, labels, positions = pool
     canvas = draw_background(spec.height, spec.width, rng)
@@ -112,7 +72,8 @@ def compose_scene(
         choice = rng.randint(len(images))
         ink = _place(images[choice], spec, rng)
         mask = ink >= INK_THRESHOLD
-        if _crowded(mask, digits, areas, spec.max_hidden):
+        hidden = [1 - (d.mask & ~mask).sum() / a for d, a in zip(digits, areas, strict=True)]
+        if any(part > spec.max_hidden for part in hidden):
             continue
         for other in digits:
             other.mask &= ~mask
@@ -121,14 +82,6 @@ def compose_scene(
         areas.append(mask.sum())
     noise = rng.normal(0, rng.uniform(1, 6), (spec.height, spec.width, 1))
     return np.clip(canvas + noise, 0, 255).astype(np.uint8), digits
-
-
-def _crowded(mask, digits, areas, max_hidden):
-    """Whether a new digit at ``mask`` would hide too much of one already there."""
-    return any(
-        1 - (other.mask & ~mask).sum() / area > max_hidden
-        for other, area in zip(digits, areas, strict=True)
-    )
 
 
 def _place(image, spec, rng):
@@ -140,33 +93,12 @@ def _place(image, spec, rng):
     linear = rotate @ np.array([[scale_x, shear * scale_x], [0, size / 8]])
     # The frame's corners tell how far its center must stay from the border.
     reach = np.abs(linear) @ np.array([3.5, 4.0])
+    extent = (spec.width, spec.height)
     reach = np.minimum(reach, [spec.width / 2 - 1, spec.height / 2 - 1])
-    center = [
-        rng.uniform(reach[0], spec.width - reach[0]),
-        rng.uniform(reach[1], spec.height - reach[1]),
-    ]
+    center = [rng.uniform(r, size - r) for r, size in zip(reach, extent, strict=True)]
     matrix = np.column_stack([linear, center - linear @ np.array([3.5, 3.5])])
-    ink = cv2.warpAffine(
-        image.astype(np.float32) / 255,
-        matrix,
-        (spec.width, spec.height),
-        flags=cv2.INTER_CUBIC,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
-    return sharpen(ink)
-
-
-def sharpen(ink: np.ndarray) -> np.ndarray:
-    """Sharpen the edge of a stroke, keeping a soft rim.
-
-    A grey 8x8 image grown to 60 pixels is a haze otherwise.
-
-    Args:
-        ink (np.ndarray): Float in 0..1.
-
-    Returns:
-        np.ndarray: The same, steeper.
-    """
+    ink = cv2.warpAffine(image.astype(np.float32) / 255, matrix, extent, flags=cv2.INTER_CUBIC)
+    # Steeper edges with a soft rim: an 8x8 image grown to 60 pixels is a haze otherwise.
     return np.clip((ink - 0.30) / 0.30, 0, 1)
 
 
@@ -206,13 +138,7 @@ def _clutter(canvas, base, rng):
 
 
 def paint(canvas: np.ndarray, ink: np.ndarray, rng: np.random.RandomState) -> None:
-    """Lay ink over a canvas, in place, in a light color that stands out from what it covers.
-
-    Args:
-        canvas (np.ndarray): ``(height, width, 3)``, BGR, float32 in 0..255.
-        ink (np.ndarray): ``(height, width)``, float32 in 0..1, not all 0.
-        rng (np.random.RandomState): The source of all choices.
-    """
+    """Lay ink over a canvas, in place, in a light color that stands out from what it covers."""
     rows, cols = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     window = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
     canvas, ink = canvas[window], ink[window]

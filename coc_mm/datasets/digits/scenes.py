@@ -8,15 +8,12 @@ One tree serves detection, instance and semantic segmentation::
       annotations/{training,validation}/scene_00000.png, ... the semantic maps
       annotations/instances_{training,validation}.json       COCO, masks as RLE
 
-The semantic maps count the background as class 0 and digit d as class d + 1
-(as in Pascal VOC, and unlike ADE20K, where 0 is left out of the loss): a model
-that paints digits all over the background must lose by it.
+The semantic maps count the background as class 0 and digit d as class d + 1, so that a model that
+paints digits all over the background loses by it.
 """
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import zlib
 from dataclasses import asdict
@@ -30,7 +27,7 @@ from mmengine.logging import print_log
 
 from coc_mm.datasets.digits import digits
 from coc_mm.datasets.digits import render as scene_render
-from coc_mm.datasets.digits.digits import CLASSES, check_split, load_digits_split
+from coc_mm.datasets.digits.digits import CLASSES, load_digits_split
 from coc_mm.datasets.digits.render import SceneSpec, compose_scene
 
 MANIFEST = 'manifest.json'
@@ -49,23 +46,10 @@ def generator_fingerprint() -> str:
 def ensure_digit_scenes(root: str | Path, spec: SceneSpec | dict | None = None) -> Path:
     """Make sure that the scenes lie under ``root``, composing them if they do not.
 
-    A complete and undamaged tree of the same spec and generator is left as it
-    is. Otherwise the scenes are written into a folder beside ``root``, which
-    then takes its place in one rename, so that nobody meets half a tree. A
-    lock beside ``root`` lets one process work while the others of a
-    distributed run wait.
-
-    Args:
-        root (str | Path): Where the tree lies or shall lie.
-        spec (SceneSpec | dict, optional): What to compose. Defaults to
-            ``SceneSpec()``.
-
-    Returns:
-        Path: ``root``.
-
-    Raises:
-        FileExistsError: If ``root`` holds something else than such a tree.
-        ValueError: If ``spec`` is inconsistent.
+    A complete tree of the same spec and generator is left as it is. Otherwise the scenes are
+    written into a folder beside ``root``, which takes its place in one rename; a lock lets one
+    process of a distributed run work while the others wait. Raises FileExistsError if ``root``
+    holds something else.
     """
     root = Path(root)
     spec = spec if isinstance(spec, SceneSpec) else SceneSpec(**(spec or {}))
@@ -105,20 +89,12 @@ def _rebuild(root, spec, fault):
     print_log(
         f'Composing {total} digit scenes into {root} ({fault}); this happens once.', 'current'
     )
-    fresh = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', dir=root.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as stage:
+        fresh = Path(stage, 'new')
         _write_tree(fresh, spec)
-        os.chmod(fresh, 0o755)  # mkdtemp is private, a data folder need not be
         if root.exists():
-            stale = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', dir=root.parent))
-            os.rename(root, stale / 'old')
-            os.rename(fresh, root)
-            shutil.rmtree(stale)
-        else:
-            os.rename(fresh, root)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+            root.rename(Path(stage, 'old'))
+        fresh.rename(root)
 
 
 def _write_tree(root, spec):
@@ -136,7 +112,7 @@ def _write_tree(root, spec):
 
 def _write_split(root: Path, split: str, spec: SceneSpec) -> None:
     """Write the images, the semantic maps and the COCO annotations of one split."""
-    folder = FOLDERS[check_split(split)]
+    folder = FOLDERS[split]
     for kind in ('images', 'annotations'):
         (root / kind / folder).mkdir(parents=True)
     pool = load_digits_split(split)
@@ -146,8 +122,7 @@ def _write_split(root: Path, split: str, spec: SceneSpec) -> None:
         annotations=[],
         categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)],
     )
-
-    def write_scene(number):
+    for number in range(spec.num_train if split == 'train' else spec.num_test):
         # Seeded one by one, a scene does not depend on how many others are asked for.
         rng = np.random.RandomState([spec.seed, list(FOLDERS).index(split), number])
         image, found = compose_scene(spec, pool, rng)
@@ -157,15 +132,10 @@ def _write_split(root: Path, split: str, spec: SceneSpec) -> None:
         name = f'scene_{number:05d}'
         _write_image(root / 'images' / folder / f'{name}.jpg', image)
         _write_image(root / 'annotations' / folder / f'{name}.png', semantic)
-        return f'{name}.jpg', found
-
-    count = spec.num_train if split == 'train' else spec.num_test
-    for number in range(count):
-        name, found = write_scene(number)
-        coco['images'].append(dict(id=number, file_name=name, height=spec.height, width=spec.width))
+        size = dict(height=spec.height, width=spec.width)
+        coco['images'].append(dict(id=number, file_name=f'{name}.jpg', **size))
         coco['annotations'] += _annotations(found, number, len(coco['annotations']))
-    target = root / 'annotations' / f'instances_{folder}.json'
-    target.write_text(json.dumps(coco))
+    (root / 'annotations' / f'instances_{folder}.json').write_text(json.dumps(coco))
 
 
 def _annotations(found, image_id, first_id):
@@ -186,16 +156,9 @@ def _annotations(found, image_id, first_id):
 
 
 def encode_rle(mask: np.ndarray) -> dict:
-    """Encode a mask as COCO's uncompressed run lengths.
+    """Encode a mask ``(height, width)`` as COCO's uncompressed run lengths.
 
     pycocotools would do this too, but a machine with mmseg alone has none.
-
-    Args:
-        mask (np.ndarray): Bool ``(height, width)``.
-
-    Returns:
-        dict: ``size`` [height, width] and ``counts``, the lengths of the runs
-        down the columns, starting with one of zeros (maybe of length 0).
     """
     flat = np.concatenate([[False], mask.ravel(order='F')])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
@@ -204,10 +167,7 @@ def encode_rle(mask: np.ndarray) -> dict:
 
 
 def _write_image(path, array):
-    """Write an image in the format that its suffix names.
-
-    Encoding in memory lets a full disk raise instead of leaving a short file.
-    """
+    """Write an image; encoded in memory, since cv2.imwrite is silent about a full disk."""
     done, data = cv2.imencode(path.suffix, array)
     if not done:
         raise OSError(f'cannot encode {path}.')
