@@ -10,22 +10,17 @@ import cv2
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SIZES = dict(classification=(64, 20, 20), detection=(8, 4, 6), segmentation=(8, 4, 6))
 SHRUNK = [
-    f'{name}.{option}'
-    for name, sizes in [
-        ('classification', dict(train=64, val=20, test=20)),
-        ('detection', dict(train=8, val=4, test=6)),
-        ('segmentation', dict(train=8, val=4, test=6)),
-    ]
-    for option in [
-        'train_cfg.max_epochs=1',
-        *(f'{part}_dataloader.dataset.indices={size}' for part, size in sizes.items()),
-    ]
+    *(f'{name}.train_cfg.max_epochs=1' for name in SIZES),
+    *(
+        f'{name}.{part}_dataloader.dataset.indices={size}'
+        for name, sizes in SIZES.items()
+        for part, size in zip(('train', 'val', 'test'), sizes, strict=True)
+    ),
 ]
 METRICS = dict(
-    classification={'top1'},
-    detection={'bbox_mAP_50', 'segm_mAP_50'},
-    segmentation={'mIoU'},
+    classification={'top1'}, detection={'bbox_mAP_50', 'segm_mAP_50'}, segmentation={'mIoU'}
 )
 
 

@@ -16,17 +16,13 @@ def server(monkeypatch):
 @pytest.fixture
 def recipes(monkeypatch):
     """Let the command know small editions."""
-    ade = {
-        f'ADEChallengeData2016/{kind}/{split}': 2
-        for kind in ('images', 'annotations')
-        for split in ('training', 'validation')
+    counts = {
+        'coco': {'train2017': 3, 'val2017': 2, 'annotations': 2},
+        'ade20k': dict.fromkeys(RECIPES['ade20k'].parts[0].counts, 2),
+        'imagenet': {'train': 6, 'val': 4},
+        'scanobjectnn': {'h5_files/main_split': 2},
     }
-    editions = {
-        'coco': small(RECIPES['coco'], {'train2017': 3, 'val2017': 2, 'annotations': 2}),
-        'ade20k': small(RECIPES['ade20k'], ade),
-        'imagenet': small(RECIPES['imagenet'], {'train': 6, 'val': 4}),
-        'scanobjectnn': small(RECIPES['scanobjectnn'], {'h5_files/main_split': 2}),
-    }
+    editions = {name: small(RECIPES[name], count) for name, count in counts.items()}
     monkeypatch.setattr(command, 'RECIPES', editions)
     return editions
 

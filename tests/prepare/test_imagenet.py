@@ -10,17 +10,14 @@ SYNSETS = ('n01440764', 'n01443537', 'n01484850')
 VAL_CLASSES = (2, 0, 1, 2)
 
 
-def _write_imagenet(folder, synsets=SYNSETS):
+def _write_imagenet(folder):
     folder.mkdir(exist_ok=True)
-    classes = {name: {f'{name}_{i}.JPEG': name.encode() + b'%d' % i for i in range(2)}
-               for name in synsets}  # fmt: skip
-    write_tar(
-        folder / 'ILSVRC2012_img_train.tar',
-        {
-            f'{name}.tar': write_tar(folder / 'class', files).read_bytes()
-            for name, files in classes.items()
-        },
-    )
+    expected, tars = {}, {}
+    for name in SYNSETS:
+        files = {f'{name}_{i}.JPEG': name.encode() + b'%d' % i for i in range(2)}
+        tars[f'{name}.tar'] = write_tar(folder / 'class', files).read_bytes()
+        expected |= {f'train/{name}/{file}': content for file, content in files.items()}
+    write_tar(folder / 'ILSVRC2012_img_train.tar', tars)
     images = {f'ILSVRC2012_val_{i + 1:08}.JPEG': b'val%d' % i for i in range(4)}
     # Another order than the numbers': what counts is the number, not the place.
     write_tar(folder / 'ILSVRC2012_img_val.tar', dict(reversed(images.items())))
@@ -35,11 +32,6 @@ def _write_imagenet(folder, synsets=SYNSETS):
         {f'ILSVRC2012_devkit_t12/data/{name}': content for name, content in kit.items()},
         'w:gz',
     )
-    expected = {
-        f'train/{synset}/{name}': content
-        for synset, files in classes.items()
-        for name, content in files.items()
-    }
     for (name, content), label in zip(images.items(), VAL_CLASSES, strict=True):
         expected[f'val/{SYNSETS[label]}/{name}'] = content
     return expected

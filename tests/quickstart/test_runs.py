@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest.mock import ANY
 
 import pytest
 
@@ -9,12 +10,7 @@ from coc_mm.cli import quickstart as command
 from coc_mm.quickstart import runs
 from coc_mm.quickstart.tasks import TASKS, shipped
 
-METRICS = {
-    'accuracy/top1': 98.5,
-    'coco/bbox_mAP_50': 0.8,
-    'coco/segm_mAP_50': 0.75,
-    'mIoU': 81.25,
-}
+METRICS = {'accuracy/top1': 98.5, 'coco/bbox_mAP_50': 0.8, 'coco/segm_mAP_50': 0.75, 'mIoU': 81.25}
 
 # Both write what the real ones leave behind, and note how they were called.
 TRAIN = """
@@ -74,14 +70,14 @@ class Sandbox:
 
 @pytest.fixture
 def sandbox(tmp_path, monkeypatch, capsys):
-    tools = {'tools/train.py': TRAIN, 'tools/test.py': TEST}
-    for name, code in tools.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
-    monkeypatch.setattr(
-        runs, 'shipped', lambda name: tmp_path / name if name in tools else shipped(name)
-    )
+    (tmp_path / 'tools').mkdir()
+    for name, code in (('train', TRAIN), ('test', TEST)):
+        (tmp_path / 'tools' / f'{name}.py').write_text(code)
+
+    def ours(name):
+        return tmp_path / name if name.startswith('tools') else shipped(name)
+
+    monkeypatch.setattr(runs, 'shipped', ours)
     monkeypatch.setattr(command, '_draw', lambda *_: None)
     return Sandbox(tmp_path, monkeypatch, capsys)
 
@@ -90,33 +86,25 @@ def both(*tasks):
     return [(tool, task) for task in tasks for tool in ('train', 'test')]
 
 
-def test_all_tasks_run_in_order_and_are_summarised(sandbox):
+def test_all_tasks_run_in_order_are_summarized_and_reused(sandbox):
     status, called, text = sandbox.run()
     assert status == 0, text
     assert called == both('classification', 'detection', 'segmentation')
     assert sandbox.first == ['classification'] * 2, 'the others start from it'
     summary = sandbox.summary
-    assert {name: set(figures) for name, figures in summary.items()} == {
-        'classification': {'top1', 'seconds'},
-        'detection': {'bbox_mAP_50', 'segm_mAP_50', 'seconds'},
-        'segmentation': {'mIoU', 'seconds'},
+    assert summary == {
+        'classification': dict(top1=98.5, seconds=ANY),
+        'detection': dict(bbox_mAP_50=0.8, segm_mAP_50=0.75, seconds=ANY),
+        'segmentation': dict(mIoU=81.25, seconds=ANY),
     }
-    assert summary['classification']['top1'] == 98.5
-    assert summary['detection']['bbox_mAP_50'] == 0.8
-    assert summary['detection']['segm_mAP_50'] == 0.75
-    assert summary['segmentation']['mIoU'] == 81.25
     assert all(figures['seconds'] > 0 for figures in summary.values())
     for shown in ('98.50 %', '0.800', '0.750', '81.25 %'):
         assert shown in text
 
-
-def test_second_run_reuses_and_says_so(sandbox):
-    sandbox.run()
-    before = sandbox.summary
     status, called, text = sandbox.run()
     assert (status, called) == (0, []), text
     assert text.count('reusing the finished run') == 3
-    assert sandbox.summary == before
+    assert sandbox.summary == summary
 
 
 def test_dense_task_alone_trains_the_classification_first(sandbox):
@@ -159,14 +147,11 @@ def test_interrupted_training_is_resumed(sandbox):
     assert sandbox.summary['classification']['seconds'] > spent
 
 
-def test_failing_task_stops_the_rest(sandbox):
+def test_failing_tasks(sandbox):
     status, called, text = sandbox.run(broken='test')
-    assert status == 2
-    assert called == both('classification')
+    assert (status, called) == (2, both('classification')), 'it stops the rest'
     assert 'the test logged no accuracy/top1' in text
-
-
-def test_failing_task_leaves_the_results_of_its_neighbour(sandbox):
+    # Another leaves the results of its neighbor.
     status, called, text = sandbox.run(broken='mask-rcnn')
     assert status == 2
     assert ('test', 'detection') not in called
@@ -184,9 +169,9 @@ def test_truncated_checkpoint_is_not_reused(sandbox):
 
 
 def test_folder_of_somebody_else_is_set_aside(sandbox):
-    foreign = sandbox.work_dir / 'classification'
-    foreign.mkdir(parents=True)
-    (foreign / 'notes.txt').write_text('mine')
+    foreign = sandbox.work_dir / 'classification' / 'notes.txt'
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('mine')
     _, called, text = sandbox.run('classification')
     assert called == both('classification')
     assert 'was not made by the quickstart' in text
@@ -194,14 +179,10 @@ def test_folder_of_somebody_else_is_set_aside(sandbox):
     assert kept.read_text() == 'mine'
 
 
-def test_fresh_concerns_the_tasks_named(sandbox):
+def test_fresh_and_code_that_results_depend_on(sandbox, monkeypatch):
     sandbox.run()
     _, called, _ = sandbox.run('segmentation', '--fresh')
     assert called == both('segmentation')
-
-
-def test_code_that_results_depend_on_is_noticed(sandbox, monkeypatch):
-    sandbox.run('classification')
     monkeypatch.setattr('coc_mm.quickstart.tasks._code_digest', lambda: 'edited')
     _, called, _ = sandbox.run('classification')
     assert called == both('classification')

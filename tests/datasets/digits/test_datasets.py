@@ -68,8 +68,8 @@ def test_stock_segmentation_dataset_reads_the_scenes(tiny_scenes, tiny_spec):
     assert labels <= set(range(11))
 
 
-@pytest.mark.parametrize('name', ['DigitScenesCoco', 'DigitScenesSeg'])
+@pytest.mark.parametrize('name', ['DigitScenesCoco', 'DigitScenesSeg', 'DigitsDataset'])
 def test_wrong_split_is_named_and_writes_nothing(name, tmp_path):
-    with pytest.raises(ValueError, match="got 'val'"):
+    with pytest.raises(ValueError, match="train, test, got 'val'"):
         build('mmengine', type=f'coc_mm.{name}', data_root=str(tmp_path / 'x'), split='val')
     assert not list(tmp_path.iterdir())
