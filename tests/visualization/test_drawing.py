@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from coc_mm.models import ContextCluster
-from coc_mm.visualization import cluster_colors, cluster_maps, draw_clusters
+from coc_mm.visualization import cluster_colors, draw_clusters
 from coc_mm.visualization.drawing import spread
 
 
@@ -33,16 +31,6 @@ def test_alpha_is_exact(make_maps, order, alpha):
     np.testing.assert_array_equal(image, before)
     if alpha == 0:
         np.testing.assert_array_equal(out, image)
-
-
-def test_alpha_one_has_the_colors_of_the_palette_and_no_others(make_maps):
-    maps = make_maps()
-    out = draw_clusters(noise((100, 131)), maps, channel_order='rgb', head=0, alpha=1)
-    painted = {tuple(c) for c in out.reshape(-1, 3).tolist()}
-    assert painted <= {tuple(c) for c in cluster_colors((2, 3), 2).tolist()}
-    assert len(painted) == len(
-        {tuple(c) for c in cluster_colors((2, 3), 2)[maps.assignment[0, 0].unique()].tolist()}
-    )
 
 
 def test_red_stays_red(make_maps):
@@ -183,23 +171,3 @@ def test_bad_arguments_are_named(make_maps, change, message):
     arguments = dict(image=noise((20, 20)), maps=make_maps(), channel_order='rgb', head=0)
     with pytest.raises(ValueError, match=message):
         draw_clusters(**{**arguments, **change})
-
-
-def test_channel_order_must_be_said(make_maps):
-    with pytest.raises(TypeError, match='channel_order'):
-        draw_clusters(noise((20, 20)), make_maps(), head=0)
-
-
-def test_real_maps_on_a_real_photograph():
-    data = pytest.importorskip('skimage.data')
-    photo = data.astronaut()[:300, :451]
-    torch.manual_seed(0)
-    model = ContextCluster('tiny', proposals=(3, 5), folds=(3, 2)).eval()
-    tensor = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255 - 0.5
-    maps = cluster_maps(model, tensor, stage=1, block=-1)
-    out = draw_clusters(
-        photo, maps, channel_order='rgb', head=2, borders=True, centers=True, outlines=True
-    )
-    assert out.shape == photo.shape
-    assert len(maps.assignment[0, 2].unique()) > 30
-    assert (out != photo).any(-1).mean() > 0.95

@@ -7,7 +7,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from PIL import Image
 from tiny_projects import SCOPES, write_project
 
@@ -140,19 +139,3 @@ def test_modes_and_random_numbers_come_back():
     assert torch.equal(torch.get_rng_state(), states[0])
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])
     assert random.getstate() == states[2]
-
-
-def test_any_visualizer_gets_the_pictures(tmp_path):
-    """Whatever the backends are, they are given RGB, a name and the step."""
-    pytest.importorskip('mmpretrain')
-    hook = dict(type='coc_mm.ClusterVisualizationHook', indices=[0], height=48)
-    runner = build_runner(tmp_path, 'mmpretrain', [hook])
-    given = []
-
-    class Listening(Visualizer):
-        def add_image(self, name, image, step=0):
-            given.append((name, step, image.dtype, image.ndim))
-
-    runner.visualizer = Listening(name=f'listening_{tmp_path.name}')
-    runner.train()
-    assert given == [('clusters_0', step, np.uint8, 3) for step in (0, 1, 2)]

@@ -8,7 +8,6 @@ import torch
 pytest.importorskip('mmpretrain')
 from cluster_demo.catalog import find_models, load_source
 from cluster_demo.config_text import parse_config, read_config
-from crowded import run_crowded
 
 from coc_mm.apis.config import load_config
 from coc_mm.apis.infer import load_model
@@ -152,10 +151,3 @@ def test_pickled_code_is_not_run(checkpoints, tmp_path):
     with pytest.raises(CheckpointError):
         load_source(source)
     assert not mark.exists()
-
-
-def test_visitors_hand_in_configs_at_the_same_time():
-    text = PLAIN + ''.join(f'a{i} = dict(b=[{i}, -1, (2, 3)], c={{1: None}})\n' for i in range(300))
-    once = parse_config(text, 'c.py').to_dict()
-    read = run_crowded(lambda: parse_config(text, 'c.py'), threads=3, times=12)
-    assert all(config.to_dict() == once for config in read)

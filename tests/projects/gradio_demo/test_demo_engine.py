@@ -201,23 +201,3 @@ def test_pictures_for_a_visitor_who_left_do_not_stay(session, tmp_path, monkeypa
     with pytest.raises(UserError, match='no longer in memory'):
         session.show('a', Choice(session.engine.labels[0], None, 0, 0, 0), 0.5)
     assert not session.folder.exists()
-
-
-def test_models_run_in_threads_of_their_own(sources, monkeypatch):
-    engine = Engine([sources['small']], workers=2)
-    names, run = set(), engine._run
-
-    def note(*arguments):
-        names.add(threading.current_thread().name)
-        return run(*arguments)
-
-    monkeypatch.setattr(engine, '_run', note)
-    tokens = [engine.keep(image()) for _ in range(6)]
-    askers = [threading.Thread(target=engine.run, args=(t, engine.labels[0])) for t in tokens]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
-    assert len(engine._results) == 6
-    assert names
-    assert names <= {'model_0', 'model_1'}

@@ -234,15 +234,9 @@ def test_damaged_h5(tmp_path, write_h5):
     write_h5(path, data[0], label)
     with pytest.raises(ValueError, match=r'are not \(M, N, 3\)'):
         DATASETS.build(build)
-    with h5py.File(path, 'w') as file:  # terabytes that nobody wrote
-        file.create_dataset('data', (10**9, 1024, 3), 'f4', chunks=(1, 1024, 3))
-        file['label'] = label
-    with pytest.raises(ValueError, match='declares'):
-        DATASETS.build(build)
     with h5py.File(path, 'w') as file:
-        file['data'] = h5py.ExternalLink('/etc/other.h5', '/data')
         file['label'] = label
-    with pytest.raises(ValueError, match='of its own'):
+    with pytest.raises(ValueError, match="no numbers under 'data'"):
         DATASETS.build(build)
     path.write_bytes(b'\x89HDF\r\n\x1a\n' + b'\0' * 40)
     with pytest.raises(ValueError, match='damaged or no HDF5'):

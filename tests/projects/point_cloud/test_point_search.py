@@ -19,24 +19,34 @@ from projects.point_cloud.point_cloud.ops import (
 ROOT = os.path.dirname(os.path.dirname(search.__file__)).rsplit('/projects/', 1)[0]
 
 
+def distances(first, second):
+    step = first - second
+    square = step * step
+    return (square[..., 0] + square[..., 1]) + square[..., 2]
+
+
+def run_python(code, **environment):
+    environment = dict(os.environ, PYTHONPATH=ROOT, OMP_NUM_THREADS='1', **environment)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def plain_sample(points, number, start):
     """The definition, cloud by cloud."""
     out = []
     for cloud in points:
         chosen = [start]
         while len(chosen) < number:
-            step = cloud[:, None] - cloud[chosen]
-            square = step * step
-            distance = (square[..., 0] + square[..., 1]) + square[..., 2]
-            chosen.append(int(distance.min(1).values.argmax()))
+            chosen.append(int(distances(cloud[:, None], cloud[chosen]).min(1).values.argmax()))
         out.append(chosen)
     return torch.tensor(out)
 
 
 def plain_neighbours(queries, points, number):
-    step = queries.unsqueeze(2) - points.unsqueeze(1)
-    square = step * step
-    distance = (square[..., 0] + square[..., 1]) + square[..., 2]
+    distance = distances(queries.unsqueeze(2), points.unsqueeze(1))
     return distance.sort(stable=True).indices[..., :number]
 
 
@@ -146,11 +156,7 @@ for length, number, count, grid, dtype in [
     cases += 1
 assert cases == 3
 """
-    environment = dict(os.environ, TRITON_INTERPRET='1', PYTHONPATH=ROOT, OMP_NUM_THREADS='1')
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_python(code, TRITON_INTERPRET='1')
 
 
 def test_kernels_compile_without_contraction():
@@ -175,12 +181,7 @@ for name, signature in dict(
     ptx = triton.compile(source, target=GPUTarget('cuda', 80, 32), options=launch).asm['ptx']
     print(ptx.count('mul.rn.f32') + ptx.count('mul.f32'), ptx.count('fma.rn'))
 """
-    environment = dict(os.environ, PYTHONPATH=ROOT)
-    done = subprocess.run(
-        [sys.executable, '-c', code], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    counts = [[int(n) for n in line.split()] for line in done.stdout.split('\n') if line]
+    counts = [[int(n) for n in line.split()] for line in run_python(code).splitlines()]
     assert len(counts) == 2
     for products, fused in counts:
         assert products >= 3
