@@ -14,6 +14,8 @@ inferencers         ``mmengine.infer`` base class:       they know the models of
                     names of models                      packages alone
 coc_mm/__init__     ``CheckpointLoader``'s scheme for    mmengine reads safetensors without     c
                     ``.safetensors``                     config and class names
+coc_mm/__init__     ``PretrainedInit.__call__``, for     mmengine runs what a file holds, and   c
+                    our backbone alone                   knows no official names
 checkpoints.load    ``CheckpointLoader``'s other         mmengine runs what a file of others    c
                     schemes, in the tools                names
 atomic_backend      mmengine's ``local`` file backend,   a kill while writing leaves half of a  c
@@ -44,7 +46,6 @@ __all__ = ['install', 'on_import']
 def install() -> None:
     """Let the libraries be changed when they are imported."""
     install_mmcv_ext()
-    on_import('mmcv.image.io', turn_by_exif)
     on_import('mmengine.config.utils', add_scopes)
     on_import('mmcv.image.io', turn_by_exif)
     on_import('mmpretrain.utils.dependency', leave_out_multimodal)

@@ -1,9 +1,8 @@
 """Several processes on the CPU, where mmengine knows accelerators only.
 
-``mmengine.dist.init_dist`` sets a CUDA device before it starts the process group, and the runner
-and the strategies give a device index to the model's wrapper, which torch refuses on the CPU, like
-synchronized batch norms. mmengine leaves ``init_dist`` out where a group exists already, and takes
-the arguments of a wrapper from the config.
+``mmengine.dist.init_dist`` sets a CUDA device, and the runner gives a device index to the model's
+wrapper, which torch refuses on the CPU, like synchronized batch norms. mmengine leaves
+``init_dist`` out where a group exists, and takes a wrapper's arguments from the config.
 """
 
 import datetime
@@ -18,13 +17,10 @@ from mmengine.config import Config
 __all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
 
 # Where launchers other than torchrun say what torchrun says in RANK and the like.
+_MPI = 'OMPI_COMM_WORLD_'
 _VARIABLES = {
     'slurm': dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
-    'mpi': dict(
-        RANK='OMPI_COMM_WORLD_RANK',
-        WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
-        LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK',
-    ),
+    'mpi': dict(RANK=_MPI + 'RANK', WORLD_SIZE=_MPI + 'SIZE', LOCAL_RANK=_MPI + 'LOCAL_RANK'),
 }
 
 
@@ -48,21 +44,15 @@ def _set_variables(launcher: str) -> None:
 
 def _separate_norms(node) -> None:
     """Replace synchronized batch norms in a nested config."""
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            _separate_norms(child)
-    elif isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-        for child in node.values():
+    if isinstance(node, dict) and node.get('type') == 'SyncBN':
+        node['type'] = 'BN'
+    if isinstance(node, (list, tuple, dict)):
+        for child in node.values() if isinstance(node, dict) else node:
             _separate_norms(child)
 
 
 def use_cpu_wrappers(config: Config) -> None:
-    """Set arguments of the model's wrapper, of a runner or a strategy, to the CPU.
-
-    Synchronized batch norms (``SyncBN``, ``sync_bn``) become those of one process.
-    """
+    """Set the model's wrapper, of a runner or a strategy, and its batch norms to the CPU."""
     _separate_norms(config.get('model'))
     config.pop('sync_bn', None)
     strategy = config.get('strategy')
@@ -85,12 +75,7 @@ def use_cpu_wrappers(config: Config) -> None:
 
 @contextmanager
 def process_group_on_cpu(launcher: str, timeout: float | None = None) -> Iterator[None]:
-    """Start a group of processes over gloo; end it afterwards.
-
-    Args:
-        launcher (str): ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        timeout (float, optional): Seconds that one process waits for another; torch's if None.
-    """
+    """Start a group of processes over gloo; end it afterwards. ``timeout`` is in seconds."""
     _set_variables(launcher)
     limit = None if timeout is None else datetime.timedelta(seconds=timeout)
     dist.init_process_group('gloo', timeout=limit)

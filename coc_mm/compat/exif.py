@@ -6,20 +6,13 @@ mmcv's loaders. It can go once OpenCV turns them itself.
 
 import functools
 import io
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 __all__ = ['turn_by_exif']
 
 
 def turn_by_exif(module: Any) -> None:
-    """Wrap ``imfrombytes``, which all loaders of mmcv call.
-
-    Args:
-        module (ModuleType): ``mmcv.image.io``.
-    """
+    """Wrap ``imfrombytes`` of ``mmcv.image.io``, which all loaders of mmcv call."""
     plain = module.imfrombytes
 
     @functools.wraps(plain)
@@ -31,10 +24,16 @@ def turn_by_exif(module: Any) -> None:
         image = plain(content, f'{flag}_ignore_orientation', 'bgr', backend)
         if image is None:
             return None
-        image = _turn(image, _orientation(content))
+        orientation = _orientation(content)
+        if orientation in (5, 6, 7, 8):
+            image = image.swapaxes(0, 1)
+        if orientation in (3, 4, 7, 8):
+            image = image[::-1]
+        if orientation in (2, 3, 6, 7):
+            image = image[:, ::-1]
         if flag == 'color' and channel_order == 'rgb':
-            image = image[..., ::-1].copy()
-        return image
+            image = image[..., ::-1]
+        return image.copy()
 
     module.imfrombytes = imfrombytes
 
@@ -47,14 +46,3 @@ def _orientation(content: bytes) -> int:
             return image.getexif().get(0x0112, 1)
     except Exception:  # a format that Pillow lacks, or a damaged tag: as it is stored
         return 1
-
-
-def _turn(image: 'np.ndarray', orientation: int) -> 'np.ndarray':
-    """Undo one of EXIF's eight orientations."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image.copy()

@@ -16,12 +16,10 @@ def add_model_names(
     find: Callable[[str | None, str], tuple | None],
     list_names: Callable[[str | None], Iterable[str]],
 ) -> None:
-    """Let the inferencers find and list more models.
+    """Let the inferencers of ``mmengine.infer.infer`` find and list more models.
 
-    Args:
-        module (ModuleType): ``mmengine.infer.infer``.
-        find (Callable): Takes a library's scope and a name; returns config and weights, or None.
-        list_names (Callable): Takes a scope, or None for all.
+    ``find`` takes a library's scope and a name and returns config and weights, or None;
+    ``list_names`` takes a scope, or None for all.
     """
     base = module.BaseInferencer
     load, list_models = base._load_model_from_metafile, base.list_models

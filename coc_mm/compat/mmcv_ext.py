@@ -1,12 +1,11 @@
 """A stand-in for ``mmcv._ext``, mmcv's compiled operators, built on torchvision's.
 
 ``pip install onedl-mmcv`` builds mmcv in isolation, without torch, and silently leaves out
-``mmcv._ext``; ``import mmdet.models`` then fails. Compiling it takes half an hour and a compiler.
-:func:`install` instead appends a finder to the *end* of ``sys.meta_path`` that answers for
-``mmcv._ext`` alone: a compiled module is found by the finders before it and always wins.
+``mmcv._ext``; ``import mmdet.models`` then fails. :func:`install` appends a finder to the *end* of
+``sys.meta_path`` that answers for ``mmcv._ext`` alone: a compiled module always wins.
 
-The operators are in :mod:`coc_mm.compat.mmcv_operators`. Every other one resolves, because
-``mmcv.ops`` asserts that it exists, to a function that raises when it is called.
+What :mod:`coc_mm.compat.mmcv_operators` lacks resolves, because ``mmcv.ops`` asserts that it
+exists, to a function that raises when it is called.
 """
 
 import sys
@@ -20,14 +19,9 @@ _NAME = 'mmcv._ext'
 
 
 class _StandInLoader(Loader):
-    """Fills an empty module with the stand-in's operators."""
+    """Fills a new, empty ``mmcv._ext`` with the stand-in's operators."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Define the operators in a new, empty ``mmcv._ext``.
-
-        Raises:
-            ModuleNotFoundError: torchvision is missing or does not fit the installed torch.
-        """
         try:
             from coc_mm.compat.mmcv_operators import OPERATORS
         except (ImportError, OSError, RuntimeError) as error:
@@ -42,8 +36,7 @@ class _StandInLoader(Loader):
             ) from error
 
         def missing(name: str) -> Callable:
-            # A leading underscore is never an operator: it is inspect, copy, pickle
-            # or a shell asking whether the module has some protocol.
+            # With an underscore it is inspect, copy or a shell asking for a protocol.
             if name.startswith('_'):
                 raise AttributeError(f'module {_NAME!r} has no attribute {name!r}')
             function = _refusal(name)
@@ -62,7 +55,6 @@ class _StandInFinder(MetaPathFinder):
     def find_spec(
         fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the stand-in, for ``mmcv._ext`` alone."""
         if fullname != _NAME:
             return None
         return ModuleSpec(fullname, _StandInLoader(), origin='coc_mm.compat, on torchvision')
@@ -72,8 +64,6 @@ _FINDER = _StandInFinder()
 
 
 def _refusal(name: str) -> Callable:
-    """Make a function that raises NotImplementedError, with the ways out, when it is called."""
-
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"mmcv's operator {name!r} is not available: mmcv was installed without its "
@@ -89,10 +79,6 @@ def _refusal(name: str) -> Callable:
 
 
 def install() -> None:
-    """Make ``mmcv._ext`` importable where mmcv was installed without it.
-
-    Imports neither mmcv nor torchvision. To be called before anything of ``mmcv.ops`` or mmdet is
-    imported; ``import coc_mm`` does.
-    """
+    """Make ``mmcv._ext`` importable where mmcv lacks it; imports neither mmcv nor torchvision."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)

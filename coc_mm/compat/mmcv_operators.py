@@ -1,13 +1,12 @@
 """mmcv's compiled operators on top of torchvision and plain PyTorch.
 
 Names, order of arguments and outputs written in place are those of the bindings in
-``mmcv/ops/csrc/pytorch/pybind.cpp``, so that ``mmcv/ops/*.py`` calls them unchanged; what follows
-the tensors is given by keyword there. On CPU and CUDA; float64 is computed in float64, all else in
+``mmcv/ops/csrc/pytorch/pybind.cpp``, so that ``mmcv/ops/*.py`` calls them unchanged: tensors by
+position, everything else by keyword. On CPU and CUDA; float64 is computed in float64, all else in
 float32 and rounded once at the end, where the compiled operators compute in half precision and
 refuse bfloat16. Python floats are rounded to C floats where the compiled signature says ``float``:
 comparisons such as ``iou > 0.6`` hinge on it.
 """
-# ruff: noqa: N803  (mmcv's argument names)
 
 import ctypes
 from types import FunctionType
@@ -64,14 +63,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def softnms(
-    boxes: Tensor,
-    scores: Tensor,
-    dets: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
+    boxes: Tensor, scores: Tensor, dets: Tensor, *, method: int, offset: int, **floats: float
 ) -> Tensor:
     """Lower the scores of boxes that overlap a better one (arXiv 1704.04503).
 
@@ -88,7 +80,8 @@ def softnms(
     # Rows: x1, y1, x2, y2, score, area; one column a box; a copy, so free to change.
     columns = np.stack([*corners, scores.to('cpu', dtype).numpy(), areas])
     number = columns.dtype.type
-    iou_threshold, sigma, min_score = map(number, (iou_threshold, sigma, min_score))
+    names = ('iou_threshold', 'sigma', 'min_score')
+    iou_threshold, sigma, min_score = (number(floats[name]) for name in names)
     order = np.arange(columns.shape[1])
 
     chosen = 0
@@ -112,7 +105,7 @@ def softnms(
         keep = ~(rest[4] < min_score)
         kept = np.flatnonzero(keep)
         stays = np.arange(len(kept))
-        # As many gaps lie among the first places as kept positions lie beyond them.
+        # As many gaps lie among the first places as kept ones beyond them.
         stays[~keep[: len(kept)]] = kept[kept >= len(kept)][::-1]
         columns = np.concatenate([columns[:, :chosen], rest[:, stays]], axis=1)
         order = np.concatenate([order[:chosen], order[chosen:][stays]])
@@ -134,15 +127,9 @@ def _ious(box, others, offset):
 
 
 def roi_align_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **layout: Any
+    input: Tensor, rois: Tensor, output: Tensor, *argmax: Tensor, **layout: Any
 ) -> None:
-    """Pool each RoI (map's index, x1, y1, x2, y2) into a grid of bins, from bilinear samples.
-
-    Raises:
-        NotImplementedError: Max pooling is asked for.
-        RuntimeError: On the CPU, a RoI names a map that does not exist, is not finite, or
-            (``aligned``) ends before it starts.
-    """
+    """Pool each RoI (map's index, x1, y1, x2, y2) into a grid of bins, from bilinear samples."""
     if layout['pool_mode'] != 1:
         raise NotImplementedError(
             "roi_align: coc_mm's stand-in for mmcv's compiled operators has average pooling "
@@ -154,15 +141,9 @@ def roi_align_forward(
         output.copy_(torch.ops.torchvision.roi_align(values, boxes, *_pooling(layout)))
 
 
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    **layout: Any,
-) -> None:
+def roi_align_backward(*tensors: Tensor, **layout: Any) -> None:
     """Add the gradient of :func:`roi_align_forward` with respect to the maps."""
+    grad_output, rois, _, _, grad_input = tensors
     if grad_output.numel():
         dtype = _working_dtype(grad_output)
         *pooling, ratio, aligned = _pooling(layout)
@@ -202,31 +183,24 @@ def sigmoid_focal_loss_forward(
 
     The argument of the logarithm is at least the smallest normal float32: a hopelessly wrong logit
     costs 87.3. ``weight`` is a factor per label, or empty.
-
-    Raises:
-        ValueError: A label is greater than C, or has no weight in ``weight``.
     """
     classes = input.size(1)
     largest = classes - 1 if weight.numel() else classes
     if target.numel() and (found := int(target.max())) > largest:
+        weighted = ' and a weight for each' if weight.numel() else ''
         raise ValueError(
-            f'focal loss: label {found} with {classes} classes'
-            f'{" and a weight for each" if weight.numel() else ""}: the largest allowed '
-            f'is {largest}.'
+            f'focal loss: label {found} with {classes} classes{weighted}: the largest allowed is '
+            f'{largest}.'
         )
-    prob, positive, factor, gamma = _focal_terms(input, target, weight, gamma, alpha)
-    right = torch.where(positive, prob, 1 - prob)
-    wrong = torch.where(positive, 1 - prob, prob)
+    _, right, wrong, factor, gamma = _focal_terms(input, target, weight, gamma, alpha)
     output.copy_(-factor * wrong**gamma * right.clamp(min=_SMALLEST).log())
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the elementwise derivative of :func:`sigmoid_focal_loss_forward`."""
-    prob, positive, factor, gamma = _focal_terms(input, target, weight, gamma, alpha)
-    right = torch.where(positive, prob, 1 - prob)
-    wrong = torch.where(positive, 1 - prob, prob)
+    """Write the derivative of :func:`sigmoid_focal_loss_forward`."""
+    positive, right, wrong, factor, gamma = _focal_terms(input, target, weight, gamma, alpha)
     slope = wrong**gamma * (wrong - gamma * right * right.clamp(min=_SMALLEST).log())
     grad_input.copy_(torch.where(positive, -slope, slope) * factor)
 
@@ -239,93 +213,48 @@ def _focal_terms(input, target, weight, gamma, alpha):
     if weight.numel():
         # A negative label has no weight of its own; mmcv's kernels read outside the array there.
         factor = factor * weight[target.clamp(min=0)].to(prob.dtype)[:, None]
-    return prob, positive, factor, _c_float(gamma)
+    right = torch.where(positive, prob, 1 - prob)
+    wrong = torch.where(positive, 1 - prob, prob)
+    return positive, right, wrong, factor, _c_float(gamma)
 
 
 # Deformable convolution (arXiv 1703.06211, 1811.11168), which agrees with torchvision's in the
 # layout of the offsets (B, groups * kernel * 2, H, W), y first, and in what lies outside the map.
 
 
-def deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    **layout: Any,
-) -> None:
+def deform_conv_forward(*tensors: Tensor, **layout: Any) -> None:
     """Convolve with a displacement per output position and kernel position."""
+    input, weight, offset, output, *_ = tensors
     output.copy_(_convolve(input, weight, offset, None, None, layout))
 
 
-def deform_conv_backward_input(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradInput: Tensor,
-    gradOffset: Tensor,
-    weight: Tensor,
-    columns: Tensor,
-    **layout: Any,
-) -> None:
+def deform_conv_backward_input(*tensors: Tensor, **layout: Any) -> None:
     """Write the gradients for the map and the displacements."""
-    grads = _convolve_backward(gradOutput, input, weight, offset, None, layout)
-    gradInput.copy_(grads[0])
-    gradOffset.copy_(grads[2])
+    input, offset, grad_output, grad_input, grad_offset, weight, _ = tensors
+    grads = _convolve_backward(grad_output, input, weight, offset, None, layout)
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[2])
 
 
-def deform_conv_backward_parameters(
-    input: Tensor,
-    offset: Tensor,
-    gradOutput: Tensor,
-    gradWeight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
-    scale: float,
-    **layout: Any,
-) -> None:
+def deform_conv_backward_parameters(*tensors: Tensor, scale: float, **layout: Any) -> None:
     """Add the gradient for the kernel, times ``scale``."""
+    input, offset, grad_output, grad_weight, *_ = tensors
     # It does not depend on the kernel: zeros have its shape.
-    weight = torch.zeros_like(gradWeight)
-    grads = _convolve_backward(gradOutput, input, weight, offset, None, layout)
-    gradWeight.add_(grads[1].to(gradWeight.dtype), alpha=scale)
+    weight = torch.zeros_like(grad_weight)
+    grads = _convolve_backward(grad_output, input, weight, offset, None, layout)
+    grad_weight.add_(grads[1].to(grad_weight.dtype), alpha=scale)
 
 
-def modulated_deform_conv_forward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    output: Tensor,
-    columns: Tensor,
-    with_bias: bool,
-    **layout: Any,
-) -> None:
+def modulated_deform_conv_forward(*tensors: Tensor, with_bias: bool, **layout: Any) -> None:
     """Convolve with displacements, a factor per sample, and a bias."""
+    input, weight, bias, _, offset, mask, output, _ = tensors
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, layout))
 
 
-def modulated_deform_conv_backward(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    ones: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    columns: Tensor,
-    grad_input: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-    grad_offset: Tensor,
-    grad_mask: Tensor,
-    grad_output: Tensor,
-    with_bias: bool,
-    **layout: Any,
-) -> None:
+def modulated_deform_conv_backward(*tensors: Tensor, with_bias: bool, **layout: Any) -> None:
     """Write the gradients of :func:`modulated_deform_conv_forward`."""
+    input, weight, _, _, offset, mask, _, *grad_inputs, grad_output = tensors
+    grad_input, grad_weight, grad_bias, grad_offset, grad_mask = grad_inputs
     grads = _convolve_backward(grad_output, input, weight, offset, mask, layout)
     outputs = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
     for out, grad in zip(outputs[: 4 + with_bias], grads, strict=False):
@@ -367,14 +296,11 @@ def _operands(input, weight, offset, mask, bias):
 
 
 def _is_outside(offset, size, kernel, steps):
-    """Find the samples that lie a whole pixel or more outside the map.
+    """Find the samples a pixel or more outside the map: (B, groups, kh * kw, 1, H', W').
 
     Exactly one pixel outside, where the samples of a zero-initialized 3x3 kernel with
     padding 1 lie, bilinear interpolation has a kink: torchvision takes the slope of the
     side within, mmcv that of the side without, which is 0.
-
-    Returns:
-        Tensor: Bool, shape (B, deformable groups, kh * kw, 1, H', W').
     """
     stride, padding, dilation, groups = steps[:2], steps[2:4], steps[4:6], steps[7]
     offset = offset.unflatten(1, (groups, *kernel, 2))  # (B, G, kh, kw, 2, H', W')
@@ -392,47 +318,27 @@ def _is_outside(offset, size, kernel, steps):
 # Deformable attention (arXiv 2010.04159) by mmcv's own PyTorch version, else used on the CPU only.
 
 
-def ms_deform_attn_forward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    im2col_step: int,
-) -> Tensor:
+def ms_deform_attn_forward(*tensors: Tensor, im2col_step: int) -> Tensor:
     """Sum weighted samples of several maps, per query and head."""
+    value, shapes, _, locations, weights = tensors
     dtype = _working_dtype(value)
-    operands = [tensor.to(dtype) for tensor in (value, sampling_locations, attention_weights)]
-    return _attend(value_spatial_shapes, *operands).to(value.dtype)
+    return _attend(shapes, *(t.to(dtype) for t in (value, locations, weights))).to(value.dtype)
 
 
-def ms_deform_attn_backward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
+def ms_deform_attn_backward(*tensors: Tensor, im2col_step: int) -> None:
     """Write the gradients of :func:`ms_deform_attn_forward`, by running it again."""
+    value, shapes, _, locations, weights, grad_output, *outputs = tensors
     dtype = _working_dtype(value)
-    operands = [
-        tensor.detach().to(dtype).requires_grad_()
-        for tensor in (value, sampling_locations, attention_weights)
-    ]
+    operands = [t.detach().to(dtype).requires_grad_() for t in (value, locations, weights)]
     with torch.enable_grad():
-        output = _attend(value_spatial_shapes, *operands)
+        output = _attend(shapes, *operands)
     grads = torch.autograd.grad(output, operands, grad_output.to(output.dtype))
-    for out, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
+    for out, grad in zip(outputs, grads, strict=True):
         out.copy_(grad)
 
 
 def _attend(shapes, value, locations, weights):
-    # mmcv.ops imports mmcv._ext, hence this module, before it has that function.
+    # mmcv.ops imports this module before it has that function.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)

@@ -23,11 +23,9 @@ class _ActingLoader(Loader):
         self._loader, self._actions = loader, actions
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Leave it to the module's own loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, then act on it."""
         self._loader.exec_module(module)
         for action in self._actions:
             action(module)
@@ -42,7 +40,6 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Wrap the loader of a module that has actions; know no other module."""
         actions = _ACTIONS.pop(name, None)  # popped first: the search below comes back here
         if actions is None:
             return None

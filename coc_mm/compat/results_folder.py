@@ -1,7 +1,7 @@
 """Where several processes gather their results, and who writes the scores.
 
-Each process writes its part of an evaluation for process 0 to read, into a folder ``.dist_test``
-that mmengine makes in the current one and leaves there. Then all write the scores, into one file.
+mmengine's processes write their parts of an evaluation into ``.dist_test`` in the current folder,
+which stays there, and all write the scores into one file.
 """
 
 from pathlib import Path
