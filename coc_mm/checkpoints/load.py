@@ -15,15 +15,6 @@ from coc_mm.checkpoints.official import convert_in_memory
 from coc_mm.checkpoints.safe_pickle import check_tensors, read_file, read_pickle
 from coc_mm.errors import CheckpointError, UserError, print_rank0
 
-__all__ = [
-    'Comparison',
-    'check_weights',
-    'is_local',
-    'load_checkpoint_safely',
-    'state_dict_of',
-    'use_safe_loading',
-]
-
 # Fewer common weights than this share, and a checkpoint to start from is another model's.
 _MIN_SHARE = 0.5
 # What was read for a check and will be loaded next, by path, time and size: at most two files.
@@ -45,10 +36,6 @@ def load_checkpoint_safely(
             or any scheme of mmengine's ``CheckpointLoader``.
         map_location: As in :func:`torch.load`.
         hold: Keep the result for the next call for this file, which is not read again then.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, not a checkpoint, holds something that is
-            not data, or official weights with keys that are not a Context Cluster's.
     """
     path = os.path.expanduser(os.fspath(path))
     if re.match(r'https?://', path):
@@ -112,9 +99,7 @@ def use_safe_loading() -> None:
     from mmengine.runner import CheckpointLoader, checkpoint
 
     for prefixes in ('', ['http://', 'https://']):
-        CheckpointLoader.register_scheme(
-            prefixes=prefixes, loader=load_from_local_safely, force=True
-        )
+        CheckpointLoader.register_scheme(prefixes, load_from_local_safely, force=True)
     # Names of model zoos and object stores end in these two functions of the module.
     checkpoint.load_from_http = load_from_local_safely
     checkpoint._safe_torch_load = _load_for_backends

@@ -1,8 +1,7 @@
 """Official Context-Cluster weights: the layouts they are published in, and ours.
 
-The authors' code named its weights differently before and after its release, and openmixup trained
-some models anew under names of its own. Each layout is an entry of :data:`LAYOUTS`; a project adds
-its own with :func:`register_layout`.
+The authors' code named its weights differently before and after its release, openmixup's in its
+own way; a project adds another layout with :func:`register_layout`.
 """
 
 import os
@@ -119,11 +118,6 @@ register_layout(
 register_layout(Layout('released', sign=_MIXER))
 
 
-def tasks() -> tuple[str, ...]:
-    """Name the tasks whose weights can be converted, those of projects included."""
-    return (*_TASKS, *(layout.task for layout in LAYOUTS.values() if layout.task))
-
-
 def layout_of(names: Iterable[str]) -> Layout | None:
     """Find the layout that names of weights are of, wrappers in front or not; None for ours."""
     bare = [_WRAPPERS.sub('', name) for name in names]
@@ -185,8 +179,7 @@ def convert_official(
     """Rename official Context-Cluster weights, of any layout, to the keys of the host model.
 
     Args:
-        state_dict: Weights under official names; prefixes ``module.`` or ``backbone.`` are
-            understood.
+        state_dict: Weights under official names, prefixed ``module.`` or ``backbone.`` or not.
         task: 'classification' returns ``backbone.*`` and ``head.fc.*`` for mmpretrain's
             ImageClassifier with GlobalAveragePooling and LinearClsHead; 'detection' and
             'segmentation' return ``backbone.*`` and the given neck and heads. Projects add others.
@@ -195,8 +188,9 @@ def convert_official(
         ValueError: For an unknown task, or keys that are not Context Cluster's or that lack their
             counterpart, all of them listed.
     """
-    if task not in tasks():
-        raise ValueError(f'unknown task {task!r}: choose one of {tasks()}')
+    tasks = (*_TASKS, *(layout.task for layout in LAYOUTS.values() if layout.task))
+    if task not in tasks:
+        raise ValueError(f'unknown task {task!r}: choose one of {tasks}')
     weights = {name.removeprefix('module.'): value for name, value in state_dict.items()}
     layout = layout_of(weights)
     if layout is None or layout.task != (None if task in _TASKS else task):
@@ -259,11 +253,8 @@ class Official:
 
     def record(self) -> dict[str, Any]:
         """Give what a converted checkpoint keeps of this under ``meta['coc_mm']``."""
-        record: dict[str, Any] = dict(
-            converted_from='official Context-Cluster weights',
-            layout=self.layout.name,
-            task=self.task,
-        )
+        record: dict[str, Any] = dict(converted_from='official Context-Cluster weights')
+        record |= dict(layout=self.layout.name, task=self.task)
         if self.layout.task is None:
             record['backbone'] = dict(denominator=self.denominator)
             record['denominator_is'] = self.denominator_is

@@ -56,11 +56,8 @@ def _strip(checkpoint: Mapping, path: str, ema: bool = True) -> dict[str, Any]:
 def publish(source: str, target: str, ema: bool = True, force: bool = False) -> Path:
     """Strip a checkpoint and write it under a name with the hash of its weights.
 
-    Args:
-        source: A checkpoint of a training.
-        target: ``DIR/NAME.pth`` or ``.safetensors``, written as ``DIR/NAME-<8 hex digits>.pth``.
-        ema: Of a run with EMA, take the averaged weights.
-        force: Replace a file of that name.
+    ``target`` is ``DIR/NAME.pth`` or ``.safetensors``, written as ``DIR/NAME-<8 hex digits>.pth``;
+    ``ema`` takes the averaged weights of a run with EMA.
     """
     wanted = check_target(target, force=True)
     checkpoint = _strip(read_file(source), source, ema)

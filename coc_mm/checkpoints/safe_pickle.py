@@ -183,8 +183,7 @@ def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, A
     """Read a local file as it is, building only tensors, containers and plain records.
 
     Read are the files of ``torch.save`` (both formats), mmengine's Runner, mmcv 1.x and timm, and
-    ``.safetensors`` (``state_dict`` and ``meta``) where that package is installed. Anything else
-    raises CheckpointError.
+    ``.safetensors`` (``state_dict`` and ``meta``); all else raises CheckpointError.
     """
     path = os.path.expanduser(os.fspath(path))
     if os.path.isdir(path):

@@ -6,32 +6,13 @@ Importing the libraries only to change them would make ``import coc_mm`` slow.
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 __all__ = ['on_import']
 
 _ACTIONS: dict[str, list[Callable[[ModuleType], None]]] = {}
-
-
-class _ActingLoader(Loader):
-    """Loads as the module's own loader does, then acts."""
-
-    def __init__(self, loader: Loader, actions: list[Callable[[ModuleType], None]]) -> None:
-        self._loader, self._actions = loader, actions
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        for action in self._actions:
-            action(module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)  # get_source, get_filename, ...
 
 
 class _Finder(MetaPathFinder):
@@ -47,7 +28,14 @@ class _Finder(MetaPathFinder):
         if spec is None or spec.loader is None:
             _ACTIONS[name] = actions
             return spec
-        spec.loader = _ActingLoader(spec.loader, actions)
+        execute = spec.loader.exec_module
+
+        def execute_and_act(module: ModuleType) -> None:
+            execute(module)
+            for action in actions:
+                action(module)
+
+        spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
 
 
