@@ -119,8 +119,7 @@ def _draw_outlines(out: np.ndarray, clusters: np.ndarray, inside: np.ndarray) ->
     edge[1:] |= clusters[1:] != clusters[:-1]
     edge[:, 1:] |= clusters[:, 1:] != clusters[:, :-1]
     width = max(1, _line_width(clusters.shape) // 2)
-    if width > 1:
-        edge = cv2.dilate(edge.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
+    edge = cv2.dilate(edge.astype(np.uint8), np.ones((width, width), np.uint8)) > 0
     edge &= inside
     out[edge] //= 4
 

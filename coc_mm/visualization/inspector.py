@@ -58,15 +58,6 @@ def _test_pipeline(config: Config) -> list:
     return deepcopy(list(pipeline))
 
 
-def _scaled_to(steps: list, size: int) -> list:
-    """The transforms that load and pack, with plain scaling between them."""
-    loading, packing = (
-        [step for step in steps if step['type'].split('.')[-1].startswith(name)]
-        for name in ('Load', 'Pack')
-    )
-    return [*loading, dict(type='Resize', scale=(size, size), keep_ratio=True), *packing]
-
-
 class ClusterInspector:
     """Inspect images with a model, prepared by its own test pipeline; threads may share one.
 
@@ -85,10 +76,12 @@ class ClusterInspector:
         self.backbone = find_backbone(model)
         self.longest = longest
         steps = _test_pipeline(config)
-        steps = steps if size is None else _scaled_to(steps, size)
         self._loader = steps[0] if steps[0]['type'].endswith('LoadImageFromFile') else {}
         # Images come as arrays here, and nothing is known about them.
         steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]
+        if size is not None:
+            resize = dict(type='Resize', scale=(size, size), keep_ratio=True)
+            steps = [resize, *(s for s in steps if s['type'].split('.')[-1].startswith('Pack'))]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self._steps = [TRANSFORMS.build(step) for step in steps]
 

@@ -264,10 +264,6 @@ def cluster_maps(
         images: (B, C, H, W) or (C, H, W), floating, normalized as the backbone takes them (what
             ``model.data_preprocessor`` returns as ``inputs``), 32 x 32 or more.
         stage: As for :func:`record_clusters`, like ``block`` and ``head``.
-
-    Example:
-        >>> maps = cluster_maps(model, images, stage=2, block=-1)
-        >>> maps.assignment.shape  # (B, E, H / 16, W / 16)
     """
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__

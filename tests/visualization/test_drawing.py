@@ -5,8 +5,12 @@ from coc_mm.visualization import cluster_colors, draw_clusters
 from coc_mm.visualization.drawing import spread
 
 
-def noise(size, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+def noise(size):
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def draw(image, maps, channel_order='rgb', head=0, **options):
+    return draw_clusters(image, maps, channel_order=channel_order, head=head, **options)
 
 
 @pytest.mark.parametrize('order', ['rgb', 'bgr'])
@@ -14,7 +18,7 @@ def noise(size, seed=0):
 def test_alpha_is_exact(make_maps, order, alpha):
     image, maps = noise((61, 83)), make_maps()
     before = image.copy()
-    out = draw_clusters(image, maps, channel_order=order, index=1, head=1, alpha=alpha)
+    out = draw(image, maps, channel_order=order, index=1, head=1, alpha=alpha)
     colors = cluster_colors(maps.folds, maps.centers_per_region).astype(np.float64)
     if order == 'bgr':
         colors = colors[:, ::-1]
@@ -39,19 +43,13 @@ def test_red_stays_red(make_maps):
     for order, red in (('rgb', 0), ('bgr', 2)):
         image = np.zeros((40, 40, 3), np.uint8)
         image[..., red] = 255
-        out = draw_clusters(image, maps, channel_order=order, head=0, alpha=0.2)
+        out = draw(image, maps, channel_order=order, alpha=0.2)
         assert (out[..., red] >= 204).all()
         assert (out[..., [c for c in range(3) if c != red]] <= 51).all()
     image = noise((40, 50))
-    rgb = draw_clusters(image, maps, channel_order='rgb', head=0, outlines=True, centers=True)
-    bgr = draw_clusters(
-        np.ascontiguousarray(image[..., ::-1]),
-        maps,
-        channel_order='bgr',
-        head=0,
-        outlines=True,
-        centers=True,
-    )
+    rgb = draw(image, maps, outlines=True, centers=True)
+    flipped = np.ascontiguousarray(image[..., ::-1])
+    bgr = draw(flipped, maps, channel_order='bgr', outlines=True, centers=True)
     np.testing.assert_array_equal(rgb, bgr[..., ::-1])
 
 
@@ -63,7 +61,7 @@ def test_red_stays_red(make_maps):
 def test_neighbours_differ_in_the_picture(make_maps, size, folds, proposals):
     """5, 15 and hundreds of clusters: touching points of other clusters differ in color."""
     maps = make_maps(size, folds, proposals, heads=(0,), batch=1)
-    out = draw_clusters(noise(size), maps, channel_order='rgb', alpha=1).astype(int)
+    out = draw(noise(size), maps, alpha=1).astype(int)
     clusters = maps.assignment[0, 0].numpy()
     met = 0
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -91,26 +89,20 @@ def test_labels_are_not_smeared(make_maps):
 def test_extent_places_the_map(make_maps):
     """A network that saw the middle of the picture, and one whose input was padded."""
     image, maps = noise((80, 100)), make_maps()
-    out = draw_clusters(
-        image, maps, channel_order='rgb', head=0, alpha=1, extent=(0.25, 0.1, 0.75, 0.9)
-    )
+    out = draw(image, maps, alpha=1, extent=(0.25, 0.1, 0.75, 0.9))
     outside = np.ones((80, 100), bool)
     outside[20:60, 10:90] = False
     np.testing.assert_array_equal(out[outside], image[outside])
-    middle = draw_clusters(image[20:60, 10:90], maps, channel_order='rgb', head=0, alpha=1)
+    middle = draw(image[20:60, 10:90], maps, alpha=1)
     np.testing.assert_array_equal(out[20:60, 10:90], middle)
-    padded = draw_clusters(
-        image, maps, channel_order='rgb', head=0, alpha=1, extent=(0, 0, 1.4, 1.25)
-    )
-    larger = draw_clusters(noise((112, 125)), maps, channel_order='rgb', head=0, alpha=1)
+    padded = draw(image, maps, alpha=1, extent=(0, 0, 1.4, 1.25))
+    larger = draw(noise((112, 125)), maps, alpha=1)
     np.testing.assert_array_equal(padded, larger[:80, :100])
 
 
 def test_borders_follow_uneven_regions(make_maps):
     maps = make_maps(size=(7, 10), folds=(2, 3))  # edges 3 of 7 and 3, 6 of 10
-    out = draw_clusters(
-        np.zeros((70, 100, 3), np.uint8), maps, channel_order='rgb', head=0, alpha=0, borders=True
-    )
+    out = draw(np.zeros((70, 100, 3), np.uint8), maps, alpha=0, borders=True)
     white = (out == 255).all(-1)
     rows = np.flatnonzero(white.all(1))
     cols = np.flatnonzero(white.all(0))
@@ -121,7 +113,7 @@ def test_borders_follow_uneven_regions(make_maps):
 def test_outlines_lie_where_clusters_meet(make_maps):
     maps = make_maps()
     image = np.full((70, 100, 3), 200, np.uint8)
-    out = draw_clusters(image, maps, channel_order='rgb', head=1, alpha=0, outlines=True)
+    out = draw(image, maps, head=1, alpha=0, outlines=True)
     clusters = maps.assignment[0, 1].repeat_interleave(10, 0).repeat_interleave(10, 1).numpy()
     edge = np.zeros((70, 100), bool)
     edge[1:] |= clusters[1:] != clusters[:-1]
@@ -133,7 +125,7 @@ def test_outlines_lie_where_clusters_meet(make_maps):
 def test_centers_are_marked_where_they_lie(make_maps):
     maps = make_maps(size=(8, 12), folds=(2, 3), proposals=(2, 2))
     image = np.zeros((320, 480, 3), np.uint8)
-    out = draw_clusters(image, maps, channel_order='rgb', head=0, alpha=0, centers=True)
+    out = draw(image, maps, alpha=0, centers=True)
     colors = cluster_colors((2, 3), 4)
     assert len(maps.center_positions) == 24
     for (y, x), color in zip(maps.center_positions.tolist(), colors, strict=True):
@@ -143,8 +135,8 @@ def test_centers_are_marked_where_they_lie(make_maps):
 def test_highlight_shows_one_cluster(make_maps):
     maps, image = make_maps(), noise((70, 100))
     chosen = int(maps.assignment[0, 0, 3, 4])
-    plain = draw_clusters(image, maps, channel_order='rgb', head=0)
-    out = draw_clusters(image, maps, channel_order='rgb', head=0, highlight=chosen)
+    plain = draw(image, maps)
+    out = draw(image, maps, highlight=chosen)
     clusters, _ = spread(maps.assignment[0, 0].numpy(), (70, 100))
     member = clusters == chosen
     np.testing.assert_array_equal(out[member], plain[member])
@@ -152,7 +144,7 @@ def test_highlight_shows_one_cluster(make_maps):
     assert (rest.max(-1) == rest.min(-1)).all()
     assert rest.max() <= 102
     with pytest.raises(ValueError, match='clusters count from 0 to 11'):
-        draw_clusters(image, maps, channel_order='rgb', head=0, highlight=12)
+        draw(image, maps, highlight=12)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +160,6 @@ def test_highlight_shows_one_cluster(make_maps):
     ],
 )
 def test_bad_arguments_are_named(make_maps, change, message):
-    arguments = dict(image=noise((20, 20)), maps=make_maps(), channel_order='rgb', head=0)
+    arguments = dict(image=noise((20, 20)), maps=make_maps())
     with pytest.raises(ValueError, match=message):
-        draw_clusters(**{**arguments, **change})
+        draw(**{**arguments, **change})

@@ -27,11 +27,6 @@ def binary_ply(order, count=3):
     return PLY.format(form, count, XYZ + RGB).encode() + rows
 
 
-def npy(path, array, **kwargs):
-    np.save(path, array, **kwargs)
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize(
     ('name', 'content'),
     [
@@ -117,20 +112,12 @@ def test_damaged_files_are_named(tmp_path, name, content, text):
 
 def test_arrays_that_are_no_clouds(tmp_path):
     path = tmp_path / 'a.npy'
-    np.save(path, np.array([dict(a=1)], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match='of object'):
-        read_points(path)
-    np.save(path, np.zeros((4, 2)))
-    with pytest.raises(ValueError, match=r'\(4, 2\)'):
-        read_points(path)
-    np.save(path, np.zeros((0, 3)))
-    with pytest.raises(ValueError, match='0 points'):
-        read_points(path)
-    # A header that declares petabytes costs no memory.
-    content = npy(path, np.zeros((10, 3)))
-    path.write_bytes(content.replace(b'(10, 3), }          ', b'(10000000000000, 3),}'[:20]))
-    with pytest.raises(ValueError, match='damaged'):
-        read_points(path)
+    objects = np.array([dict(a=1)], dtype=object)
+    arrays = {'of object': objects, r'\(4, 2\)': np.zeros((4, 2)), '0 points': np.zeros((0, 3))}
+    for text, array in arrays.items():
+        np.save(path, array)
+        with pytest.raises(ValueError, match=text):
+            read_points(path)
     with pytest.raises(ValueError, match='does not exist'):
         read_points(tmp_path / 'b.npy')
 

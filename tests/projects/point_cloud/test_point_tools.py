@@ -91,12 +91,7 @@ def test_the_papers_config(configs):
     }
     assert model.smoothing == 0.2
     optimizer = config.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (
-        'SGD',
-        0.01,
-        0.9,
-        1e-4,
-    )
+    assert dict(optimizer) == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
     assert config.param_scheduler.eta_min == pytest.approx(optimizer.lr / 100)
     assert (config.train_cfg.max_epochs, config.train_dataloader.batch_size) == (250, 32)
     assert config.train_dataloader.dataset.get('variant', 'PB_T50_RS') == 'PB_T50_RS'

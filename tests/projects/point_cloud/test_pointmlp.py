@@ -107,15 +107,6 @@ def test_options_train(options):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_mixed_precision_trains():
-    model = PointMLPCoC(**SMALL, use_xyz=True).train()
-    points, labels = torch.rand(4, 3, 32), samples([0, 1, 4, 2])
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = model(points, labels, 'loss')['loss']
-    loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
 def test_every_activation_is_built():
     for name in ACTIVATIONS:
         PointMLPCoC(**SMALL, activation=name)
