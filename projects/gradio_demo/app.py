@@ -95,11 +95,7 @@ def find_sources(args: argparse.Namespace) -> list:
 
 
 def serve(args: argparse.Namespace, wait: bool = True):
-    """Start the server; wait until it is stopped, or return the page and its address.
-
-    Raises:
-        UserError: Models, device or port cannot be used.
-    """
+    """Start the server; wait until it is stopped, or return the page and its address."""
     sources = find_sources(args)
     folder = make_temporary_folder()
     import torch

@@ -49,14 +49,11 @@ def take(page, address: str, out: Path, labels: list[str]) -> list[Path]:
     """Use the page as a visitor would and take pictures of it.
 
     Args:
-        page (Page): Of Playwright.
-        address (str): Of the demo.
-        out (Path): Folder for the pictures.
-        labels (list[str]): Of the models: a classifier, a detector, a segmentor, and
+        page: Of Playwright.
+        address: Of the demo.
+        out: Folder for the pictures.
+        labels: Of the models: a classifier, a detector, a segmentor, and
             any others.
-
-    Returns:
-        list[Path]: The pictures.
     """
     taken = []
 
@@ -92,11 +89,7 @@ def take(page, address: str, out: Path, labels: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    """Start the demo, take the pictures, stop it.
-
-    Returns:
-        int: 0, or 2 where something needed is missing.
-    """
+    """Start the demo, take the pictures, stop it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out-dir', type=Path, default=OUT, help=f'default: {OUT.name}')
     parser.add_argument('--chromium', default=shutil.which('chromium'), help='the browser')

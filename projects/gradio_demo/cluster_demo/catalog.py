@@ -31,10 +31,10 @@ class ModelSource:
     """Something to choose.
 
     Attributes:
-        label (str): As it is shown; unique.
-        path (Path | None): The checkpoint; None for random weights.
-        config (Path | None): The dumped config beside it, if there is one.
-        name (str | None): Name in the model zoo, if it is one of its models.
+        label: As it is shown; unique.
+        path: The checkpoint; None for random weights.
+        config: The dumped config beside it, if there is one.
+        name: Name in the model zoo, if it is one of its models.
     """
 
     label: str
@@ -85,17 +85,11 @@ def find_models(
     """List what can be chosen: checkpoints first, then models by name.
 
     Args:
-        folder (Path): Checkpoints are looked for in it and in its folders.
-        names (Sequence[str]): Models of the zoo, with ``*`` and ``?``; they are
+        folder: Checkpoints are looked for in it and in its folders.
+        names: Models of the zoo, with ``*`` and ``?``; they are
             untrained. Defaults to none.
-        newest_only (bool): Take the quickstart's three folders alone, and of each the
+        newest_only: Take the quickstart's three folders alone, and of each the
             newest checkpoint. Defaults to False.
-
-    Returns:
-        list[ModelSource]: With different labels.
-
-    Raises:
-        UserError: A name that no model has.
     """
     found = []
     if newest_only:
@@ -138,15 +132,8 @@ def load_source(source: ModelSource, device: str = 'cpu') -> tuple[nn.Module, Co
     """Load a model; only tensors and plain values are read from its files.
 
     Args:
-        source (ModelSource): Which one.
-        device (str): Where to. Defaults to ``'cpu'``.
-
-    Returns:
-        tuple[nn.Module, Config]: In evaluation mode, and what it was built from.
-
-    Raises:
-        UserError: The files do not fit each other, or hold something else.
-        CheckpointError: The checkpoint cannot be read.
+        source: Which one.
+        device: Where to. Defaults to ``'cpu'``.
     """
     if source.name is not None:
         with torch.random.fork_rng([]):

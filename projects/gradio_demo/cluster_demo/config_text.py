@@ -110,15 +110,8 @@ def parse_config(text: str, where: str) -> Config:
     """Read the text of a dumped config, as far as prediction needs it.
 
     Args:
-        text (str): Assignments of plain values; ``dict(...)`` may be called.
-        where (str): Name for messages.
-
-    Returns:
-        Config: With ``default_scope``, ``model``, the test pipeline, and the kind and
-        class names of the test dataset; without starting weights.
-
-    Raises:
-        UserError: The text is code, is no config, or names types of other packages.
+        text: Assignments of plain values; ``dict(...)`` may be called.
+        where: Name for messages.
     """
     try:
         values = _assignments(text)
@@ -152,13 +145,7 @@ def read_config(path: Path) -> Config:
     """Read a dumped config file.
 
     Args:
-        path (Path): The file.
-
-    Returns:
-        Config: As from :func:`parse_config`.
-
-    Raises:
-        UserError: The file cannot be read or used.
+        path: The file.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:

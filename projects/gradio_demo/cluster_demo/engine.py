@@ -94,8 +94,8 @@ class LoadedModel:
     """A model in evaluation mode.
 
     Attributes:
-        inspectors (dict): By size of the input; None is the test pipeline's own.
-        lock (Lock): Held while the model runs.
+        inspectors: By size of the input; None is the test pipeline's own.
+        lock: Held while the model runs.
     """
 
     source: ModelSource
@@ -145,10 +145,10 @@ class Result:
     """What a model made of an image.
 
     Attributes:
-        inspection (Inspection): Picture, maps and findings.
-        caption (str): The findings in a few words.
-        task (str): Of the model.
-        seconds (float): That the model took.
+        inspection: Picture, maps and findings.
+        caption: The findings in a few words.
+        task: Of the model.
+        seconds: That the model took.
     """
 
     inspection: Inspection
@@ -179,12 +179,12 @@ class Engine:
     """Runs models on images, for many users at once.
 
     Args:
-        sources (Sequence[ModelSource]): The models.
-        limits (Limits, optional): Defaults to ``Limits()``.
-        device (str): Where models run.
-        max_models (int): Models in memory at a time.
-        megabytes (float): Memory for results, and as much again for images.
-        workers (int): Threads in which models run, however many threads ask.
+        sources: The models.
+        limits: Defaults to ``Limits()``.
+        device: Where models run.
+        max_models: Models in memory at a time.
+        megabytes: Memory for results, and as much again for images.
+        workers: Threads in which models run, however many threads ask.
     """
 
     def __init__(
@@ -213,11 +213,7 @@ class Engine:
         return list(self.sources)
 
     def model(self, label: str) -> LoadedModel:
-        """Return a model, loaded if it is not yet.
-
-        Raises:
-            UserError: There is no such model, or it cannot be loaded.
-        """
+        """Return a model, loaded if it is not yet."""
         if label not in self.sources:
             raise UserError('There is no such model here; choose one of the list.')
         with self._loading:  # the libraries' registries are not made for several at once
@@ -255,13 +251,10 @@ class Engine:
         """Run a model on an image, or recall its result.
 
         Args:
-            token (str): From :meth:`keep`.
-            label (str): Of the model.
-            size (int | None): Longer side of the network's input in pixels; None: as the
+            token: From :meth:`keep`.
+            label: Of the model.
+            size: Longer side of the network's input in pixels; None: as the
                 model's test pipeline makes it.
-
-        Raises:
-            UserError: The image is gone, does not fit the model, or takes too long.
         """
         key = (token, label, size)
         image, loaded = self._images.get(token), self.model(label)

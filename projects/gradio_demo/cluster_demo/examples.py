@@ -46,10 +46,7 @@ def write_examples(folder: Path) -> list[Path]:
     """Write the examples that the installed packages allow.
 
     Args:
-        folder (Path): Made if it is missing.
-
-    Returns:
-        list[Path]: The files, scenes first.
+        folder: Made if it is missing.
     """
     written = []
     for number in _SCENES:

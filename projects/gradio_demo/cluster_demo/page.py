@@ -199,10 +199,10 @@ class _Page:
     """The functions behind the controls.
 
     Args:
-        engine (Engine): Runs the models.
-        examples (Sequence[Path]): Image files to choose from.
-        folder (Path): For pictures.
-        keep (float): Seconds after which a visitor of whom nothing was heard is forgotten.
+        engine: Runs the models.
+        examples: Image files to choose from.
+        folder: For pictures.
+        keep: Seconds after which a visitor of whom nothing was heard is forgotten.
     """
 
     def __init__(self, engine: Engine, examples: Sequence[Path], folder: Path, keep: float):
@@ -321,11 +321,11 @@ def build_page(
     """Lay the page out and connect it.
 
     Args:
-        engine (Engine): Runs the models.
-        examples (Sequence[Path]): Image files to choose from, the first shown at once.
-        folder (Path): For pictures, inside gradio's own temporary folder.
-        workers (int): Requests that are worked on at a time.
-        keep (int): Seconds until an idle visitor is forgotten, and until files are deleted.
+        engine: Runs the models.
+        examples: Image files to choose from, the first shown at once.
+        folder: For pictures, inside gradio's own temporary folder.
+        workers: Requests that are worked on at a time.
+        keep: Seconds until an idle visitor is forgotten, and until files are deleted.
     """
     with gr.Blocks(
         title='Context clusters', analytics_enabled=False, delete_cache=(60, keep), fill_width=True

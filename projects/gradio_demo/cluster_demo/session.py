@@ -25,9 +25,9 @@ class Shown(NamedTuple):
     """Pictures of a block's clusters.
 
     Attributes:
-        overlay (Path): The chosen head over the image.
-        sheet (Path): All heads of the block.
-        point (str): HTML about the chosen point, or how to choose one.
+        overlay: The chosen head over the image.
+        sheet: All heads of the block.
+        point: HTML about the chosen point, or how to choose one.
     """
 
     overlay: Path
@@ -39,10 +39,10 @@ class Prediction(NamedTuple):
     """What the model answers.
 
     Attributes:
-        classes (dict[str, float] | None): Names with probabilities; None for dense models.
-        picture (Path | None): Objects or areas; None for a classifier.
-        found (str): HTML with names, numbers and colors; empty for a classifier.
-        facts (str): Markdown about the model and its maps.
+        classes: Names with probabilities; None for dense models.
+        picture: Objects or areas; None for a classifier.
+        found: HTML with names, numbers and colors; empty for a classifier.
+        facts: Markdown about the model and its maps.
     """
 
     classes: dict[str, float] | None
@@ -55,8 +55,8 @@ class Session:
     """A visitor, from the first image until the page is closed.
 
     Args:
-        engine (Engine): Runs the models, for all visitors.
-        folder (Path): Pictures go into a new folder inside; :meth:`close` deletes it.
+        engine: Runs the models, for all visitors.
+        folder: Pictures go into a new folder inside; :meth:`close` deletes it.
     """
 
     def __init__(self, engine: Engine, folder: Path):
@@ -65,11 +65,7 @@ class Session:
         self.closed = False
 
     def receive(self, path: str | Path) -> str:
-        """Take an image file instead of the image before; return a remark.
-
-        Raises:
-            UserError: The file cannot be used; the visitor has no image then.
-        """
+        """Take an image file instead of the image before; return a remark."""
         self.drop()
         image, remark = read_upload(path, self.engine.limits)
         self.token = self.engine.keep(image)
@@ -100,15 +96,12 @@ class Session:
         """Draw the clusters of a block.
 
         Args:
-            panel (str): Side of the page; its earlier pictures are deleted.
-            choice (Choice): Model, input size, stage, block and head.
-            alpha (float): 0 is the image, 1 flat colors.
-            marks (Collection[str]): Of ``view.MARKS``.
-            point (tuple[float, float] | None): Across and down, 0 to 1; its clusters are
+            panel: Side of the page; its earlier pictures are deleted.
+            choice: Model, input size, stage, block and head.
+            alpha: 0 is the image, 1 flat colors.
+            marks: Of ``view.MARKS``.
+            point: Across and down, 0 to 1; its clusters are
                 shown alone.
-
-        Raises:
-            UserError: What cannot be done.
         """
         result = self._result(choice)
         maps = result.inspection.maps[choice.stage, choice.block]
@@ -131,11 +124,7 @@ class Session:
         return width, height
 
     def predict(self, choice: Choice) -> Prediction:
-        """Say what a model makes of the image.
-
-        Raises:
-            UserError: What cannot be done.
-        """
+        """Say what a model makes of the image."""
         result, loaded = self._result(choice), self.engine.model(choice.label)
         picture = view.draw_prediction(result, loaded.classes)
         path = None if picture is None else self._save('answers', 'answer.png', picture)

@@ -23,9 +23,9 @@ class Limits:
     """What is taken.
 
     Attributes:
-        megapixels (float): Size of an image as stored, in millions of pixels.
-        longest (int): Longer side in pixels; larger images are shrunk to it.
-        seconds (float): Time that a model may take for an image.
+        megapixels: Size of an image as stored, in millions of pixels.
+        longest: Longer side in pixels; larger images are shrunk to it.
+        seconds: Time that a model may take for an image.
     """
 
     megapixels: float = 50
@@ -63,14 +63,7 @@ def _as_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_upload(path: str | Path, limits: Limits | None = None) -> tuple[np.ndarray, str]:
-    """Decode an image file, whatever its name says.
-
-    Returns:
-        tuple[ndarray, str]: (height, width, 3) uint8 RGB, and a remark if it was shrunk.
-
-    Raises:
-        UserError: The file is no image, damaged, too large or too small.
-    """
+    """Decode an image file, whatever its name says."""
     path, limits = Path(path), limits or Limits()
     try:
         if path.stat().st_size == 0:

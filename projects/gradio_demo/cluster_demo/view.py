@@ -50,11 +50,11 @@ class PointRow:
     """A head, as seen from one point.
 
     Attributes:
-        head (int): Its number.
-        cluster (int): The point's cluster in it.
-        similarity (float): Of the point to the center of that cluster, 0 to 1.
-        members (int): Points of the cluster.
-        shared (float): Share of the chosen head's cluster that is in it, too, 0 to 1.
+        head: Its number.
+        cluster: The point's cluster in it.
+        similarity: Of the point to the center of that cluster, 0 to 1.
+        members: Points of the cluster.
+        shared: Share of the chosen head's cluster that is in it, too, 0 to 1.
     """
 
     head: int
@@ -105,12 +105,9 @@ def draw_overlay(
     """Draw the clusters of a head over the image at its own resolution, enlarged if it is small.
 
     Args:
-        alpha (float): 0 is the image, 1 flat colors.
-        marks (Collection[str]): Of :data:`MARKS`.
-        point (tuple[float, float] | None): Position whose cluster is shown alone.
-
-    Returns:
-        ndarray: (height, width, 3) uint8, RGB.
+        alpha: 0 is the image, 1 flat colors.
+        marks: Of :data:`MARKS`.
+        point: Position whose cluster is shown alone.
     """
     picture, at = enlarged(result.inspection.picture), point_in(result, maps, point)
     highlight = None

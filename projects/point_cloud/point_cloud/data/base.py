@@ -22,9 +22,6 @@ class PointCloudDataset(BaseDataset):
         on_bad (str): What becomes of damaged clouds and files: 'refuse' stops and names the
             first few; 'skip' leaves them out and logs the same.
         **kwargs: Of :class:`mmengine.dataset.BaseDataset`.
-
-    Raises:
-        PointCloudError: Data are missing or damaged.
     """
 
     def __init__(self, on_bad='refuse', **kwargs):

@@ -36,9 +36,6 @@ def read_points(path):
     an array (N, 3 or more). ``.ply``: the vertices, ascii or binary of either byte order.
     ``.off``: 8192 points spread over the faces, or the vertices where there are no faces; the
     same every time, for the file's content chooses them.
-
-    Raises:
-        PointCloudError: The file is missing, damaged, of another format or without points.
     """
     path = Path(path)
     reader = _READERS.get(path.suffix.lower())

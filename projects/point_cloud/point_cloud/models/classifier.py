@@ -55,9 +55,6 @@ class PointMLPCoC(BaseModel):
         cluster_backend (str | None): Backend of the cluster operator.
         data_preprocessor (dict | None): Defaults to ``PointDataPreprocessor``.
         init_cfg (dict | None): As in mmengine.
-
-    Raises:
-        PointCloudError: Options that do not go together.
     """
 
     def __init__(
@@ -152,9 +149,6 @@ class PointMLPCoC(BaseModel):
         Returns:
             Tensor | dict | list: Logits (B, num_classes); ``dict(loss=..., accuracy=...)``; or
             the data samples.
-
-        Raises:
-            PointCloudError: Inputs of another shape, or labels beyond the classes.
         """
         logits = self.classifier(self.extract_feat(inputs))
         if mode == 'tensor':

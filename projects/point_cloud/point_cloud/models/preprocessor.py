@@ -15,11 +15,7 @@ class PointDataPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking)
 
     def forward(self, data, training=False):
-        """Stack ``inputs``, a list of (N, 3) tensors.
-
-        Raises:
-            PointCloudError: Clouds of several lengths.
-        """
+        """Stack ``inputs``, a list of (N, 3) tensors."""
         data = self.cast_data(data)
         lengths = {len(cloud) for cloud in data['inputs']}
         if len(lengths) > 1:

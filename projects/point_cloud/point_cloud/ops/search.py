@@ -23,9 +23,6 @@ def can_run_triton(points, raise_error=False):
 
     They take clouds of up to 16 384 points on a CUDA device, or on any device under
     ``TRITON_INTERPRET=1``.
-
-    Raises:
-        RuntimeError: They cannot, and ``raise_error`` is set; the reason.
     """
     reason = None
     interpreted = os.environ.get('TRITON_INTERPRET', '0') == '1'
@@ -56,10 +53,6 @@ def farthest_point_sample(points, number, start=0, backend=None):
 
     Returns:
         Tensor: (B, number), int64 indices in the order of choice.
-
-    Raises:
-        PointCloudError: Other shapes, or more points wanted than there are.
-        RuntimeError: The backend cannot run.
     """
     points = _checked(points, 'points')
     batch, length = points.shape[:2]
@@ -87,10 +80,6 @@ def nearest_neighbours(queries, points, number, backend=None):
     Returns:
         Tensor: (B, S, number), int64 indices into ``points``, nearest first; of points equally
         near the lower index comes first.
-
-    Raises:
-        PointCloudError: Other shapes, or more neighbors wanted than there are points.
-        RuntimeError: The backend cannot run.
     """
     queries, points = _checked(queries, 'queries'), _checked(points, 'points')
     if queries.shape[0] != points.shape[0] or queries.dtype != points.dtype:

@@ -73,9 +73,6 @@ def color_by_center(points, centers=64, model=None, stage=-1):
         centers (int): Centers to sample, without a model.
         model (PointMLPCoC | None): Take the centers of one of its stages.
         stage (int): Which, from 0, or negative from the end.
-
-    Raises:
-        PointCloudError: There is no such stage, or there are fewer points than centers.
     """
     cloud = _as_batch(points, model)
     if model is None:
@@ -103,9 +100,6 @@ def color_by_cluster(points, model, stage=-1, block=-1):
         model (PointMLPCoC): The model.
         stage (int): Stage, from 0, or negative from the end.
         block (int): Pair of cluster and residual block in it.
-
-    Raises:
-        PointCloudError: There is no such stage or block, or there are too few points.
     """
     cloud = _as_batch(points, model)
     seen, indices = _stages(model, cloud)

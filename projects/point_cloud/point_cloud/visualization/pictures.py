@@ -68,9 +68,6 @@ def save_html(cloud, path, title='', up='z'):
     """Write a page in which the cloud can be turned; hovering names point, group and center.
 
     Plotly's code is in it, about 5 MB. Arguments as of :func:`save_png`.
-
-    Raises:
-        PointCloudError: plotly is missing, or the file cannot be written.
     """
     try:
         import plotly.graph_objects as go
