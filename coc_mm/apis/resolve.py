@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from coc_mm.apis.config import merge_options
 from coc_mm.apis.values import check_values
 from coc_mm.datasets import resolve_custom
-from coc_mm.engine.fault_tolerance.setup import use_atomic_checkpoints
+from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import use_atomic_checkpoints
 from coc_mm.errors import UserError, print_rank0
 
 __all__ = ['resolve_test', 'resolve_train']

@@ -15,8 +15,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from coc_mm.checkpoints.load import use_safe_loading
 from coc_mm.compat.cpu_distributed import process_group_on_cpu, use_cpu_wrappers
 from coc_mm.compat.results_folder import gather_in_log_dir
+from coc_mm.engine import PreemptionHook, StepSeedHook, ValidateOnResumeHook
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
-from coc_mm.engine.fault_tolerance.setup import register_fault_tolerance_hooks
 from coc_mm.errors import explain, print_rank0
 from coc_mm.utils.image_checks import naming_bad_files
 
@@ -64,7 +64,8 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
     else:
         runner = Runner.from_cfg(config)
     if signals is not None:
-        register_fault_tolerance_hooks(runner, signals)
+        for hook in (StepSeedHook(), ValidateOnResumeHook(), PreemptionHook(signals)):
+            runner.register_hook(hook)
     gather_in_log_dir(runner)
     return runner
 

@@ -15,7 +15,7 @@ from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_saf
 from coc_mm.checkpoints.pretrained import check_pretrained
 from coc_mm.compat.cpu_distributed import name_rank
 from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
-from coc_mm.engine.fault_tolerance.setup import adopt_seed
+from coc_mm.engine.fault_tolerance.seeding import adopt_seed
 from coc_mm.errors import UserError, print_rank0
 from coc_mm.utils.atomic_io import check_writable, remove_partial_files
 

@@ -14,11 +14,7 @@ __all__ = ['CpuAmpOptimWrapper']
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):
-    """Optimizer wrapper that runs the forward pass in bfloat16 on the CPU.
-
-    mmengine's ``AmpOptimWrapper`` asserts that there is an accelerator. bfloat16 has
-    the range of float32, so losses need no scaling.
-    """
+    """Run the forward pass in bfloat16 on the CPU, which mmengine's ``AmpOptimWrapper`` refuses."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -10,16 +10,12 @@ from coc_mm.models.layers import ContextClusterBlock
 
 __all__ = ['ResumableFSDPStrategy', 'wrap_context_cluster_blocks']
 
-# What wrappers of modules put into the names of weights.
-_WRAPPERS = ('_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')
-
 
 def wrap_context_cluster_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """Make each block a unit of FSDP; the rest (stem, reducers, norms, neck, heads) is one more.
 
     ``auto_wrap_policy`` of mmengine's ``MMFullyShardedDataParallel``, named in a config as
-    ``'coc_mm.engine.fsdp.wrap_context_cluster_blocks'``. The weights of a unit are gathered
-    when it runs and freed afterwards.
+    ``'coc_mm.engine.fsdp.wrap_context_cluster_blocks'``.
     """
     return transformer_auto_wrap_policy(module, recurse, nonwrapped_numel, {ContextClusterBlock})
 
@@ -27,21 +23,16 @@ def wrap_context_cluster_blocks(module: nn.Module, recurse: bool, nonwrapped_num
 class ResumableFSDPStrategy(FSDPStrategy):
     """``FSDPStrategy`` whose runs can be resumed, also from and by runs without FSDP.
 
-    mmengine's own (0.10) hands torch the optimizer's state in the order of arguments of torch
-    before 2.1, so that no run resumes; it gives torch a group of settings without weights, which
-    it refuses, where a config has ``paramwise_cfg``; and it drops the loss scale of AMP. Named in
-    a config as ``'coc_mm.engine.fsdp.ResumableFSDPStrategy'``, with ``state_dict_cfg='full'`` and
-    the default ``use_orig_params=True``. Arguments are those of ``FSDPStrategy``.
+    mmengine's own (0.10) passes the optimizer's state in the argument order of torch before 2.1,
+    with a group that has no weights where a config has ``paramwise_cfg``, and drops the loss scale
+    of AMP. Named in a config as ``'coc_mm.engine.fsdp.ResumableFSDPStrategy'``, with
+    ``state_dict_cfg='full'`` and the default ``use_orig_params=True``.
     """
 
     def _init_state_dict_cfg(self, state_dict_cfg: str | dict) -> None:
-        """Read the config of checkpoints; what lies on the CPU already is not moved there.
-
-        Earlier releases of torch, 2.11 among them, give weights back to the system that they
-        were to offload from the CPU to the CPU, and read them after that.
-        """
         super()._init_state_dict_cfg(state_dict_cfg)
         device = (self.model_wrapper or {}).get('device_id', get_device())
+        # torch up to 2.11 frees weights that it offloads from CPU to CPU, and reads them after.
         if str(device).startswith('cpu'):
             self.state_dict_config.offload_to_cpu = False
 
@@ -54,10 +45,9 @@ class ResumableFSDPStrategy(FSDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Shard and load a full state, keyed by names or, from a run without FSDP, by numbers."""
-        optimizer = self.optim_wrapper.optimizer
         extras = {key: state_dict[key] for key in state_dict.keys() - {'state', 'param_groups'}}
         loaded = FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=optimizer, optim_state_dict=self._by_name(state_dict)
+            self.model, self.optim_wrapper.optimizer, self._by_name(state_dict)
         )
         self.optim_wrapper.load_state_dict({**loaded, **extras})
 
@@ -65,9 +55,8 @@ class ResumableFSDPStrategy(FSDPStrategy):
         """Key a state by the names of weights; numbers count them in the optimizer's order."""
         names = {}
         for name, weight in self.model.named_parameters():
-            for wrapper in _WRAPPERS:
-                name = name.replace(wrapper, '')
-            names[id(weight)] = name
+            name = name.replace('_fsdp_wrapped_module.', '')
+            names[id(weight)] = name.replace('_checkpoint_wrapped_module.', '')
         saved = state_dict['param_groups']
         groups = self.optim_wrapper.optimizer.param_groups
         if [len(group['params']) for group in saved] != [len(group['params']) for group in groups]:
@@ -81,7 +70,5 @@ class ResumableFSDPStrategy(FSDPStrategy):
                 new[key] = key if isinstance(key, str) else names[id(weight)]
         return dict(
             state={new[key]: value for key, value in state_dict['state'].items()},
-            param_groups=[
-                {**group, 'params': [new[key] for key in group['params']]} for group in saved
-            ],
+            param_groups=[dict(old, params=[new[key] for key in old['params']]) for old in saved],
         )

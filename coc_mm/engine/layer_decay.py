@@ -13,26 +13,13 @@ __all__ = ['LayerDecayOptimWrapperConstructor']
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Give the layers of a backbone learning rates that fall towards the input.
 
-    A parameter of depth d among n depths gets ``lr * layer_decay_rate ** (n - 1 - d)``
-    (as in BEiT, arXiv 2106.08254). Depths come from the backbone's ``get_layer_depth``,
-    which :class:`coc_mm.models.ContextCluster` and many backbones of mmpretrain have;
-    necks and heads keep the full rate. mmdet's own constructor knows ConvNeXt alone, and
-    mmpretrain's asks the whole model, which only its classifiers can answer.
-
-    Args:
-        optim_wrapper_cfg (dict): Config of the optimizer wrapper; its optimizer
-            has an ``lr``.
-        paramwise_cfg (dict): ``layer_decay_rate``, above 0 and at most 1, and any key
-            of mmengine's default constructor, with its meaning there
-            (``norm_decay_mult``, ``flat_decay_mult``, ``custom_keys``, ...).
-
-    Raises:
-        ValueError: The rate is missing or out of range, or the optimizer has no ``lr``.
+    A parameter of depth d among n depths gets ``lr * layer_decay_rate ** (n - 1 - d)`` (as in
+    BEiT, arXiv 2106.08254). Depths come from the backbone's ``get_layer_depth``, which
+    :class:`coc_mm.models.ContextCluster` and many backbones of mmpretrain have; necks and heads
+    keep the full rate. ``paramwise_cfg`` also takes any key of mmengine's default constructor.
 
     Example:
-        >>> optim_wrapper = dict(
-        ...     type='OptimWrapper',
-        ...     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+        >>> optim_wrapper.update(
         ...     constructor='coc_mm.LayerDecayOptimWrapperConstructor',
         ...     paramwise_cfg=dict(layer_decay_rate=0.8, flat_decay_mult=0.0))
     """
@@ -55,17 +42,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         is_dcn_module: bool | None = None,
     ) -> None:
-        """Append the parameter groups of a model; ``prefix`` is not empty for a part of it.
+        """Append the parameter groups of a model, or of the part of it under ``prefix``.
 
-        Groups of equal settings are merged: a group per parameter, as mmengine makes
-        them, would keep the optimizer from stepping many tensors at once.
-
-        Raises:
-            ValueError: No backbone of the model has a ``get_layer_depth``.
+        Groups of equal settings are merged, so that the optimizer steps many tensors at once.
         """
         if prefix:
-            super().add_params(params, module, prefix, is_dcn_module)
-            return
+            return super().add_params(params, module, prefix, is_dcn_module)
         groups: list[dict] = []
         super().add_params(groups, module, prefix, is_dcn_module)
         backbones = _find_backbones(module)
@@ -74,20 +56,23 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         by_setting: dict[str, dict] = {}
         for group in groups:
             (param,) = group.pop('params')
-            scale = rate ** _distance_from_top(names[id(param)], backbones)
-            group['lr'] = group.get('lr', self.base_lr) * scale
-            group['lr_scale'] = scale
+            name, distance = names[id(param)], 0
+            for prefix, backbone in backbones.items():
+                if name.startswith(prefix):
+                    depth, count = backbone.get_layer_depth(name, prefix)
+                    distance = count - 1 - depth
+            scale = rate**distance
+            group.update(lr=group.get('lr', self.base_lr) * scale, lr_scale=scale)
             key = repr(sorted(group.items()))
             by_setting.setdefault(key, dict(group, params=[]))['params'].append(param)
-        merged = sorted(by_setting.values(), key=lambda group: group['lr_scale'])
-        for group in merged:
+        for group in sorted(by_setting.values(), key=lambda group: group['lr_scale']):
             decay = group.get('weight_decay', self.base_wd)
             print_log(
                 f'layer decay: {len(group["params"])} parameters with lr {group["lr"]:.4g} '
                 f'({group["lr_scale"]:.4g} of the full one), weight decay {decay}',
                 logger='current',
             )
-        params.extend(merged)
+            params.append(group)
 
 
 def _find_backbones(model: nn.Module) -> dict:
@@ -105,12 +90,3 @@ def _find_backbones(model: nn.Module) -> dict:
             'constructor out of optim_wrapper.'
         )
     return found
-
-
-def _distance_from_top(name: str, backbones: dict) -> int:
-    """Count the depths above a parameter, 0 outside all backbones."""
-    for prefix, backbone in backbones.items():
-        if name.startswith(prefix):
-            depth, count = backbone.get_layer_depth(name, prefix)
-            return count - 1 - depth
-    return 0

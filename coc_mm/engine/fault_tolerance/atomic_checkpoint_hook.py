@@ -1,18 +1,31 @@
 """Atomic checkpoint writing: at every moment there is a complete checkpoint."""
 
 import os
+from functools import partial
 from typing import Any
 
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from coc_mm.compat.atomic_backend import use_atomic_saving
 from coc_mm.registry import HOOKS
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['AtomicCheckpointHook', 'record_latest']
+__all__ = ['AtomicCheckpointHook', 'record_latest', 'use_atomic_checkpoints']
 
 _OUTDATED = 'outdated_ckpts'
+
+
+def use_atomic_checkpoints(config: Config) -> None:
+    """Replace mmengine's checkpoint hook in a config, and its local files in this process."""
+    use_atomic_saving()
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook'))
+    replaced = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
+    if isinstance(hook, dict) and hook.get('type') in replaced:
+        hook['type'] = 'coc_mm.AtomicCheckpointHook'
 
 
 def record_latest(runner: Runner, path: str) -> None:
@@ -26,56 +39,42 @@ class _DeferringBackend:
     """The storage of a :class:`CheckpointHook`, which defers what is to be removed."""
 
     def __init__(self, backend, defer):
-        self._backend, self._defer = backend, defer
-
-    def remove(self, path):
-        self._defer(path)
-
-    rmtree = remove
+        self.backend = backend
+        self.remove = self.rmtree = defer
 
     def __getattr__(self, name):
-        return getattr(self._backend, name)
+        return getattr(self.backend, name)
 
 
 @HOOKS.register_module(name=['AtomicCheckpointHook', 'WholeCheckpointHook'])
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, safe against being killed at any moment.
 
-    mmengine removes an outdated checkpoint, or the former best one, before it writes the next:
-    with ``max_keep_ckpts=1`` a process killed in between leaves none. Here they are removed once
-    the next one is complete and recorded in ``last_checkpoint``; those still to be removed are
-    named in the checkpoint, for a run that is resumed after a kill. Arguments are those of
-    ``CheckpointHook``, which ``tools/train.py`` replaces.
+    Unlike mmengine, it removes an outdated checkpoint, or the former best one, once the next one
+    is complete and recorded in ``last_checkpoint``; the checkpoint names those still to be
+    removed. Arguments are those of ``CheckpointHook``, which ``tools/train.py`` replaces.
     """
 
-    # Epochs and iterations of the checkpoint written last.
-    _position: tuple[int, int] | None = None
+    _position: tuple[int, int] | None = None  # epochs and iterations of the last checkpoint
     file_backend: Any  # mmengine's
     last_ckpt: str | None
 
     def before_train(self, runner: Runner) -> None:
         """Take up the bookkeeping, also of a run that was killed."""
         super().before_train(runner)
-        if not isinstance(self.file_backend, _DeferringBackend):
-            self.file_backend = _DeferringBackend(
-                self.file_backend, lambda path: self._defer(runner, path)
-            )
+        self.file_backend = _DeferringBackend(self.file_backend, partial(self._defer, runner))
         if self.last_ckpt is None and runner._resume:
             self.last_ckpt = runner._load_from
         self._remove_outdated(runner)
 
     def _defer(self, runner, path) -> None:
-        outdated = self._outdated(runner)
+        outdated = runner.message_hub.runtime_info.get(_OUTDATED, [])
         if path not in outdated:
             runner.message_hub.update_info(_OUTDATED, [*outdated, path])
 
-    @staticmethod
-    def _outdated(runner) -> list:
-        return list(runner.message_hub.runtime_info.get(_OUTDATED, ()))
-
     def _remove_outdated(self, runner) -> None:
         """Remove what was deferred, except what has been written again since."""
-        outdated = self._outdated(runner)
+        outdated = runner.message_hub.runtime_info.get(_OUTDATED, [])
         # What a run goes on from stays until it has written a checkpoint of its own.
         start = None if self._position else os.path.basename(str(runner._load_from))
         kept = [path for path in outdated if os.path.basename(path) == start]
@@ -83,8 +82,10 @@ class AtomicCheckpointHook(CheckpointHook):
             runner.message_hub.update_info(_OUTDATED, kept)
         if not is_main_process():
             return
-        backend = getattr(self.file_backend, '_backend', self.file_backend)
-        in_use = {os.path.basename(str(path)) for path in self._in_use()}
+        best = [getattr(self, 'best_ckpt_path', None)]
+        best += getattr(self, 'best_ckpt_path_dict', {}).values()
+        in_use = {os.path.basename(str(path)) for path in (self.last_ckpt, *best)}
+        backend = self.file_backend.backend
         for name in {os.path.basename(path) for path in outdated if path not in kept} - in_use:
             # A folder that was moved has its files under another path.
             path = backend.join_path(self.out_dir, name)
@@ -93,12 +94,7 @@ class AtomicCheckpointHook(CheckpointHook):
             elif backend.isdir(path):
                 backend.rmtree(path)
 
-    def _in_use(self) -> list:
-        best = [getattr(self, 'best_ckpt_path', None)]
-        return [self.last_ckpt, *best, *getattr(self, 'best_ckpt_path_dict', {}).values()]
-
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
-        """Write a checkpoint, record it, then remove what it replaces."""
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             while len(self.keep_ckpt_ids) >= self.max_keep_ckpts:
                 name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
@@ -108,21 +104,11 @@ class AtomicCheckpointHook(CheckpointHook):
         self._save_as(runner, self.filename_tmpl.format(step), meta)
 
     def save_stopped(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Write a checkpoint at a moment where none is due; the next one replaces it.
-
-        Args:
-            runner (Runner): The runner of the training.
-            epoch (int): Complete epochs trained.
-            iteration (int): Iterations trained.
-
-        Returns:
-            str: The path.
-        """
+        """Write a checkpoint where none is due, which the next one replaces; return its path."""
         name = f'stopped_iter_{iteration}.pth'
         self._defer(runner, self.file_backend.join_path(self.out_dir, name))
         self._save_as(runner, name, dict(epoch=epoch, iter=iteration), complete=True)
-        assert self.last_ckpt is not None, 'it is written'
-        return self.last_ckpt
+        return str(self.last_ckpt)
 
     def _save_as(self, runner, name: str, meta: dict, complete: bool = False) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)

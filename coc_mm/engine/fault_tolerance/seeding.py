@@ -1,11 +1,9 @@
 """Random numbers that depend on the position in a run alone.
 
-A generator that is seeded once cannot be continued by another process: data loader workers keep
-states of their own and work ahead of the training. Here every iteration seeds the generators of
-its process from the seed of the run and the number of the iteration, and every sample those of
-the process that loads it from the seed, the epoch and its position in the order of samples. So a
-resumed run draws what an undisturbed run draws there, with any number of workers, and its samples
-are augmented alike with any number of processes.
+Every iteration seeds the generators of its process from the seed of the run and the number of the
+iteration, and every sample those of the process that loads it from the seed, the epoch and its
+position in the order of samples. So a resumed run draws what an undisturbed run draws there, with
+any number of workers, and samples are augmented alike with any number of processes.
 """
 
 import random
@@ -16,29 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_dist_info, get_world_size
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset
 
 from coc_mm.registry import HOOKS
 
-__all__ = ['StepSeedHook', 'is_inside_epoch', 'seed_for']
+__all__ = ['StepSeedHook', 'adopt_seed', 'is_inside_epoch', 'seed_for']
 
-# What is seeded for; the first of the numbers that a seed is made of.
+# The first of the numbers that a seed is made of.
 _STEP, _SAMPLE, _EPOCH, _VALIDATION = range(4)
 # What the message hub, and with it a checkpoint, holds: samples of the epoch that were trained.
 _POSITION = 'epoch_position'
 
 
 def seed_for(*key: int, everywhere: bool = True) -> None:
-    """Seed the generators of Python, NumPy and torch.
-
-    Args:
-        *key (int): Numbers of 0 or more; others give unrelated random numbers.
-        everywhere (bool): Also torch's generators of accelerators. Defaults to True.
-    """
+    """Seed Python, NumPy and torch, ``everywhere`` on accelerators, too, from numbers >= 0."""
     words = np.random.SeedSequence(key).generate_state(4)
     number = int(words[0]) | int(words[1] & 0x7FFFFFFF) << 32
     random.seed(number)
@@ -47,6 +40,21 @@ def seed_for(*key: int, everywhere: bool = True) -> None:
         torch.manual_seed(number)
     else:
         torch.default_generator.manual_seed(number)
+
+
+def adopt_seed(config: Config, meta: dict) -> tuple[int, int] | None:
+    """Let a resumed run draw from the seed that it was begun with, given its checkpoint's meta.
+
+    mmengine takes it over only after the samplers have been built. Returns the config's seed and
+    the checkpoint's, where they differ.
+    """
+    seed = meta.get('seed')
+    randomness = dict(config.get('randomness') or {})
+    own = randomness.get('seed')
+    if seed is None or own == seed:
+        return None
+    config.randomness = dict(randomness, seed=seed)
+    return None if own is None else (own, seed)
 
 
 def is_inside_epoch(runner: Runner) -> bool:
@@ -60,30 +68,20 @@ def is_inside_epoch(runner: Runner) -> bool:
 class _SeededIndex(NamedTuple):
     """An index of a data set, and what its random numbers are seeded from."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index
+    number: int
     key: tuple[int, ...]
 
 
-class _SeededItems:
-    """``__getitems__`` of a data set, which torch's loaders prefer, seeding for each sample."""
-
-    def __init__(self, dataset):
-        self._dataset = dataset
-
-    def __call__(self, drawn: list) -> list:
-        batched = getattr(type(self._dataset), '__getitems__', None)
-        if batched is None:
-            return [self._get(draw) for draw in drawn]
-        if drawn and isinstance(drawn[0], _SeededIndex):
-            seed_for(*drawn[0].key, everywhere=False)
-        plain = [draw.index if isinstance(draw, _SeededIndex) else draw for draw in drawn]
-        return batched(self._dataset, plain)
-
-    def _get(self, draw) -> Any:
-        if not isinstance(draw, _SeededIndex):
-            return self._dataset[draw]
-        seed_for(*draw.key, everywhere=False)
-        return self._dataset[draw.index]
+def _get_items(dataset, drawn: list) -> list:
+    """Seed for each sample, as the ``__getitems__`` of a data set, which torch's loaders prefer."""
+    batched = getattr(type(dataset), '__getitems__', None)
+    items: list = []
+    for group in [drawn] if batched else [[draw] for draw in drawn]:
+        if isinstance(group[0], _SeededIndex):
+            seed_for(*group[0].key, everywhere=False)
+            group = [draw.number for draw in group]
+        items += batched(dataset, group) if batched else [dataset[group[0]]]
+    return items
 
 
 class _SeededBatches:
@@ -105,9 +103,7 @@ class _SeededBatches:
         rank, world = get_dist_info()
         drawn = 0
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            epoch = runner.epoch
-            for batch in islice(batches, self.skipped):
-                drawn += len(batch)
+            epoch, drawn = runner.epoch, sum(map(len, islice(batches, self.skipped)))
         else:
             epoch = self._passes
             if epoch == 0 and hasattr(self._loader.sampler, 'skip'):  # mmengine has advanced it
@@ -126,8 +122,7 @@ class StepSeedHook(Hook):
     """Seed every iteration and sample from the position in the run.
 
     Part of every run by ``tools/train.py``. A run by epochs that is resumed inside one goes on
-    there: batches that were trained before are skipped without being loaded. With another batch
-    size or number of processes it goes on at the batch that holds the next sample.
+    there, at the batch that holds the next sample; what was trained before is not loaded.
     """
 
     priority = 'HIGHEST'
@@ -140,54 +135,42 @@ class StepSeedHook(Hook):
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
             return
         batches = _SeededBatches(loader.batch_sampler, loader, runner)
-        # DataLoader refuses to be given another batch sampler, for its arguments may disagree
-        # with it; this one draws the same.
+        # DataLoader refuses another batch sampler, which may disagree with its arguments.
         loader.__dict__['batch_sampler'] = batches
-        loader.dataset.__getitems__ = _SeededItems(loader.dataset)
+        loader.dataset.__getitems__ = partial(_get_items, loader.dataset)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._batches = batches
-            self._move_to(runner, self._find_position(runner))
+            saved = runner.message_hub.get_info(_POSITION) if runner._resume else None
+            trained = runner.iter - runner.epoch * len(loader)
+            samples = trained * self._total_batch() if 0 < trained < len(loader) else 0
+            if saved is not None:  # another data set has another order: its epoch starts anew
+                samples = saved['samples'] if saved['of'] == len(loader.dataset) else 0
+            self._move_to(runner, samples)
 
     def _total_batch(self) -> int:
         return (getattr(self._batches, 'batch_size', None) or 1) * get_world_size()
 
-    @staticmethod
-    def _move_to(runner, samples: int) -> None:
+    def _move_to(self, runner, samples: int) -> None:
         size = len(runner.train_loop.dataloader.dataset)
         runner.message_hub.update_info(_POSITION, dict(samples=samples, of=size))
-
-    def _find_position(self, runner) -> int:
-        """Count the samples of this epoch that have been trained."""
-        loader = runner.train_loop.dataloader
-        saved = runner.message_hub.get_info(_POSITION) if runner._resume else None
-        if saved is not None:  # another data set has another order: its epoch starts anew
-            return saved['samples'] if saved['of'] == len(loader.dataset) else 0
-        batches = runner.iter - runner.epoch * len(loader)
-        return batches * self._total_batch() if 0 < batches < len(loader) else 0
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed for the hooks of an epoch, and skip what of it was trained before."""
         seed_for(_EPOCH, runner.seed, runner.epoch)
         if self._batches is None:
             return
-        loop = runner.train_loop
         first = runner.message_hub.get_info(_POSITION)['samples'] // self._total_batch()
         self._batches.skipped = first
         self._move_to(runner, first * self._total_batch())
         if first:
+            total = len(runner.train_loop.dataloader)
             runner.logger.info(
-                f'Epoch {runner.epoch + 1} goes on after {first} of its {len(loop.dataloader)} '
-                'iterations.'
+                f'Epoch {runner.epoch + 1} goes on after {first} of its {total} iterations.'
             )
-            loop.run_iter = partial(_run_later, loop.run_iter, first)
+            run_iter = runner.train_loop.run_iter  # under its number in the whole epoch
+            runner.train_loop.run_iter = lambda index, batch: run_iter(index + first, batch)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Count the samples of the epoch, before anybody saves a checkpoint."""
         if self._batches is not None:
             self._move_to(runner, (batch_idx + 1) * self._total_batch())
@@ -198,17 +181,10 @@ class StepSeedHook(Hook):
         if self._batches is not None:
             self._move_to(runner, 0)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Seed for an iteration."""
         seed_for(_STEP, runner.seed, runner.iter)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Seed for a validation."""
         seed_for(_VALIDATION, runner.seed, runner.iter)
-
-
-def _run_later(run_iter, first: int, index: int, batch) -> None:
-    """Run an iteration under its number in the whole epoch."""
-    run_iter(index + first, batch)

@@ -17,22 +17,17 @@ __all__ = ['ValidateOnResumeHook']
 class ValidateOnResumeHook(Hook):
     """Validate the checkpoint that a run is resumed from, if that was due and not done.
 
-    Checkpoints are written before the validation of the same epoch or iteration, so mmengine
-    leaves it out when a run goes on from them: a best checkpoint can be missed. The iteration of
-    the last finished validation stands in the file ``last_validation`` of the work dir. Part of
-    every run by ``tools/train.py``.
+    mmengine writes checkpoints before the validation of the same moment, which it leaves out when
+    a run goes on from them. The iteration of the last finished validation stands in the file
+    ``last_validation`` of the work dir. Part of every run by ``tools/train.py``.
     """
 
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
         """Validate if that is due."""
-        record = _record(runner)
-        try:
-            last = int(record.read_text())
-        except (OSError, ValueError):
-            last = None
-        done = [last == runner.iter]
+        record = Path(runner.work_dir, 'last_validation')
+        done = [record.is_file() and record.read_text().strip() == str(runner.iter)]
         broadcast_object_list(done)
         if not done[0]:  # of another run, or of a later moment that comes again
             record.unlink(missing_ok=True)
@@ -43,12 +38,8 @@ class ValidateOnResumeHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Record that the validation is through, with all that other hooks save after it."""
         if is_main_process() and runner._train_loop is not None:
-            with atomic_write(_record(runner)) as file:
+            with atomic_write(Path(runner.work_dir, 'last_validation')) as file:
                 file.write_bytes(f'{runner.iter}\n'.encode())
-
-
-def _record(runner) -> Path:
-    return Path(runner.work_dir, 'last_validation')
 
 
 def _is_due(runner) -> bool:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -23,8 +22,7 @@ from coc_mm.registry import HOOKS
 
 __all__ = ['NonFiniteError', 'NonFiniteHook']
 
-# A collapsing gradient scale halves at every step; one line for each four halvings says enough.
-_WARN_EVERY = 16
+_WARN_EVERY = 16  # a collapsing gradient scale halves at every step: a line for four of them
 _MAX_NAMED = 8  # files in a message
 _MAX_DRAWN = 16  # images on a sheet
 
@@ -39,29 +37,18 @@ class NonFiniteHook(Hook):
 
     Part of every training by the tools, as ``default_hooks.nonfinite``. The message names
     iteration, epoch, losses and the files of the batch, which is saved under ``nonfinite`` in the
-    work dir. With several processes, what one of them meets stops or skips all at the same
-    iteration.
+    work dir. All processes stop or skip at the same iteration.
 
-    The cost is a norm of the gradients and, with several processes, an all-reduce of one number
-    per process. On an accelerator the result is read after the logger has waited for the device
-    anyway, so one update is made before a run stops; ``'skip'`` has to know before the
-    optimizer's step, and waits for the device once more per iteration.
-
-    With ``'skip'`` nothing of such a batch reaches weights, the state of the optimizer, averaged
-    weights (EMA) or buffers such as the statistics of batch norms. While gradients are
-    accumulated, all batches of the update are left out. Loss scaling (AMP in float16) skips
-    infinite gradients by itself, as its way to find a scale: there only losses are checked, and
-    a scale that falls below ``min_scale`` is warned of.
+    With ``'skip'`` nothing of such a batch reaches weights, optimizer, averaged weights (EMA) or
+    buffers (batch norm); all batches of an accumulated update are left out. On an accelerator
+    ``'stop'`` makes one more update, and ``'skip'`` waits for the device once per iteration. Loss
+    scaling (AMP in float16) skips infinite gradients by itself: there only losses are checked.
 
     Args:
-        action (str): ``'stop'`` or ``'skip'``. Defaults to ``'stop'``.
-        max_in_a_row (int): Consecutive skipped updates that end a run. Defaults to 10.
-        save_inputs (int): Batches saved at most by each process. Defaults to 10.
-        min_scale (float): Gradient scale below which a warning is written. Defaults to 1.
-
-    Raises:
-        ValueError: An argument is out of range.
-        NonFiniteError: From the training, where it stops.
+        action (str): ``'stop'`` or ``'skip'``.
+        max_in_a_row (int): Consecutive skipped updates that end a run.
+        save_inputs (int): Batches saved at most by each process.
+        min_scale (float): Gradient scale below which a warning is written.
     """
 
     # After RuntimeInfoHook, which waits for the device; before EMAHook, which reads weights.
@@ -91,8 +78,6 @@ class NonFiniteHook(Hook):
         self._kept: list[torch.Tensor] = []
         self._warned: dict[str, float] = {}
 
-    # Around the optimizer's step
-
     def before_train(self, runner: Runner) -> None:
         """Wrap the step of the runner's optimizers."""
         for wrapper in _wrappers(runner.optim_wrapper).values():
@@ -101,12 +86,13 @@ class NonFiniteHook(Hook):
             wrapper.step = partial(self._step, wrapper, wrapper.step)
         if self.action == 'skip':
             self._buffers = list(runner.model.buffers())
+            self._kept = [buffer.detach().clone() for buffer in self._buffers]
 
     def after_train(self, runner: Runner) -> None:
         """Unwrap the optimizers, and say how many updates were left out."""
         for wrapper in _wrappers(runner.optim_wrapper).values():
-            for name in ('update_params', 'step'):
-                vars(wrapper).pop(name, None)
+            vars(wrapper).pop('update_params', None)
+            vars(wrapper).pop('step', None)
         if self.skipped:
             runner.logger.warning(
                 f'{self.skipped} updates were skipped in this run because of losses or gradients '
@@ -140,31 +126,20 @@ class NonFiniteHook(Hook):
         self._in_a_row = 0
         return step(**kwargs)
 
-    # Around the iteration
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
         """Keep a copy of the buffers, where an update may be skipped."""
         self._verdicts, self._dropped = [], False
-        if self._buffers and not self._kept:
-            self._kept = [buffer.detach().clone() for buffer in self._buffers]
-        elif self._buffers:
+        if self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Report what is not finite; stop where that was asked for."""
         self._check_scale(runner)
         if not self._verdicts:
             return
         bad = torch.stack(self._verdicts).amax(0).tolist()
-        self._verdicts = []
         if not any(bad):
             return
         with torch.no_grad():
@@ -173,8 +148,8 @@ class NonFiniteHook(Hook):
         text = self._report(runner, bad[get_rank()] == max(bad), data_batch, outputs)
         if self.action == 'skip':
             self._poisoned = not self._dropped  # no step was due: leave out the one that will be
-            number = self.skipped + self._poisoned
-            runner.logger.warning(f'{text}\nThis update is skipped, number {number} of the run.')
+            count = self.skipped + self._poisoned
+            runner.logger.warning(f'{text}\nThis update is skipped, number {count} of the run.')
             if self._in_a_row < self.max_in_a_row:
                 return
             text += f'\n{self._in_a_row} updates in a row were skipped.'
@@ -190,13 +165,11 @@ class NonFiniteHook(Hook):
 
     def _report(self, runner, mine: bool, data_batch, outputs) -> str:
         """Describe and save the batches of the processes that met something."""
-        text = None
-        if mine:
-            text, losses = _describe(data_batch, outputs or {})
-            if self._saved < self.save_inputs:
-                self._saved += 1
-                text += f'; {_save_batch(runner, data_batch, losses, text)}'
-        texts = [text] if get_world_size() == 1 else all_gather_object(text)
+        text, losses = _describe(data_batch, outputs or {}) if mine else (None, {})
+        if text and self._saved < self.save_inputs:
+            self._saved += 1
+            text += f'; {_save_batch(runner, data_batch, losses, text)}'
+        texts = all_gather_object(text)
         where = f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
         if len(texts) == 1:
             return f'{where}: {text}'
@@ -234,39 +207,30 @@ def _bad_gradients(wrapper) -> torch.Tensor | None:
     if scaler is not None and scaler.is_enabled():
         return None
     groups = wrapper.optimizer.param_groups
-    gradients = [p.grad for group in groups for p in group['params'] if p.grad is not None]
-    gradients = [g.detach() for g in gradients if g.layout == torch.strided]
-    if not gradients:
+    found = [p.grad for group in groups for p in group['params'] if p.grad is not None]
+    found = [gradient.detach() for gradient in found if gradient.layout == torch.strided]
+    if not found:
         return None
     # Norms of squares are several times faster on CPUs than a look at each element.
-    norms = torch._foreach_norm(gradients)
-    device = norms[0].device
-    return ~torch.stack([norm.to(device, torch.float32) for norm in norms]).isfinite().all()
+    norms = torch._foreach_norm(found)
+    flat = [norm.to(norms[0].device, torch.float32) for norm in norms]
+    return ~torch.stack(flat).isfinite().all()
 
 
 def _of_all_processes(loss: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """Share what is bad; return (processes,) int32: 2 for a loss, 1 for gradients alone, else 0.
-
-    One process's loss makes the gradients of all bad.
-    """
+    """Share what is bad, (processes,) int32: 2 for a loss, 1 for gradients alone, else 0."""
     flags = torch.zeros(get_world_size(), dtype=torch.int32, device=loss.device)
     flags[get_rank()] = torch.where(loss, 2, gradients.int())
-    if len(flags) > 1:
-        all_reduce(flags)
+    all_reduce(flags)
     return flags
-
-
-# What is said and saved of a batch
 
 
 def _describe(data_batch: Any, outputs: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """Say which losses are not finite, and of which files; return the losses, too."""
     losses = {}
     for name, value in outputs.items():
-        try:
+        with suppress(TypeError, ValueError, RuntimeError):  # e.g. a tensor of several elements
             losses[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
-        except (TypeError, ValueError, RuntimeError):  # e.g. a tensor of several elements
-            continue
     bad = [f'{name} is {value}' for name, value in losses.items() if not math.isfinite(value)]
     good = [f'{name} {value:.4g}' for name, value in losses.items() if math.isfinite(value)]
     text = ', '.join(bad) or 'the gradients are not finite'
@@ -301,10 +265,8 @@ def _to_plain(data: Any) -> Any:
         return dict(metainfo=_to_plain(data.metainfo), **items)
     if isinstance(data, np.ndarray) and data.dtype.kind in 'biuf':
         return torch.from_numpy(np.ascontiguousarray(data))
-    if isinstance(data, np.ndarray):
+    if isinstance(data, (np.ndarray, np.generic)):
         return _to_plain(data.tolist())
-    if isinstance(data, np.generic):
-        return data.item()
     if isinstance(data, Mapping):
         return {k if isinstance(k, int) else str(k): _to_plain(v) for k, v in data.items()}
     if isinstance(data, (tuple, list)):
@@ -312,9 +274,7 @@ def _to_plain(data: Any) -> Any:
     if data is None or type(data) in (bool, int, float, str):
         return data
     inner = getattr(data, 'tensor', None)  # boxes of mmdet
-    if isinstance(inner, torch.Tensor):
-        return _to_plain(inner)
-    return os.fspath(data) if isinstance(data, os.PathLike) else repr(data)
+    return _to_plain(inner) if isinstance(inner, torch.Tensor) else str(data)
 
 
 def _save_batch(runner, data_batch: Any, losses: dict[str, float], message: str) -> str:
@@ -324,43 +284,34 @@ def _save_batch(runner, data_batch: Any, losses: dict[str, float], message: str)
     path = Path(runner.work_dir) / 'nonfinite' / f'{name}.pth'
     content = _to_plain(data_batch if isinstance(data_batch, Mapping) else {'batch': data_batch})
     content.update(iteration=number, epoch=runner.epoch + 1, losses=losses, message=message)
+    sheet = path.with_suffix('.png')
     try:
         save_checkpoint(content, path)
-    except (CheckpointError, RuntimeError) as error:  # torch's writer raises the latter
+        drawn = f' and {sheet.name}' if _draw(runner, data_batch, sheet) else ''
+    except (CheckpointError, OSError, RuntimeError) as error:  # torch's writer raises the latter
         return f'its inputs could not be saved: {error}'
-    sheet = path.with_suffix('.png')
-    return f'saved in {path}' + (f' and {sheet.name}' if _draw(runner, data_batch, sheet) else '')
+    return f'saved in {path}{drawn}'
 
 
 def _draw(runner, data_batch: Any, path: Path) -> bool:
     """Draw the images (C, H, W) of a batch; False where there are none."""
-    from torchvision.utils import make_grid, save_image
+    from torchvision.utils import save_image
 
-    inputs = data_batch.get('inputs') if isinstance(data_batch, Mapping) else None
-    inputs = inputs if isinstance(inputs, (torch.Tensor, list, tuple)) else []
-    images = [
-        image.detach().float().cpu()
-        for image in inputs
-        if isinstance(image, torch.Tensor) and image.ndim == 3
-        if image.shape[0] in (1, 3) and image.numel()
-    ][:_MAX_DRAWN]
+    inputs = data_batch.get('inputs', ()) if isinstance(data_batch, Mapping) else ()
+    images = [x for x in inputs if isinstance(x, torch.Tensor) and x.ndim == 3][:_MAX_DRAWN]
+    images = [image for image in images if image.shape[0] in (1, 3)]
     if not images:
         return False
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = getattr(runner.model, 'module', runner.model)
     preprocessor = getattr(model, 'data_preprocessor', None)
     # OpenCV reads blue first; the preprocessor turns that around.
     is_bgr = any(getattr(preprocessor, name, False) for name in ('_channel_conversion', 'to_rgb'))
     height, width = (max(image.shape[d] for image in images) for d in (1, 2))
     tiles = []
     for image in images:
-        if not (image.isfinite().all() and image.min() >= 0 and image.max() <= 255):
-            image = torch.nan_to_num(image, posinf=0.0, neginf=0.0)
-            image = 255 * (image - image.min()) / (image.max() - image.min()).clamp_min(1e-12)
-        image = (image.flip(0) if is_bgr else image).expand(3, -1, -1) / 255
+        image = torch.nan_to_num(image.detach().float().cpu(), posinf=0.0, neginf=0.0)
+        image = (image.flip(0) if is_bgr else image).expand(3, -1, -1)
         padding = (0, width - image.shape[2], 0, height - image.shape[1])
         tiles.append(torch.nn.functional.pad(image, padding))
-    try:
-        save_image(make_grid(tiles, nrow=math.ceil(len(tiles) ** 0.5)), path)
-    except OSError:  # the batch has been saved; a picture is an extra
-        return False
+    save_image(tiles, path, nrow=math.ceil(len(tiles) ** 0.5), normalize=True, scale_each=True)
     return True
