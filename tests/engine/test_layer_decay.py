@@ -2,81 +2,40 @@
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
+from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR
 from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.structures import DataSample
+from tiny_projects import SCOPES, write_project
 from torch import nn
 
 from coc_mm.engine import LayerDecayOptimWrapperConstructor
 
-ARCH = dict(
-    depths=(1, 2, 1, 1),
-    dims=(8, 16, 16, 16),
-    mlp_ratios=(2, 2, 2, 2),
-    heads=(2, 2, 2, 2),
-    head_dim=8,
-)
-BACKBONE = dict(type='coc_mm.ContextCluster', arch=ARCH, out_indices=(0, 1, 2, 3))
-MODEL_CONFIGS = dict(
-    mmpretrain=dict(
-        type='ImageClassifier',
-        backbone=dict(BACKBONE, out_indices=(3,)),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
-    ),
-    mmdet=dict(
-        type='RetinaNet',
-        backbone=BACKBONE,
-        neck=dict(type='FPN', in_channels=[8, 16, 16, 16], out_channels=8, num_outs=4),
-        bbox_head=dict(
-            type='RetinaHead',
-            num_classes=2,
-            in_channels=8,
-            feat_channels=8,
-            stacked_convs=1,
-            anchor_generator=dict(
-                type='AnchorGenerator',
-                octave_base_scale=4,
-                scales_per_octave=1,
-                ratios=[1.0],
-                strides=[4, 8, 16, 32],
-            ),
-        ),
-    ),
-    mmseg=dict(
-        type='EncoderDecoder',
-        backbone=BACKBONE,
-        neck=dict(type='FPN', in_channels=[8, 16, 16, 16], out_channels=8, num_outs=4),
-        decode_head=dict(
-            type='FPNHead',
-            in_channels=[8] * 4,
-            in_index=[0, 1, 2, 3],
-            feature_strides=[4, 8, 16, 32],
-            channels=8,
-            num_classes=2,
-            norm_cfg=dict(type='BN'),
-        ),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
-    ),
-)
-# The stem, five blocks, and what is outside: seven depths.
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    """The models' configs of tiny projects."""
+    folder = tmp_path_factory.mktemp('projects')
+    return {s: Config.fromfile(write_project(folder / s, s)).model for s in SCOPES}
+
+
+# The stem, four blocks, and what is outside: six depths.
 DEPTHS = {
     'backbone.patch_embed.proj.weight': 0,
     'backbone.stages.0.blocks.0.mixer.in_proj.weight': 1,
     'backbone.stages.1.reducer.proj.weight': 2,
     'backbone.stages.1.blocks.0.mlp.fc1.weight': 2,
-    'backbone.stages.1.blocks.1.mlp.fc1.weight': 3,
-    'backbone.stages.1.blocks.1.mixer.sim_alpha': 3,
-    'backbone.stages.3.blocks.0.layer_scale1': 5,
-    'backbone.norm3.weight': 5,
+    'backbone.stages.2.blocks.0.mixer.sim_alpha': 3,
+    'backbone.stages.3.blocks.0.layer_scale1': 4,
+    'backbone.norm3.weight': 4,
 }
 
 
-def build(scope, model=None, **paramwise):
+def build(model, scope='mmpretrain', **paramwise):
     paramwise.setdefault('layer_decay_rate', 0.5)
     with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(MODEL_CONFIGS[scope]) if model is None else model
+        model = MODELS.build(model) if isinstance(model, dict) else model
         wrapper = build_optim_wrapper(
             model,
             ConfigDict(
@@ -92,33 +51,31 @@ def build(scope, model=None, **paramwise):
     return model, wrapper, groups
 
 
-@pytest.mark.parametrize('scope', MODEL_CONFIGS)
-def test_rates_fall_towards_the_input(scope):
-    model, wrapper, groups = build(scope, norm_decay_mult=0.0, flat_decay_mult=0.0)
+@pytest.mark.parametrize('scope', SCOPES)
+def test_rates_fall_towards_the_input(models, scope):
+    model, wrapper, groups = build(models[scope], scope, norm_decay_mult=0.0, flat_decay_mult=0.0)
     assert groups.keys() == dict(model.named_parameters()).keys()
     assert len(groups) > 60
     for name, depth in DEPTHS.items():
-        assert groups[name]['lr'] == pytest.approx(0.1 * 0.5 ** (6 - depth)), name
+        assert groups[name]['lr'] == pytest.approx(0.1 * 0.5 ** (5 - depth)), name
     for name, group in groups.items():
         if not name.startswith('backbone.'):
             assert group['lr'] == 0.1, name
         ndim = dict(model.named_parameters())[name].ndim
         assert group.get('weight_decay') == (0.05 if ndim > 1 else 0.0), name
-    # Seven depths, each with and without weight decay.
-    assert len(wrapper.optimizer.param_groups) == 14
+    # Six depths, each with and without weight decay.
+    assert len(wrapper.optimizer.param_groups) == 12
 
 
-@pytest.mark.parametrize('scope', MODEL_CONFIGS)
-def test_a_rate_of_one_is_the_default_constructor(scope):
-    _, wrapper, groups = build(scope, layer_decay_rate=1)
+@pytest.mark.parametrize('scope', SCOPES)
+def test_a_rate_of_one_is_the_default_constructor(models, scope):
+    _, wrapper, groups = build(models[scope], scope, layer_decay_rate=1)
     assert len(wrapper.optimizer.param_groups) == 1
     assert all(g['lr'] == 0.1 and g['weight_decay'] == 0.05 for g in groups.values())
 
 
-def test_schedulers_keep_the_ratios():
-    from mmengine.optim.scheduler import CosineAnnealingLR, LinearLR
-
-    _, wrapper, groups = build('mmpretrain')
+def test_schedulers_keep_the_ratios(models):
+    _, wrapper, groups = build(models['mmpretrain'])
     first = groups['backbone.patch_embed.proj.weight']
     last = groups['head.fc.weight']
     schedulers = [
@@ -126,21 +83,17 @@ def test_schedulers_keep_the_ratios():
         CosineAnnealingLR(wrapper, T_max=20, begin=0, end=20),
     ]
     for _ in range(15):
-        assert first['lr'] == pytest.approx(last['lr'] / 64)
+        assert first['lr'] == pytest.approx(last['lr'] / 32)
         wrapper.step()
         for scheduler in schedulers:
             scheduler.step()
     assert last['lr'] < 0.05
 
 
-def test_keeps_custom_keys_and_frozen_stages():
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        config = dict(MODEL_CONFIGS['mmpretrain'])
-        config['backbone'] = dict(config['backbone'], frozen_stages=1)
-        model = MODELS.build(config)
-    _, _, groups = build(
-        'mmpretrain', model, custom_keys={'sim_': dict(lr_mult=10.0, decay_mult=0.0)}
-    )
+def test_keeps_custom_keys_and_frozen_stages(models):
+    config = models['mmpretrain']
+    config = dict(config, backbone=dict(config.backbone, frozen_stages=1))
+    _, _, groups = build(config, custom_keys={'sim_': dict(lr_mult=10.0, decay_mult=0.0)})
     assert 'backbone.patch_embed.proj.weight' not in groups
     group = groups['backbone.stages.3.blocks.0.mixer.sim_alpha']
     assert group['lr'] == pytest.approx(0.1 * 10 * 0.5)
@@ -148,42 +101,33 @@ def test_keeps_custom_keys_and_frozen_stages():
     assert groups['backbone.stages.3.blocks.0.mixer.in_proj.weight']['lr'] == pytest.approx(0.05)
 
 
-def test_sees_through_a_wrapper_of_several_processes():
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(MODEL_CONFIGS['mmpretrain'])
+def test_sees_through_a_wrapper_of_several_processes(models):
     wrapped = nn.Module()
-    wrapped.module = model
+    wrapped.module, _, _ = build(models['mmpretrain'])
     cfg = dict(optimizer=dict(type='SGD', lr=0.1))
     wrapper = LayerDecayOptimWrapperConstructor(cfg, dict(layer_decay_rate=0.5))(wrapped)
-    assert len(wrapper.optimizer.param_groups) == 7
+    assert len(wrapper.optimizer.param_groups) == 6
     assert {type(p) for g in wrapper.optimizer.param_groups for p in g['params']} == {nn.Parameter}
 
 
 def test_another_backbone_of_mmpretrain_works():
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(
-            dict(
-                type='ImageClassifier',
-                backbone=dict(type='ConvNeXt', arch='atto'),
-                head=dict(type='LinearClsHead', num_classes=3, in_channels=320),
-            )
-        )
-    _, _, groups = build('mmpretrain', model)
+    backbone = dict(type='ConvNeXt', arch='atto')
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=320)
+    _, _, groups = build(dict(type='ImageClassifier', backbone=backbone, head=head))
     assert groups['head.fc.weight']['lr'] == 0.1
     stem = groups['backbone.downsample_layers.0.0.weight']['lr']
     assert 0 < stem < groups['backbone.stages.3.0.pointwise_conv1.weight']['lr'] < 0.1
 
 
 @pytest.mark.parametrize('rate', [None, 0, -0.5, 1.5, '0.5'])
-def test_refuses_a_rate(rate):
+def test_refuses_a_rate(models, rate):
     with pytest.raises(ValueError, match=r'layer_decay_rate must be above 0.*got'):
-        build('mmpretrain', layer_decay_rate=rate)
+        build(models['mmpretrain'], layer_decay_rate=rate)
 
 
 def test_refuses_a_model_without_depths():
-    model = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(ValueError, match='needs a backbone with a method get_layer_depth'):
-        build('mmpretrain', model)
+        build(nn.Sequential(nn.Linear(2, 2)))
 
 
 def test_refuses_an_optimizer_without_lr():
@@ -193,15 +137,10 @@ def test_refuses_an_optimizer_without_lr():
         )
 
 
-def test_trains():
-    model, wrapper, _ = build('mmpretrain')
+def test_trains(models):
+    model, wrapper, _ = build(models['mmpretrain'])
     before = model.backbone.patch_embed.proj.weight.detach().clone()
-    loss = model.head.loss(model.extract_feat(torch.rand(2, 3, 32, 32)), _labels([0, 2]))
+    samples = [DataSample().set_gt_label(label) for label in (0, 1)]
+    loss = model.head.loss(model.extract_feat(torch.rand(2, 3, 32, 32)), samples)
     wrapper.update_params(loss['loss'])
     assert not torch.equal(model.backbone.patch_embed.proj.weight, before)
-
-
-def _labels(labels):
-    from mmpretrain.structures import DataSample
-
-    return [DataSample().set_gt_label(label) for label in labels]

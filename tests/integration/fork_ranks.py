@@ -11,8 +11,10 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yapf.yapflib.yapf_api  # noqa: F401
@@ -42,47 +44,88 @@ def record_losses(path):
     LoggerHook.after_train_iter = recording
 
 
-def one_rank(run, rank, port):
-    world = str(run['world'])
+def begin_rank(run, rank, port):
+    """Make this process a rank of a run: its output, variables and threads."""
     with open(f'{run["log"]}.{rank}', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    if run.get('env') is None:
-        if run['world'] > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world)
-            os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    else:
-        os.environ.update({k: v.format(rank=rank, world=world) for k, v in run['env'].items()})
-        os.environ['MASTER_PORT'] = str(port)
+    found = run.get('env')
+    if found is None and run['world'] > 1:
+        found = dict(RANK='{rank}', LOCAL_RANK='{rank}', WORLD_SIZE='{world}')
+        found['MASTER_ADDR'] = '127.0.0.1'
+    for name, value in (found or {}).items():
+        os.environ[name] = value.format(rank=rank, world=run['world'])
+    os.environ['MASTER_PORT'] = str(port)
     torch.set_num_threads(run.get('threads', 1))
     # A run formats its config four times, which takes longer than the training here.
     sys.modules['yapf.yapflib.yapf_api'].FormatCode = lambda text, **_: (text, True)
-    record_losses(f'{run["log"]}.{rank}.losses')
-    path = ROOT / 'tools' / f'{run["tool"]}.py'
+
+
+def run_tool(run):
+    path = ROOT / 'tools' / f'{run.get("tool", "train")}.py'
     spec = importlib.util.spec_from_file_location('tool', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     status = module.main(run['argv'])
     sys.stdout.flush()
-    os._exit(status)
+    return status
+
+
+def one_rank(run, rank, port):
+    begin_rank(run, rank, port)
+    record_losses(f'{run["log"]}.{rank}.losses')
+    os._exit(run_tool(run))
+
+
+def forget_group():
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        os.environ.pop(name, None)
+
+
+def environment(threads=1, **more):
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests', ROOT / 'tests' / 'integration')))
+    more.update(OMP_NUM_THREADS=str(threads), MPLBACKEND='Agg', PYTHONPATH=paths)
+    return {**os.environ, **more}
+
+
+def play_runs(folder, plan, timeout=600):
+    """Run a plan whose runs have names; give what each said, its losses and how it ended."""
+    for run in plan:
+        run['log'] = str(folder / f'{run["name"]}.log')
+    (folder / 'runs.json').write_text(json.dumps(plan))
+    done = subprocess.run(
+        [sys.executable, __file__, folder / 'runs.json'],
+        env=environment(), capture_output=True, text=True, timeout=timeout, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for run in plan:
+        logs = [Path(f'{run["log"]}.{rank}') for rank in range(run['world'])]
+        losses = [Path(f'{log}.losses') for log in logs]
+        found[run['name']] = SimpleNamespace(
+            work_dir=folder / run['name'],
+            status=json.loads(Path(f'{run["log"]}.status').read_text()),
+            said=[log.read_text() for log in logs],
+            losses=[[float(x) for x in p.read_text().split()] for p in losses if p.exists()],
+        )
+    return found
 
 
 def main(path):
-    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
-        os.environ.pop(name, None)
+    forget_group()
     runs = json.loads(Path(path).read_text())
     # What a run imports on its way costs more than the training, so it is imported here, once.
     for library in {run['library'] for run in runs}:
         importlib.import_module(f'{library}.apis')
         importlib.import_module(f'{library}.utils').register_all_modules(False)
-    for name in (
+    for name in [
         'apis.resolve',
         'apis.session',
         'datasets',
         'engine.fsdp',
         'models',
         'visualization',
-    ):
+    ]:
         importlib.import_module(f'coc_mm.{name}')
     fork = multiprocessing.get_context('fork')
     for run in runs:

@@ -1,17 +1,15 @@
 """Configs of trainings that draw at random wherever they can, in all three libraries."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from fork_ranks import environment
 from PIL import Image
 from tiny_projects import write_project
-
-ROOT = Path(__file__).resolve().parents[2]
 
 COMMON = """
 _base_ = '{base}'
@@ -105,12 +103,10 @@ def play(folder: Path, chains: list[list[dict]], *libraries: str) -> None:
     """Run chains of trainings, see :mod:`survival_runs`."""
     plan = folder / 'chains.json'
     plan.write_text(json.dumps(chains))
-    environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg')
-    environment['PYTHONPATH'] = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
     script = Path(__file__).with_name('survival_runs.py')
     done = subprocess.run(
         [sys.executable, script, plan, *libraries],
-        env=environment, capture_output=True, text=True, timeout=600, cwd=folder,
+        env=environment(), capture_output=True, text=True, timeout=600, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -17,22 +17,17 @@ Beside ``log`` lie what each rank said, events, losses by iteration, and how all
 
 import gc
 import importlib
-import importlib.util
 import json
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import torch
-
-import coc_mm  # noqa: F401
-
-ROOT = Path(__file__).resolve().parents[2]
+from fork_ranks import begin_rank, forget_group, free_port, run_tool
 
 
 class Events:
@@ -113,32 +108,17 @@ def instrument(run, rank):
 
 
 def one_rank(run, rank, port):
-    with open(f'{run["log"]}.{rank}', 'w') as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    if run['world'] > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(run['world']))
-        os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    begin_rank(run, rank, port)
     # What a shell starts in the background ignores interrupts, and what that starts does, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(1)
-    # A run formats its config four times and asks compilers for their versions, which takes
-    # longer than the training here.
+    # A run asks compilers for their versions, which takes longer than the training here.
     import mmengine.runner.runner
-    import yapf.yapflib.yapf_api
 
-    yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
     mmengine.runner.runner.collect_env = lambda: dict(GCC='')
     instrument(run, rank)
     if 'largest' in run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run['largest'], run['largest']))
-    path = ROOT / 'tools' / f'{run.get("tool", "train")}.py'
-    spec = importlib.util.spec_from_file_location('tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    status = module.main(run['argv'])
-    sys.stdout.flush()
-    sys.exit(status)
+    sys.exit(run_tool(run))
 
 
 def wait_for(run, kind, n, alive):
@@ -157,12 +137,6 @@ def send(asked, run, processes):
             for rank in asked.get('ranks', range(run['world'])):
                 if processes[rank].is_alive():
                     os.kill(processes[rank].pid, asked['number'])
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
 
 
 def one_chain(chain):
@@ -213,18 +187,13 @@ def import_all(library):
         for found in vars(importlib.import_module(f'{package}.registry')).values():
             if isinstance(found, Registry):
                 found.import_from_location()
-    for name in (
-        f'{library}.apis',
-        'coc_mm.apis.resolve',
-        'coc_mm.apis.session',
-        'matplotlib.pyplot',
-    ):
+    for name in ('coc_mm.apis.resolve', 'coc_mm.apis.session', 'matplotlib.pyplot'):
         importlib.import_module(name)
+    importlib.import_module(f'{library}.apis')
 
 
 def main(path):
-    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
-        os.environ.pop(name, None)
+    forget_group()
     chains = json.loads(Path(path).read_text())
     for library in sys.argv[2:]:
         import_all(library)

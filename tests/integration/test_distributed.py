@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from fork_ranks import play_runs
 from mmengine.config import Config
 from tiny_projects import SCOPES, write_project
 
@@ -21,7 +21,10 @@ from coc_mm.compat.cpu_distributed import name_rank, use_cpu_wrappers
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='about the CPU')
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason='about the CPU'),
+    pytest.mark.timeout(600),
+]
 
 # The config that shows FSDP: what a tiny one takes from it is what a user starts.
 FSDP = ROOT / 'configs' / 'classification' / 'coc-medium_8xb128-fsdp_in1k.py'
@@ -81,11 +84,9 @@ def _plan(folder):
     first, second = 'train_cfg.max_epochs=1', 'train_cfg.max_epochs=3'
     # AdamW makes steps of rounding errors; blocks that start switched off prove little.
     optimizer = 'optim_wrapper.optimizer'
+    sgd = dict(type='SGD', momentum=0.9, lr=0.1, weight_decay=0.01)
     same = (
-        f'{optimizer}.type=SGD',
-        f'{optimizer}.momentum=0.9',
-        f'{optimizer}.lr=0.1',
-        f'{optimizer}.weight_decay=0.01',
+        *(f'{optimizer}.{key}={value}' for key, value in sgd.items()),
         'optim_wrapper.paramwise_cfg.norm_decay_mult=0.0',
         'model.backbone.layer_scale_init_value=1.0',
     )
@@ -109,11 +110,8 @@ def _plan(folder):
     # FSDP's checkpoint is read by one process; five images divide by no number of processes.
     more = {scope: _five_images(folder, scope) for scope in SCOPES}
     plan.append(test('fsdp_test', cls, 'fsdp', launcher='none', world=1))
-    for name, scope, trained in (
-        ('cls', 'mmpretrain', 'two'),
-        ('det', 'mmdet', 'det'),
-        ('seg', 'mmseg', 'seg'),
-    ):
+    for name, trained in dict(cls='two', det='det', seg='seg').items():
+        scope = dict(det='mmdet', seg='mmseg').get(name, 'mmpretrain')
         for world in (1, 2, 4):
             launcher = 'none' if world == 1 else 'pytorch'
             run = test(f'{name}_uneven_{world}', more[scope], trained, launcher, world=world)
@@ -125,7 +123,6 @@ def _plan(folder):
     libraries = dict(det='mmdet', seg='mmseg')
     for run in plan:
         run['library'] = libraries.get(run['name'][:3], 'mmpretrain')
-        run['log'] = str(folder / f'{run["name"]}.log')
     return plan
 
 
@@ -133,26 +130,7 @@ def _plan(folder):
 def ran(tmp_path_factory):
     """Every run of the plan: its work dir, what its processes said, their losses and status."""
     folder = tmp_path_factory.mktemp('distributed')
-    plan = _plan(folder)
-    (folder / 'runs.json').write_text(json.dumps(plan))
-    environment = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', PYTHONPATH=str(ROOT))
-    script = Path(__file__).with_name('fork_ranks.py')
-    done = subprocess.run(
-        [sys.executable, script, folder / 'runs.json'],
-        env=environment, capture_output=True, text=True, timeout=600, cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for run in plan:
-        logs = [Path(f'{run["log"]}.{rank}') for rank in range(run['world'])]
-        losses = [Path(f'{log}.losses') for log in logs]
-        found[run['name']] = SimpleNamespace(
-            work_dir=folder / run['name'],
-            status=json.loads(Path(f'{run["log"]}.status').read_text()),
-            said=[log.read_text() for log in logs],
-            losses=[[float(x) for x in p.read_text().split()] for p in losses if p.exists()],
-        )
-    return found
+    return play_runs(folder, _plan(folder))
 
 
 def _weights(run, epoch):
@@ -166,11 +144,13 @@ def _scores(run):
     return {name: value for name, value in scores.items() if not name.endswith('time')}
 
 
-@pytest.mark.timeout(600)
 def test_all_processes_end_well(ran):
     assert len(ran) == 19
     for name, run in ran.items():
         assert set(run.status) == {0}, f'{name}: {run.said}'
+    first, second = ran['two'].losses
+    assert first[0] != second[0], 'each process sees its own share'
+    assert not (ran['det'].work_dir.parent / '.dist_test').exists(), 'in the current folder'
 
 
 def _mean_losses(run):
@@ -178,7 +158,6 @@ def _mean_losses(run):
     return [sum(step) / len(step) for step in zip(*run.losses, strict=True)]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ('name', 'epochs'),
     [('two', (1, 2, 3)), ('fsdp', (1,)), ('fsdp_one', (2, 3)), ('one_fsdp', (2, 3))],
@@ -198,13 +177,6 @@ def test_the_same_total_batch_gives_the_same_training(ran, name, epochs):
         )
 
 
-@pytest.mark.timeout(600)
-def test_processes_see_their_own_share(ran):
-    first, second = ran['two'].losses
-    assert first[0] != second[0]
-
-
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize('name', ['det', 'seg'])
 def test_the_other_libraries_train_on_two(ran, name):
     run = ran[name]
@@ -215,14 +187,13 @@ def test_the_other_libraries_train_on_two(ran, name):
     assert 'over gloo' not in run.said[1], 'said by one process'
 
 
-@pytest.mark.timeout(600)
 def test_metrics_are_gathered_from_all(ran):
     assert 'mIoU' in _scores(ran['seg_test'])
     assert 'accuracy/top1' in _scores(ran['cls_test'])
+    assert set(_scores(ran['fsdp_test'])) == set(_scores(ran['cls_test']))
     assert 'coco/bbox_mAP' in ran['det'].said[0]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize('name', ['cls', 'det', 'seg'])
 def test_uneven_data_give_the_scores_of_one_process(ran, name):
     expected = _scores(ran[f'{name}_uneven_1'])
@@ -234,7 +205,6 @@ def test_uneven_data_give_the_scores_of_one_process(ran, name):
         assert not list(run.work_dir.glob('*/results')), 'gathered there, and removed'
 
 
-@pytest.mark.timeout(600)
 def test_uneven_data_give_the_predictions_of_one_process(ran):
     folder = ran['det'].work_dir.parent
     expected, *found = (pickle.loads((folder / f'det_{n}.pkl').read_bytes()) for n in (1, 2, 4))
@@ -246,16 +216,6 @@ def test_uneven_data_give_the_predictions_of_one_process(ran):
             assert one['img_id'] == other['img_id']
             for key in ('bboxes', 'scores', 'labels'):
                 assert torch.equal(one['pred_instances'][key], other['pred_instances'][key])
-
-
-@pytest.mark.timeout(600)
-def test_nothing_is_left_in_the_current_folder(ran):
-    assert not (ran['det'].work_dir.parent / '.dist_test').exists()
-
-
-@pytest.mark.timeout(600)
-def test_a_sharded_run_is_tested_in_one_process(ran):
-    assert set(_scores(ran['fsdp_test'])) == set(_scores(ran['cls_test']))
 
 
 # The scripts
@@ -319,7 +279,6 @@ def test_scripts_follow_their_variables(started):
             '--gres=gpu:4', '--time=1:00', '--exclusive'} <= set(called)  # fmt: skip
 
 
-@pytest.mark.timeout(300)
 def test_dist_train_reaches_the_tool(tmp_path):
     """The one run through torchrun itself; it ends at the config, which saves the libraries."""
     environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT='0')
