@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from coc_mm.ops.backends.reference import differentiable_grads
 
@@ -16,17 +17,17 @@ TILE_BYTES = 8 << 20
 class MLPWeights(NamedTuple):
     """The tensors of the MLP half of a block."""
 
-    norm_weight: torch.Tensor  # (C,)
-    norm_bias: torch.Tensor  # (C,)
-    weight1: torch.Tensor  # (hidden, C)
-    bias1: torch.Tensor  # (hidden,)
-    weight2: torch.Tensor  # (C, hidden)
-    bias2: torch.Tensor  # (C,)
+    norm_weight: Tensor  # (C,)
+    norm_bias: Tensor  # (C,)
+    weight1: Tensor  # (hidden, C)
+    bias1: Tensor  # (hidden,)
+    weight2: Tensor  # (C, hidden)
+    bias2: Tensor  # (C,)
 
 
 def residual_mlp(
-    x: torch.Tensor, weights: MLPWeights, eps: float, residual: bool = True, inplace: bool = False
-) -> torch.Tensor:
+    x: Tensor, weights: MLPWeights, eps: float, residual: bool = True, inplace: bool = False
+) -> Tensor:
     """Normalise each image of (B, H, W, C), apply an MLP with GELU to each point, add the input.
 
     All in float32 or float64. ``inplace`` lets the output take the place of ``x`` where no gradient
@@ -163,7 +164,7 @@ def _normalise(x, scale, offset, images, points):
     return out
 
 
-def moments(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return mean and inverse standard deviation (B,) of each image (B, H, W, C), contiguous."""
     x = x.flatten(1, 2)
     mean = x.mean((1, 2))
@@ -173,21 +174,15 @@ def moments(x: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, (square - mean.square()).clamp_min(0).add(eps).rsqrt()
 
 
-def affine(
-    mean: torch.Tensor, rstd: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def affine(mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return the norm as one product and one sum per channel, (B, C) each."""
     scale = rstd[:, None] * weight
     return scale, bias - mean[:, None] * scale
 
 
 def norm_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
-    weight: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input (B, H, W, C), weight and bias (C,) of the norm."""
     b, h, w, c = x.shape
     grad_x, grad_weight, grad_bias = torch.ops.aten.native_group_norm_backward(
