@@ -21,6 +21,7 @@ __all__ = [
 #: Set to anything but ``0`` to see the traceback behind a message.
 TRACEBACK_VARIABLE = 'COC_MM_TRACEBACK'
 
+_HINT = f'(set {TRACEBACK_VARIABLE}=1 to see where this happened)'
 # Whose own errors are about values of a config. The operator knows torch alone, so it raises
 # ValueError; mmengine asserts much of what it is given.
 _OPERATOR = ('coc_mm.ops', 'coc_mm.models', 'coc_mm.datasets', 'coc_mm.engine')
@@ -31,11 +32,7 @@ _WORKER_MARK = re.compile(r'^Caught \w+ in (DataLoader worker|pin memory thread)
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
-
-    Args:
-        message: One or two lines: what is wrong, where, the way out.
-    """
+    """Something the user gave cannot be used."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader re-raises with the worker's traceback as the text.
@@ -81,16 +78,7 @@ def _module_of(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """Say in a sentence what the user did wrong, if that is what an exception is about.
-
-    Covered are :class:`UserError` and its family, files that are missing, what the operator and
-    mmengine refuse in a config, and what a machine does to a run: processes lost, operators it
-    does not have.
-
-    Returns:
-        The message without a trailing newline; None for an exception that should keep its
-        traceback.
-    """
+    """Say in a sentence what the user did wrong, if that is what an exception is about."""
     text = _last_of_worker_text(str(error), type(error).__name__)
     if isinstance(error, UserError):
         return text
@@ -117,22 +105,18 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _traceback_hint() -> str:
-    return f'(set {TRACEBACK_VARIABLE}=1 to see where this happened)'
-
-
 def _explain_missing_file(error: OSError, text: str) -> str:
     path = error.filename
     if path is None:
         quoted = re.findall(r"'([^']+)'", text)
         path = quoted[-1] if quoted else None
     if path is None:
-        return f'{text}\n{_traceback_hint()}'
+        return f'{text}\n{_HINT}'
     path = os.fspath(path)
     if isinstance(error, PermissionError):
-        return f'no permission to use {path}\n{_traceback_hint()}'
+        return f'no permission to use {path}\n{_HINT}'
     if isinstance(error, IsADirectoryError):
-        return f'{path} is a folder where a file is expected\n{_traceback_hint()}'
+        return f'{path} is a folder where a file is expected\n{_HINT}'
     place = '' if os.path.isabs(path) else f' (looked for in {os.getcwd()})'
     return (
         f'{path} does not exist{place}.\nIf this is a dataset: put it there, or point the config '
@@ -192,7 +176,7 @@ def _explain_config(error: BaseException, text: str) -> str | None:
     if isinstance(error, (TypeError, ValueError, AssertionError)) or (
         isinstance(error, KeyError) and 'must contain the key' in text
     ):
-        return f'the config does not fit: {text}\n{_traceback_hint()}'
+        return f'the config does not fit: {text}\n{_HINT}'
     return None
 
 
@@ -201,16 +185,8 @@ def run_command(
 ) -> int:
     """Run a command, turning a user's mistake into a message on stderr.
 
-    Args:
-        command: Takes the arguments and does the work.
-        argv: Arguments; those of the process by default.
-
-    Returns:
-        0, 2 after a user's mistake, 130 after an interrupt.
-
-    Raises:
-        Exception: Programming errors, and with ``COC_MM_TRACEBACK=1`` all errors.
-        SystemExit: From the parsing of arguments.
+    Returns 0, 2 after a user's mistake, 130 after an interrupt. Programming errors are raised, and
+    with ``COC_MM_TRACEBACK=1`` all.
     """
     try:
         command(argv)

@@ -1,12 +1,10 @@
 """Which exceptions are explained, and which keep their traceback."""
 
 import pathlib
-import sys
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, VISBACKENDS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from torch.utils.data import DataLoader, Dataset
 
 from coc_mm.errors import CheckpointError, UserError, explain, run_command
@@ -162,19 +160,3 @@ def test_an_operator_without_a_deterministic_version_is_named():
     text = explain(error)
     assert text.startswith('--deterministic: the operator put_ has no deterministic version')
     assert 'randomness.deterministic=False' in text
-
-
-def test_what_mmengine_refuses_is_explained():
-    optimizer = dict(type='SGD', lr=0.1)
-    wrapper = dict(type='OptimWrapper', optimizer=optimizer, accumulate=2)
-    message = explain(_caught(build_optim_wrapper, torch.nn.Linear(1, 1), wrapper))
-    assert message.startswith('the config does not fit: ')
-    assert "unexpected keyword argument 'accumulate'" in message
-
-
-def test_a_tracker_without_its_package_is_explained(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, 'wandb', None)
-    backend = VISBACKENDS.build(dict(type='WandbVisBackend', save_dir=str(tmp_path)))
-    message = explain(_caught(getattr, backend, 'experiment'))
-    assert 'a package that is not installed' in message
-    assert 'pip install wandb' in message

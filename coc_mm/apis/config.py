@@ -43,13 +43,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config file and see that its library is there.
 
     Args:
-        path: The file, relative to the current folder or absolute.
-        options: The ``--cfg-options``, of which only a ``default_scope`` counts here; see
-            :func:`merge_options`.
-
-    Raises:
-        UserError: The file is missing or cannot be read as a config, or its
-            ``default_scope`` is missing, unknown or of a library not installed.
+        path: The file.
+        options: The ``--cfg-options``, of which only a ``default_scope`` counts here.
     """
     file = Path(path)
     if not file.is_file():
@@ -111,12 +106,7 @@ def check_scope(scope: str | None, path: str | os.PathLike) -> None:
 
 
 def merge_options(config: Config, options: dict | None) -> None:
-    """Merge the ``--cfg-options``, a dict of dotted keys, into a config, in place.
-
-    Raises:
-        UserError: A key names no entry that is read, or leads through a value that
-            is not a dict or list, or past the end of a list.
-    """
+    """Merge the ``--cfg-options``, a dict of dotted keys, into a config, in place."""
     for key, value in (options or {}).items():
         top = key.split('.')[0]
         known = {*_TOP_LEVEL.split(), *config}

@@ -37,23 +37,16 @@ def convert_checkpoint(
     The keys are held strictly against the model that the published config builds.
 
     Args:
-        source (str): The official file, of any of :data:`~coc_mm.checkpoints.official.LAYOUTS`.
-        task (str, optional): 'classification', 'detection', 'segmentation' or a project's;
-            recognised from the keys if None.
-        arch (str, optional): A name of ``ContextCluster.arch_zoo``; recognised from shapes, options
-            and the file's name if None, where these suffice.
-        denominator (str, optional): 'similarity' or 'count'; by layout, commit and date if None.
-        proposals (int, optional): Side of the grid of centers per region of a dense model; from
-            its config text if None.
-        ema (bool): Take the averaged weights. Defaults to False.
+        source: The official file, of any of :data:`~coc_mm.checkpoints.official.LAYOUTS`.
+        task: 'classification', 'detection', 'segmentation' or a project's; from the keys if None.
+        arch: A name of ``ContextCluster.arch_zoo``; from shapes, options and the file's name if
+            None, where these suffice.
+        denominator: 'similarity' or 'count'; by layout, commit and date if None.
+        proposals: Side of the grid of centers per region; from the file's config if None.
+        ema: Take the averaged weights.
 
     Returns:
-        dict: ``meta`` (``cfg``, ``dataset_meta``, and the record of the conversion under
-        ``coc_mm``) and ``state_dict``.
-
-    Raises:
-        CheckpointError: The file cannot be read, or tells too little of itself.
-        UserError: The weights do not fit the model, or have no model here.
+        ``state_dict`` and ``meta``: ``cfg``, ``dataset_meta``, under ``coc_mm`` the conversion.
     """
     official = _read_official(source, task, ema)
     weights = official.converted()

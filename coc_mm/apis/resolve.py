@@ -32,14 +32,8 @@ _MMENGINE_HOOKS = (
 def resolve_train(config: Config, args: Namespace) -> Config:
     """Merge the flags of ``tools/train.py``, then ``--cfg-options``, then what a training needs.
 
-    ``resume`` becomes ``'auto'`` where the checkpoint is to be looked for.
-
-    Args:
-        config: From :func:`~coc_mm.apis.config.load_config`; changed in place.
-        args: From :func:`coc_mm.cli.train.parse`.
-
-    Raises:
-        UserError: A flag that the config gives no ground for, or a value that cannot be used.
+    The config is changed in place. ``resume`` becomes ``'auto'`` where the checkpoint is to be
+    looked for.
     """
     _set_common(config, args)
     if args.no_validate:
@@ -76,15 +70,7 @@ def resolve_train(config: Config, args: Namespace) -> Config:
 
 
 def resolve_test(config: Config, args: Namespace) -> Config:
-    """Merge the flags of ``tools/test.py``, then ``--cfg-options``.
-
-    Args:
-        config: From :func:`~coc_mm.apis.config.load_config`; changed in place.
-        args: From :func:`coc_mm.cli.test.parse`.
-
-    Raises:
-        UserError: A flag that the config gives no ground for, or a value that cannot be used.
-    """
+    """Merge the flags of ``tools/test.py``, then ``--cfg-options``."""
     _set_common(config, args)
     config.load_from = args.checkpoint
     config.resume = False  # a config left over from training may say otherwise
