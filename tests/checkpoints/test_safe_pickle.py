@@ -124,13 +124,6 @@ def test_code_is_refused_by_name_and_not_run(gadget, where, saved):
         read_file(path)
 
 
-@pytest.mark.parametrize('protocol', range(6))
-def test_plain_pickles_as_checkpoints(protocol, tmp_path):
-    (tmp_path / 'x.pth').write_bytes(pickle.dumps(Call(os.mkdir, 'RUN'), protocol))
-    with pytest.raises(CheckpointError, match=r'x\.pth'):
-        read_file(tmp_path / 'x.pth')
-
-
 def test_what_a_program_allows_elsewhere_is_refused_here(saved):
     path = saved(dict(x=Call(collections.ChainMap, {})))
     with torch.serialization.safe_globals([collections.ChainMap]):

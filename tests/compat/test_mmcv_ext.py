@@ -147,37 +147,3 @@ def test_environment_report(stand_in):
 def test_task_libraries_import(name):
     pytest.importorskip(name.split('.')[0])
     assert importlib.import_module(name).__name__ == name
-
-
-class Boxes(torch.utils.data.Dataset):
-    """A dataset whose items take an operator."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
-        return mmcv.ops.nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5)[1]
-
-
-def test_forked_data_loader_workers(stand_in):
-    assert Boxes()[0].tolist() == [1, 2]  # the parent has used it
-    loader = torch.utils.data.DataLoader(
-        Boxes(), batch_size=None, num_workers=2, multiprocessing_context='fork'
-    )
-    assert [item.tolist() for item in loader] == [[1, 2], [1, 2]]
-
-
-def test_spawned_workers_of_a_script_that_imports_coc_mm(bare_mmcv):
-    script = bare_mmcv.parent / 'script.py'
-    script.write_text(
-        'import coc_mm, importlib.util, multiprocessing\n'
-        'def work():\n'
-        '    print(importlib.util.find_spec("mmcv._ext").origin)\n'
-        'if __name__ == "__main__":\n'
-        '    process = multiprocessing.get_context("spawn").Process(target=work)\n'
-        '    process.start(); process.join(); raise SystemExit(process.exitcode)\n'
-    )
-    result = run(script, bare_mmcv.parent)
-    assert result.returncode == 0, result.stderr
-    assert 'torchvision' in result.stdout

@@ -200,25 +200,6 @@ def test_batched_nms_keeps_classes_apart(split_thr, kind):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_multiclass_nms_of_mmdet():
-    layers = pytest.importorskip('mmdet.models.layers')
-    boxes, _ = random_boxes(20)
-    scores = torch.rand(20, 4)  # three classes and the background
-    dets, labels = layers.multiclass_nms(
-        boxes, scores, 0.3, dict(type='nms', iou_threshold=0.5), max_num=5
-    )
-    assert dets.shape == (5, 5)
-    expected = [
-        (scores[i, c].item(), c)
-        for c in range(3)
-        for i in plain_nms(boxes, torch.where(scores[:, c] > 0.3, scores[:, c], -1), 0.5, 0)
-        if scores[i, c] > 0.3
-    ]
-    best = sorted(expected, reverse=True)[:5]
-    assert dets[:, 4].tolist() == [score for score, _ in best]
-    assert labels.tolist() == [label for _, label in best]
-
-
 def plain_focal(prob, positive, gamma, alpha):
     """Focal loss of one yes-or-no question, arXiv 1708.02002, equation 5."""
     p_t = prob if positive else 1 - prob

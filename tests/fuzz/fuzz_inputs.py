@@ -15,15 +15,9 @@ from mmengine.logging import MessageHub
 from PIL import Image
 
 SMALL = st.integers(0, 1 << 20)
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(('flip', 'set', 'cut', 'insert', 'delete')),
-        SMALL,
-        SMALL,
-        st.binary(min_size=1, max_size=8),
-    ),
-    max_size=4,
-)
+_KINDS = st.sampled_from(('flip', 'set', 'cut', 'insert', 'delete'))
+_BYTES = st.binary(min_size=1, max_size=8)
+EDITS = st.lists(st.tuples(_KINDS, SMALL, SMALL, _BYTES), max_size=4)
 
 
 def edited(content, edits):

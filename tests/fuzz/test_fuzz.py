@@ -7,7 +7,6 @@ import subprocess
 import fuzz
 import fuzz_inputs as inputs
 import pytest
-import torch
 from fuzz import TARGETS, BrokenError, Target, judge
 from hypothesis import strategies as st
 
@@ -45,18 +44,6 @@ def _raises(error):
 def test_what_is_not_allowed_is_seen(use, says):
     with pytest.raises(BrokenError, match=says):
         judge(Target('x', st.none(), use), None)
-
-
-def test_the_long_run_counts_and_keeps(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch, 'set_num_threads', lambda count: None)
-    arguments = ['--examples', '30', '--target', 'point cloud', '--out', str(tmp_path / 'x.csv')]
-    assert fuzz.main(arguments) == 0
-    row = (tmp_path / 'x.csv').read_text().splitlines()[1].split(',')
-    assert (row[0], row[1], row[3]) == ('point cloud', '30', '0')
-    monkeypatch.setitem(TARGETS, 'point cloud', Target('x', st.none(), _raises(KeyError('no'))))
-    assert fuzz.main([*arguments, '--keep', str(tmp_path / 'kept')]) == 1
-    assert 'KeyError' in capsys.readouterr().out
-    assert (tmp_path / 'kept' / '0.txt').read_text().startswith('x: KeyError')
 
 
 # Found by the fuzzing: each ended in another exception before.
