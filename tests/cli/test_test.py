@@ -9,6 +9,18 @@ from mmengine.config import Config
 from tiny_projects import write_project
 
 from coc_mm.apis.start import build_model
+from coc_mm.checkpoints import load
+from coc_mm.checkpoints.safe_pickle import read_file
+
+
+def test_a_checkpoint_is_read_once(run, projects, monkeypatch):
+    read = []
+    monkeypatch.setattr(load, 'read_file', lambda *args: read.append(args[0]) or read_file(*args))
+    run('test', projects['mmpretrain'], projects['mmpretrain'].checkpoint)
+    assert read == [str(projects['mmpretrain'].checkpoint)]
+    option = f'load_from={projects["mmpretrain"].checkpoint}'
+    run('train', projects['mmpretrain'], '--no-validate', '--cfg-options', option)
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmseg'])
