@@ -1,25 +1,20 @@
 """One process of several is killed, fails or hangs: the run ends and says why."""
 
-import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from fork_ranks import free_port
+from fork_ranks import environment, free_port, play_runs
 from tiny_projects import write_project
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason='about the CPU'),
     pytest.mark.timeout(900),
 ]
-ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg', PYTHONPATH=f'{ROOT}:{HERE}')
 
 
 def _write_config(base, name, fault, **more):
@@ -42,8 +37,7 @@ def _plan(folder):
         argv = [str(path), '--work-dir', str(folder / name), '--no-validate']
         argv += ['--launcher', 'pytorch' if world > 1 else 'none', '--cfg-options']
         argv += ['train_cfg.max_epochs=3', 'train_dataloader.batch_size=1', *options]
-        log = str(folder / f'{name}.log')
-        return dict(name=name, tool='train', library='mmpretrain', argv=argv, world=world, log=log)
+        return dict(name=name, library='mmpretrain', argv=argv, world=world)
 
     second = dict(iteration=2, rank=1)
     return [
@@ -59,22 +53,10 @@ def _plan(folder):
 def ran(tmp_path_factory):
     """What the processes of every run said, and how they ended."""
     folder = tmp_path_factory.mktemp('death')
-    plan = _plan(folder)
-    (folder / 'runs.json').write_text(json.dumps(plan))
-    done = subprocess.run(
-        [sys.executable, HERE / 'fork_ranks.py', folder / 'runs.json'],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=850, cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for run in plan:
-        said = [Path(f'{run["log"]}.{rank}').read_text() for rank in range(run['world'])]
-        found[run['name']] = SimpleNamespace(
-            work_dir=folder / run['name'],
-            status=json.loads(Path(f'{run["log"]}.status').read_text()),
-            said=said,
-            errors=[[line for line in text.split('\n') if 'error: ' in line] for text in said],
-        )
+    found = play_runs(folder, _plan(folder), timeout=850)
+    for run in found.values():
+        lines = [text.split('\n') for text in run.said]
+        run.errors = [[line for line in each if 'error: ' in line] for each in lines]
     return found
 
 
@@ -87,7 +69,7 @@ def test_torchrun_ends_all_when_one_fails(tmp_path):
     done = subprocess.run(
         ['bash', ROOT / 'tools' / 'dist_train.sh', path, '2', '--no-validate', '--cfg-options',
          'train_cfg.max_epochs=3', 'train_dataloader.batch_size=1'],
-        env=dict(ENVIRONMENT, PYTHON=sys.executable, PORT=str(free_port())),
+        env=environment(PYTHON=sys.executable, PORT=str(free_port())),
         capture_output=True, text=True, timeout=850, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
