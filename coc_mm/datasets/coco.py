@@ -154,6 +154,8 @@ def _usable_mask(mask: Any, size: list[int]) -> Any:
         for polygon in mask:
             if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
                 raise ValueError('is no list of polygons, each [x1, y1, x2, y2, ...]')
+            if any(abs(value) > 10 * max(size) for value in polygon):  # hours in pycocotools
+                raise ValueError(f'reaches far beyond its image of [height, width] {size}')
         return [p for p in mask if len(p) >= 6 and len(p) % 2 == 0]
     if not isinstance(mask, dict) or not {'size', 'counts'} <= set(mask):
         raise ValueError('is neither polygons nor run lengths (size, counts)')
@@ -161,7 +163,10 @@ def _usable_mask(mask: Any, size: list[int]) -> Any:
         says = f'says its size is {mask["size"]!s:.40}'
         raise ValueError(f'{says}; its image has [height, width] {size}')
     counts = mask['counts']
-    if isinstance(counts, list) and sum(filter(_is_number, counts)) != size[0] * size[1]:
+    if isinstance(counts, list) and (
+        not all(_is_number(count) and count >= 0 for count in counts)
+        or sum(counts) != size[0] * size[1]
+    ):
         raise ValueError(f'has run lengths that do not fill its {size[0]} x {size[1]} pixels')
     return mask
 
