@@ -1,16 +1,14 @@
 """``--deterministic``: two runs of the same command are equal bit for bit."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import fork_ranks
 import pytest
 import torch
 from tiny_projects import SCOPES, write_project
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Draws in the process (drop path, mixup), and in the workers (flips, crops, erasing).
 CHANGES = {
@@ -54,15 +52,9 @@ randomness = dict(_delete_=True, seed=None)
 """
 
 
-def _plan(folder, name, projects):
-    """One training for each library; the run of another name finds the same data."""
-    plan = []
-    for scope, config in projects.items():
-        argv = [str(config), '--work-dir', str(folder / f'{name}_{scope}'), '--no-validate']
-        argv.append('--deterministic')
-        log = str(folder / f'{name}_{scope}.log')
-        plan.append(dict(tool='train', library=scope, argv=argv, world=1, threads=2, log=log))
-    return plan
+def _run(folder, name, scope, config):
+    argv = [str(config), '--work-dir', str(folder / name), '--no-validate', '--deterministic']
+    return dict(library=scope, argv=argv, world=1, threads=2, log=str(folder / f'{name}.log'))
 
 
 def _twice(folder, scopes):
@@ -75,14 +67,12 @@ def _twice(folder, scopes):
     running = []
     for name in ('first', 'second'):
         runs = folder / f'{name}.json'
-        runs.write_text(json.dumps(_plan(folder, name, projects)))
+        plan = [_run(folder, f'{name}_{scope}', scope, projects[scope]) for scope in scopes]
+        runs.write_text(json.dumps(plan))
         # Hashes order sets: they differ from run to run unless somebody fixes them.
-        environment = dict(os.environ, OMP_NUM_THREADS='2', MPLBACKEND='Agg', PYTHONPATH=str(ROOT))
-        environment['PYTHONHASHSEED'] = str(len(running))
-        script = Path(__file__).with_name('fork_ranks.py')
         running.append(subprocess.Popen(
-            [sys.executable, script, runs],
-            env=environment, cwd=folder, stderr=subprocess.PIPE, text=True,
+            [sys.executable, fork_ranks.__file__, runs], cwd=folder, stderr=subprocess.PIPE,
+            env=fork_ranks.environment(2, PYTHONHASHSEED=str(len(running))), text=True,
         ))  # fmt: skip
     for process in running:
         said = process.communicate(timeout=800)[1]
