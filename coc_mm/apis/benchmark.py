@@ -35,20 +35,10 @@ def measure(
     compiled: bool = False,
     rounds: int = 20,
 ) -> dict:
-    """Time a model.
+    """Time a model of 'mmpretrain', 'mmdet' or 'mmseg' on normalized images (B, C, H, W).
 
-    Args:
-        model (nn.Module): On the device of ``image``.
-        scope (str): 'mmpretrain', 'mmdet' or 'mmseg'.
-        image (Tensor): (B, C, H, W), as normalized.
-        training (bool): Forward and backward pass. Defaults to False.
-        amp (bool): Under autocast. Defaults to False.
-        compiled (bool): Through ``torch.compile``. Defaults to False.
-        rounds (int): Times it runs. Defaults to 20.
-
-    Returns:
-        dict: ``images_per_second`` (at the median), ``latency_ms`` (``p50 p90 p99``),
-        ``peak_memory_mib`` (or None) and ``first_call_s``, which holds any compiling.
+    ``training`` includes the backward pass. Throughput is that at the median latency;
+    ``first_call_s`` includes any compiling.
     """
     device = image.device
     model.train(training)

@@ -1,8 +1,6 @@
 """Parameters and multiply-adds of a model, counted on the built model without running it."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -22,19 +20,13 @@ __all__ = ['COLUMNS', 'Complexity', 'cluster_macs', 'complexity_row', 'count_com
 
 @dataclass
 class Complexity:
-    """What a model costs.
-
-    Attributes:
-        parameters (int): Of the whole model.
-        backbone_parameters (int): Of its backbone.
-        macs (int): Multiply-adds for one image; of a detector those of backbone and
-            neck, since those of its heads depend on what is seen.
-        cluster_macs (int): The share of the clustering in it, without its projections.
-    """
+    """What a model costs."""
 
     parameters: int
     backbone_parameters: int
+    #: Multiply-adds for one image; of a detector those of backbone and neck.
     macs: int
+    #: The share of the clustering in it, without its projections.
     cluster_macs: int
 
 
@@ -54,47 +46,35 @@ def cluster_macs(
     sum's share of its own value, and the division (3 D). ``proposals`` are the centers of a
     region, ``folds`` the regions, (rows, columns) each; one region unless both folds exceed 1.
     """
-    points = height * width
     centers = proposals[0] * proposals[1]
-    regions = 1
-    if min(folds) > 1:
-        regions = min(folds[0], height) * min(folds[1], width)
+    regions = min(folds[0], height) * min(folds[1], width) if min(folds) > 1 else 1
     per_point = 5 * head_dim + centers * (head_dim + 1)
-    return heads * (points * per_point + regions * centers * 3 * head_dim)
-
-
-@contextmanager
-def _counting_mixers() -> Iterator[list[int]]:
-    """Let mixers note the formula's count in place of clustering, whatever would run."""
-    counts = []
-
-    def forward(mixer, x, *_):
-        batch, height, width, _ = x.shape
-        settings = mixer.num_heads, mixer.head_dim, mixer.proposals, mixer.folds
-        counts.append(batch * cluster_macs(height, width, *settings))
-        return mixer.out_proj(mixer.in_proj(x).chunk(2, dim=-1)[1])
-
-    with mock.patch.object(ContextClusterMixer, 'forward', forward):
-        yield counts
+    return heads * (height * width * per_point + regions * centers * 3 * head_dim)
 
 
 def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
-    """Build the model of a config and count.
+    """Build the model of a config and count for one image of a height and width in pixels.
 
-    Convolutions, linear layers and matrix products are counted by
-    :class:`torch.utils.flop_counter.FlopCounterMode`, two floating point operations
-    to a multiply-add; clustering by :func:`cluster_macs`. Norms and activations are
-    left out, as in the paper. Nothing is computed: tensors are on the device ``meta``.
-    ``shape`` is the height and width of the one image, in pixels.
+    :class:`torch.utils.flop_counter.FlopCounterMode` counts convolutions, linear layers and
+    matrix products, :func:`cluster_macs` clustering. As in the paper, norms and activations are
+    left out.
     """
     logging.disable(logging.WARNING)
     try:
         model = revert_sync_batchnorm(build_model(config)).eval().to('meta')
     finally:
         logging.disable(logging.NOTSET)
+    clusters = []
+
+    def count_mixer(mixer, x, *_):  # whatever backend would run
+        settings = mixer.num_heads, mixer.head_dim, mixer.proposals, mixer.folds
+        clusters.append(cluster_macs(x.shape[1], x.shape[2], *settings))
+        return mixer.out_proj(mixer.in_proj(x).chunk(2, dim=-1)[1])
+
     image = torch.empty(1, model.backbone.in_channels, *shape, device='meta')
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _counting_mixers() as clusters, counter:
+    patch = mock.patch.object(ContextClusterMixer, 'forward', count_mixer)
+    with torch.no_grad(), patch, counter:
         forward(model, config.default_scope, image)
     return Complexity(
         sum(p.numel() for p in model.parameters()),
@@ -104,7 +84,7 @@ def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
     )
 
 
-#: Of the table of :func:`complexity_row`, in its order.
+#: Keys of :func:`complexity_row`.
 COLUMNS = (
     *('model', 'height', 'width', 'parameters', 'paper parameters', 'multiply-adds'),
     *('of clustering', 'paper multiply-adds', 'counted'),
@@ -112,13 +92,7 @@ COLUMNS = (
 
 
 def complexity_row(name: str, shape: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Count a model of the zoo: a dict of :data:`COLUMNS`, the paper's None where it has none.
-
-    Args:
-        name (str): Of the model.
-        shape (tuple[int, int], optional): Height and width of the image; if None
-            224 x 224, for detectors 800 x 1280, for segmentors 512 x 512.
-    """
+    """Count a model of the zoo; ``shape``, height and width, defaults to :data:`SHAPES`."""
     entry = find_entry(name)
     shape = shape or SHAPES[entry.scope]
     counts = count_complexity(config_of(name), shape)

@@ -29,8 +29,8 @@ class DeployModel(nn.Module):
     """A model from pixels to what its head, or for detectors its neck, gives.
 
     Args:
-        model (nn.Module): Of mmpretrain, mmdet or mmseg, in evaluation mode on the CPU, its
-            backbone a :class:`ContextCluster`. Left as it is.
+        model (nn.Module): In evaluation mode on the CPU, its backbone a :class:`ContextCluster`;
+            it is copied.
         scope (str): 'mmpretrain', 'mmdet' or 'mmseg'.
     """
 
@@ -41,23 +41,21 @@ class DeployModel(nn.Module):
         super().__init__()
         preprocessor: Any = model.data_preprocessor
         self.scope = scope
-        backbone: Any = model.backbone
-        self.channels = backbone.in_channels
-        # Images are read as BGR; what does not turn them is fed BGR.
-        turns = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
-        self.bgr = self.channels == 3 and not turns
-        head = getattr(model, 'head', None)
-        kinds = [kind.__name__ for kind in type(head).__mro__]
-        self.multilabel = 'MultiLabelClsHead' in kinds
-        self.normalizes = bool(getattr(preprocessor, '_enable_normalize', False))
-        if self.normalizes:
-            self.register_buffer('image_mean', preprocessor.mean.clone())
-            self.register_buffer('image_std', preprocessor.std.clone())
-        self.model = revert_sync_batchnorm(deepcopy(model)).eval().requires_grad_(False)
+        self.model: Any = revert_sync_batchnorm(deepcopy(model)).eval().requires_grad_(False)
         backbone = self.model.backbone
         backbone.with_cp = False
         for block in chain(*backbone.blocks):
             block.fold()
+        self.channels = backbone.in_channels
+        # Images are read as BGR; what does not turn them is fed BGR.
+        turns = getattr(preprocessor, 'to_rgb', getattr(preprocessor, '_channel_conversion', False))
+        self.bgr = self.channels == 3 and not turns
+        kinds = type(getattr(model, 'head', None)).__mro__
+        self.multilabel = 'MultiLabelClsHead' in [kind.__name__ for kind in kinds]
+        self.normalizes = bool(getattr(preprocessor, '_enable_normalize', False))
+        if self.normalizes:
+            self.register_buffer('image_mean', preprocessor.mean.clone())
+            self.register_buffer('image_std', preprocessor.std.clone())
 
     @property
     def output_names(self) -> list[str]:
@@ -71,10 +69,8 @@ class DeployModel(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
         """Run on images (B, C, H, W), RGB where C is 3, 0 to 255, float32.
 
-        Returns:
-            tuple[Tensor]: mmpretrain: the probability of each class, (B, classes). mmseg: the
-            logits of each class at the size of the image, (B, classes, H, W). mmdet: the maps
-            of the neck, (B, C, H_i, W_i).
+        Gives probabilities (B, classes), logits (B, classes, H, W) or, of a detector, the maps
+        of its neck (B, C, H_i, W_i).
         """
         x = image.flip(1) if self.bgr else image
         if self.normalizes:
@@ -82,8 +78,7 @@ class DeployModel(nn.Module):
         if self.scope == 'mmdet':
             return tuple(self.model.extract_feat(x))
         if self.scope == 'mmseg':
-            meta = dict(img_shape=(image.shape[2], image.shape[3]))
-            return (self.model.encode_decode(x, [meta]),)
+            return (self.model.encode_decode(x, [dict(img_shape=tuple(image.shape[2:]))]),)
         scores = self.model(x, mode='tensor')
         return (scores.sigmoid() if self.multilabel else scores.softmax(1),)
 
@@ -91,8 +86,7 @@ class DeployModel(nn.Module):
 def min_size(scope: str, folds: Sequence[tuple[int, int]]) -> int:
     """Return the least side of an image that can be exported, in pixels.
 
-    Every map of a dense model needs more rows and columns than regions (``folds`` of the four
-    stages), so that these are told apart while tracing.
+    To be traced, each map of a dense model needs more rows and columns than ``folds``.
     """
     if scope == 'mmpretrain':
         return MIN_SIZE
@@ -105,19 +99,17 @@ def min_size(scope: str, folds: Sequence[tuple[int, int]]) -> int:
 def export_program(deployable: DeployModel, shape: tuple[int, int]) -> torch.export.ExportedProgram:
     """Trace a model with the number of images free, for dense models also their size.
 
-    Args:
-        deployable (DeployModel): The model.
-        shape (tuple[int, int]): Height and width of the image to trace with; for classifiers
-            the only one.
+    ``shape``, height and width, is the size to trace with; for classifiers the only one.
     """
     free = {0: torch.export.Dim('batch', min=1, max=4096)}
     if deployable.scope != 'mmpretrain':
         least = min_size(deployable.scope, deployable.model.backbone.folds)
         free[2] = torch.export.Dim('height', min=least, max=MAX_SIZE)
         free[3] = torch.export.Dim('width', min=least, max=MAX_SIZE)
-    channels = deployable.channels
-    image = torch.rand(2, channels, *shape, generator=torch.Generator().manual_seed(0)) * 255
-    with torch.no_grad(), _plain_upsampling(deployable.scope), _quiet():
+    random = torch.Generator().manual_seed(0)
+    image = torch.rand(2, deployable.channels, *shape, generator=random) * 255
+    upsampling = contextlib.nullcontext if deployable.scope != 'mmseg' else _plain_upsampling
+    with torch.no_grad(), upsampling(), _quiet():
         return torch.export.export(
             deployable,
             (image,),
@@ -129,11 +121,8 @@ def export_program(deployable: DeployModel, shape: tuple[int, int]) -> torch.exp
 
 
 @contextlib.contextmanager
-def _plain_upsampling(scope: str) -> Iterator[None]:
+def _plain_upsampling() -> Iterator[None]:
     """Let mmseg double a size as a whole number: as ``int(2.0 * size)`` it would be fixed."""
-    if scope != 'mmseg':
-        yield
-        return
     from mmseg.models.utils import Upsample, resize
 
     def forward(self, x):
@@ -162,14 +151,7 @@ def save_program(
     names: Sequence[str],
     facts: Mapping[str, str],
 ) -> None:
-    """Write a program, translated where the suffix is ``.onnx``.
-
-    Args:
-        program (ExportedProgram): From :func:`export_program`.
-        path (Path): The file, ``.onnx`` or ``.pt2``.
-        names (Sequence[str]): Of the outputs of an ONNX file; the input is called 'image'.
-        facts (Mapping[str, str]): Metadata of an ONNX file.
-    """
+    """Write a program as ``.pt2`` or ``.onnx``, there with names of outputs and metadata."""
     if path.suffix == SUFFIXES['torch-export']:
         with _quiet():
             torch.export.save(program, path)
@@ -180,7 +162,7 @@ def save_program(
         found = torch.onnx.export(
             program, dynamo=True, opset_version=_OPSET, verbose=False, optimize=True
         )
-    assert found is not None, 'dynamo=True makes a program'
+    assert found is not None  # with dynamo=True
     model = found.model_proto
     _rename(model.graph, model.graph.input, ['image'])
     _rename(model.graph, model.graph.output, names)
@@ -189,7 +171,6 @@ def save_program(
 
 
 def _rename(graph, values, names):
-    """Give inputs or outputs names, everywhere that they occur."""
     new = dict(zip((value.name for value in values), names, strict=True))
     for value in values:
         value.name = new[value.name]

@@ -2,7 +2,7 @@
 
 import colorsys
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -28,16 +28,11 @@ from coc_mm.utils.images import read_image, to_picture
 
 __all__ = ['TASKS', 'Classification', 'Detection', 'Segmentation', 'find_device', 'load_model']
 
-# Short side of a picture on which text can be read.
-_LEGIBLE = 256
+_LEGIBLE = 256  # short side of a picture on which text can be read
 
 
 def find_device(name: str | None) -> str:
-    """Return a device that works: the one named, else a GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: The named one cannot be used.
-    """
+    """Return a device that works: the one named, else a GPU if there is one, else the CPU."""
     name = name or get_device()
     try:
         torch.zeros(1, device=name)
@@ -47,17 +42,23 @@ def find_device(name: str | None) -> str:
     return name
 
 
-def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> nn.Module:
+def load_model(
+    config: Config,
+    checkpoint: str | None,
+    device: str | torch.device = 'cpu',
+    keep: Collection[str] = (),
+) -> nn.Module:
     """Build the model of a config with the weights of a checkpoint, ready to predict.
 
     The inference functions of its library take it. Class names come from the checkpoint, else
     from the config's test dataset; without either, classes are numbered.
 
     Args:
-        config (Config): Its ``default_scope`` is mmpretrain, mmdet or mmseg.
+        config (Config): Of mmpretrain, mmdet or mmseg.
         checkpoint (str, optional): A local file or a URL, official ones included; None for random
             weights. The denominator and the centers that it records go before the config's.
-        device (str): Defaults to ``'cpu'``.
+        device (str | torch.device): Where the model goes.
+        keep (Collection[str]): Arguments of the backbone that the record leaves alone.
 
     Returns:
         nn.Module: In evaluation mode, with ``dataset_meta`` (mmpretrain: ``_dataset_meta``)
@@ -68,31 +69,24 @@ def load_model(config: Config, checkpoint: str | None, device: str = 'cpu') -> n
         CheckpointError: The file cannot be read.
     """
     use_safe_loading()
-    content = load_checkpoint_safely(checkpoint) if checkpoint else None
-    if content is not None:
-        config = deepcopy(config)
-        apply_record(config, content)
-    return model_of(config, content, checkpoint or '', device)
-
-
-def model_of(config: Config, content: Mapping | None, path: str, device: Any) -> nn.Module:
-    """Build a model from a config and what its checkpoint holds; see :func:`load_model`."""
+    content = load_checkpoint_safely(checkpoint) if checkpoint else {}
     scope = config.get('default_scope')
     if scope not in TASKS:
         raise UserError(
             f'prediction works for configs of {", ".join(TASKS)}, not for default_scope {scope!r}.'
         )
     config = deepcopy(config)
-    meta = (content or {}).get('meta') or {}
+    apply_record(config, content, keep)
+    meta = content.get('meta') or {}
     classes = (meta.get('dataset_meta') or {}).get('classes')
     if config.get('custom_data') is not None and classes:  # the data itself may be elsewhere
         from coc_mm.datasets import set_classes
 
         set_classes(config, classes)
     model: Any = revert_sync_batchnorm(build_model(config))
-    if content is not None:
-        check_weights(model, content, path, strict=True)
-        model.load_state_dict(state_dict_of(content, path), strict=False)
+    if checkpoint:
+        check_weights(model, content, checkpoint, strict=True)
+        model.load_state_dict(state_dict_of(content, checkpoint), strict=False)
     if scope == 'mmpretrain':
         model._config = config
     else:
@@ -116,13 +110,15 @@ def _dataset_meta(meta: dict, config: Config) -> dict:
     dataset = _test_dataset(config)
     with DATASETS.switch_scope_and_registry(config.default_scope) as registry:
         kind = registry.get(dataset['type']) if 'type' in dataset else None
-    found: dict[str, Any] = {}
     old = {key: meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}
-    sources = (meta.get('dataset_meta'), old, dataset.get('metainfo'))
-    for source in (*sources, getattr(kind, 'METAINFO', None)):
-        for key, value in (source or {}).items():
-            if value is not None:
-                found.setdefault(key.lower(), value)
+    found: dict[str, Any] = {}
+    for source in (
+        getattr(kind, 'METAINFO', None),
+        dataset.get('metainfo'),
+        old,
+        meta.get('dataset_meta'),
+    ):
+        found |= {k.lower(): v for k, v in (source or {}).items() if v is not None}
     return found
 
 
@@ -133,22 +129,10 @@ def _names(classes: Sequence[str] | None, count: int) -> list[str]:
     return [str(name) for name in classes]
 
 
-def _colors(count: int) -> list[tuple[int, int, int]]:
-    """Colors around the wheel, as far apart as their number allows."""
-    wheel = [colorsys.hsv_to_rgb(i / max(1, count), 0.8, 0.95) for i in range(count)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in wheel]
-
-
 class _Task:
-    """A model with the test pipeline of its config.
+    """A model from :func:`load_model` with the test pipeline of its config.
 
-    Args:
-        model (nn.Module): From :func:`load_model`.
-        topk (int): Classes in the table of a classification. Defaults to 5.
-        score_thr (float): Least score of a box, 0 to 1. Defaults to 0.3.
-
-    Raises:
-        UserError: The config says nowhere how an image is prepared.
+    ``topk`` classes stand in the table of a classification, boxes need ``score_thr``, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
@@ -163,25 +147,13 @@ class _Task:
             self.load, *self.steps = [TRANSFORMS.build(step) for step in kept]
 
     def read(self, path: str) -> tuple[dict, np.ndarray]:
-        """Read an image file as the config's loader does.
-
-        Returns:
-            tuple[dict, ndarray]: For :meth:`predict`; the image as a picture, (H, W, 3), RGB.
-
-        Raises:
-            UserError: The file cannot be read, with the reason.
-        """
+        """Read a file as the config's loader does: for :meth:`predict`; as (H, W, 3), RGB."""
         data = read_image(path, self.load)
         bgr = getattr(self.load, 'imdecode_backend', 'cv2') != 'tifffile'
         return data, to_picture(data['img'], bgr)
 
     def predict(self, image: str | dict) -> Any:
-        """Predict on an image file, or what :meth:`read` gave, as ``tools/test.py`` does.
-
-        Returns:
-            DataSample: mmpretrain: with ``pred_score`` (classes,); mmdet: ``pred_instances``,
-            boxes in pixels of the image; mmseg: ``pred_sem_seg.data`` (1, H, W).
-        """
+        """Predict on an image file, or what :meth:`read` gave, as ``tools/test.py`` does."""
         data = self.read(image)[0] if isinstance(image, str) else image
         for step in self.steps:
             data = step(data)
@@ -189,16 +161,22 @@ class _Task:
         with torch.no_grad():
             return self.model.test_step(batch)[0]
 
+    def _draw(self, visualizer: Any, image: np.ndarray, sample: Any, **settings: Any) -> None:
+        visualizer.dataset_meta = self.model.dataset_meta
+        visualizer.add_datasample(
+            'prediction', image, data_sample=sample, draw_gt=False, **settings
+        )
+
 
 class Classification(_Task):
     """A classifier of mmpretrain."""
 
     @staticmethod
     def set_classes(model: Any, meta: dict, config: Config) -> None:
-        """Give the model class names, from the ``meta`` of a checkpoint or from the config."""
+        """Give the model class names."""
         model._dataset_meta = _dataset_meta(meta, config)
 
-    def _class_names(self, sample: Any) -> list[str]:
+    def _class_names(self, sample):
         return _names(self.model._dataset_meta.get('classes'), len(sample.pred_score))
 
     def report(self, sample: Any, title: str) -> Table:
@@ -229,7 +207,7 @@ class Detection(_Task):
 
     @staticmethod
     def set_classes(model: Any, meta: dict, config: Config) -> None:
-        """Give the model class names and colors, from a checkpoint or from the config."""
+        """Give the model class names and colors."""
         found = dict(classes=None, palette='random') | _dataset_meta(meta, config)
         if not isinstance(found['palette'], str):  # mmdet takes tuples, one for each class
             colors = [tuple(color) for color in found['palette']]
@@ -260,16 +238,8 @@ class Detection(_Task):
         """Write a picture, (H, W, 3) RGB, with boxes and masks on it."""
         from mmdet.visualization import DetLocalVisualizer
 
-        visualizer = DetLocalVisualizer()
-        visualizer.dataset_meta = self.model.dataset_meta
-        visualizer.add_datasample(
-            'prediction',
-            image,
-            data_sample=sample,
-            draw_gt=False,
-            pred_score_thr=self.score_thr,
-            out_file=out_file,
-        )
+        settings = dict(pred_score_thr=self.score_thr, out_file=out_file)
+        self._draw(DetLocalVisualizer(), image, sample, **settings)
 
 
 class Segmentation(_Task):
@@ -277,11 +247,13 @@ class Segmentation(_Task):
 
     @staticmethod
     def set_classes(model: Any, meta: dict, config: Config) -> None:
-        """Give the model class names and colors, from a checkpoint or from the config."""
+        """Give the model class names and colors."""
         found = _dataset_meta(meta, config)
         found['classes'] = _names(found.get('classes'), model.num_classes)
-        if len(found.get('palette') or ()) != len(found['classes']):
-            found['palette'] = _colors(len(found['classes']))
+        count = len(found['classes'])
+        if len(found.get('palette') or ()) != count:
+            wheel = [colorsys.hsv_to_rgb(i / count, 0.8, 0.95) for i in range(count)]
+            found['palette'] = [tuple(round(255 * x) for x in color) for color in wheel]
         model.dataset_meta = found
 
     def report(self, sample: Any, title: str) -> Table:
@@ -298,17 +270,9 @@ class Segmentation(_Task):
         """Write a picture, (H, W, 3) RGB, with the classes painted over it."""
         from mmseg.visualization import SegLocalVisualizer
 
-        visualizer = SegLocalVisualizer(alpha=0.5)
-        visualizer.dataset_meta = self.model.dataset_meta
         # mmseg prints names on regions; on images smaller than a word they hide all.
-        visualizer.add_datasample(
-            'prediction',
-            image,
-            data_sample=sample,
-            draw_gt=False,
-            with_labels=min(image.shape[:2]) >= _LEGIBLE,
-            out_file=out_file,
-        )
+        settings = dict(with_labels=min(image.shape[:2]) >= _LEGIBLE, out_file=out_file)
+        self._draw(SegLocalVisualizer(alpha=0.5), image, sample, **settings)
 
 
 #: The task of each default scope.

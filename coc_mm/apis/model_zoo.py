@@ -20,15 +20,7 @@ if TYPE_CHECKING:  # a list of names must not cost the import of torch
     from mmengine.config import Config
     from torch import nn
 
-__all__ = [
-    'ModelEntry',
-    'config_of',
-    'entries',
-    'get_model',
-    'list_models',
-    'register_model_zoo',
-    'zoo_root',
-]
+__all__ = ['ModelEntry', 'entries', 'get_model', 'list_models', 'register_model_zoo', 'zoo_root']
 
 #: Folder of a family of configs -> the default scope of its library.
 SCOPES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
@@ -40,7 +32,7 @@ class ModelEntry(dict):
 
     @property
     def name(self) -> str:
-        """Name of the model and of its config file."""
+        """Of the model and of its config file."""
         return self['Name']
 
     @property
@@ -60,20 +52,13 @@ class ModelEntry(dict):
 
     @property
     def weights(self) -> str | None:
-        """Published weights, or ``checkpoints/NAME.pth`` where that exists, else None.
-
-        The latter is where the configs expect converted weights.
-        """
+        """Published weights, or ``checkpoints/NAME.pth`` where that exists, else None."""
         local = Path('checkpoints') / f'{self.name}.pth'
         return self.get('Weights') or (str(local) if local.is_file() else None)
 
 
 def zoo_root() -> Path:
-    """Find the folder with ``configs``: ``coc_mm/.mim`` of an installed package, or the checkout.
-
-    Raises:
-        UserError: The installation has neither.
-    """
+    """Find the folder with ``configs``, of the installed package or of the checkout."""
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim', package.parent):
         if (root / 'model-index.yml').is_file() and (root / 'configs').is_dir():
@@ -100,12 +85,8 @@ def list_models(pattern: str | None = None, task: str | None = None) -> list[str
     """List the models that can be had by name, sorted.
 
     Args:
-        pattern (str, optional): With ``*`` and ``?``; matches a whole name or the
-            beginning of one, in any case. All models if None.
+        pattern (str, optional): With ``*`` and ``?``; matches a name or its beginning, in any case.
         task (str, optional): 'classification', 'detection' or 'segmentation'.
-
-    Raises:
-        ValueError: There is no such task.
 
     Example:
         >>> from coc_mm.apis import list_models
@@ -122,11 +103,7 @@ def list_models(pattern: str | None = None, task: str | None = None) -> list[str
 
 
 def find_entry(name: str) -> ModelEntry:
-    """Look a model up, in any case.
-
-    Raises:
-        UserError: There is no such model; names that come close are told.
-    """
+    """Look a model up, in any case; a :class:`UserError` tells names that come close."""
     lowered = {known.lower(): entry for known, entry in entries().items()}
     entry = lowered.get(name.lower())
     if entry is None:
@@ -137,24 +114,20 @@ def find_entry(name: str) -> ModelEntry:
 
 
 def config_of(name: str) -> 'Config':
-    """Load the config of a model afresh; ``UserError`` if there is no such model."""
+    """Load the config of a model afresh."""
     return read_config(find_entry(name).config)
 
 
 def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()) -> None:
-    """Give a config the mixer that converted weights were trained with.
+    """Give a config the mixer that converted weights were trained with, if ``meta`` records one.
 
-    Args:
-        config (Config): Changed in place: denominator, proposals and folds of its backbone.
-        checkpoint (dict): Its ``meta`` may hold the record of a conversion.
-        given (Collection[str]): Arguments of the backbone to leave alone.
+    The denominator, proposals and folds of its backbone change in place, less those ``given``.
     """
     record = (checkpoint.get('meta') or {}).get('coc_mm') or {}
-    backbone = config.model.backbone
     for key, value in record.get('backbone', {}).items():
         default = 'similarity' if key == 'denominator' else None
-        if key not in given and backbone.get(key, default) != value:
-            backbone[key] = value
+        if key not in given and config.model.backbone.get(key, default) != value:
+            config.model.backbone[key] = value
 
 
 def get_model(
@@ -168,14 +141,9 @@ def get_model(
     Args:
         name (str): One of :func:`list_models`.
         pretrained (bool | str): Path or URL of a checkpoint of this model, official,
-            converted or trained; True for ``checkpoints/NAME.pth``, where the configs expect it;
-            False for random weights. The denominator and the centers that the checkpoint
-            records go before those of the config. Defaults to False.
-        device (str | torch.device): Defaults to ``'cpu'``.
+            converted or trained; True for ``checkpoints/NAME.pth``; False for random weights.
+        device (str | torch.device): See :func:`coc_mm.apis.infer.load_model`.
         **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='matmul')``.
-
-    Returns:
-        nn.Module: In evaluation mode, with its config and class names.
 
     Raises:
         UserError: There is no such model or no weights, or they are of another model; its library
@@ -189,8 +157,7 @@ def get_model(
         5570584
     """
     from coc_mm.apis.config import check_scope
-    from coc_mm.apis.infer import model_of
-    from coc_mm.checkpoints.load import load_checkpoint_safely
+    from coc_mm.apis.infer import load_model
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)
@@ -202,17 +169,9 @@ def get_model(
             f'checkpoints/{entry.name}.pth\n'
             'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
         )
-    config, content = config_of(name), None
-    if path:
-        content = load_checkpoint_safely(path)
-        apply_record(config, content, overrides.get('backbone', ()))
+    config = config_of(name)
     config.merge_from_dict({'model': overrides})
-    return model_of(config, content, path or '', device)
-
-
-def _own(scope: str | None) -> dict:
-    """Entries of one library by lower-case name; those of all for None."""
-    return {n.lower(): e for n, e in entries().items() if scope in (None, e.scope)}
+    return load_model(config, path or None, device, keep=overrides.get('backbone', ()))
 
 
 def register_model_zoo(module: ModuleType) -> None:
@@ -220,22 +179,25 @@ def register_model_zoo(module: ModuleType) -> None:
 
     Args:
         module (ModuleType): ``mmpretrain.apis.model``, whose hub takes our metafile, or
-            ``mmengine.infer.infer``, the base of ``DetInferencer`` and ``MMSegInferencer``, which
-            reads the metafiles of the library's own package only. There a name of ours without
-            weights given takes ``checkpoints/NAME.pth`` where that exists.
+            ``mmengine.infer.infer``, the base of ``DetInferencer`` and ``MMSegInferencer``.
     """
     if module.__name__ == 'mmengine.infer.infer':
-        add_model_names(module, _find, lambda scope: [entry.name for entry in _own(scope).values()])
+        add_model_names(module, _find, lambda scope: [entry.name for entry in _own(scope)])
         return
     root = zoo_root()
-    if not _own('mmpretrain').keys() & module.ModelHub._models_dict.keys():
+    if not {x.name.lower() for x in _own('mmpretrain')} & module.ModelHub._models_dict.keys():
         module.ModelHub.register_model_index(
             root / 'configs' / 'classification' / 'metafile.yml', config_prefix=root
         )
 
 
+def _own(scope: str | None) -> list[ModelEntry]:
+    """List the entries of one library, or of all for None."""
+    return [entry for entry in entries().values() if scope in (None, entry.scope)]
+
+
 def _find(scope: str | None, name: str) -> tuple | None:
-    entry = _own(scope).get(name.lower())
+    entry = next((x for x in _own(scope) if x.name.lower() == name.lower()), None)
     if entry is None:
         return None
     config, weights = config_of(entry.name), entry.weights

@@ -11,8 +11,6 @@ from coc_mm.errors import CheckpointError
 
 __all__ = ['atomic_write', 'check_writable', 'remove_partial_files']
 
-_PARTIAL = re.compile(r'^\..+\.\d+\.part$')
-
 
 @contextmanager
 def atomic_write(
@@ -20,17 +18,9 @@ def atomic_write(
 ) -> Iterator[Path]:
     """Give a path to write to, beside ``path``, and move the file there at the end.
 
-    Whatever ends the process meanwhile, ``path`` holds all of the new content or all of the old;
-    a part of the new may be left under a hidden name. An exception leaves the old file.
-
-    Args:
-        path (str | os.PathLike): Of the file; its folder is made.
-        sync (bool): Wait until the disk has it, so that a crash of the machine leaves one or the
-            other, too. Defaults to False.
-        suffix (str): Ending of the temporary file, for writers that go by it.
-
-    Raises:
-        OSError: The file cannot be written. It names ``path``.
+    Whatever ends the process, or with ``sync`` the machine, ``path`` holds all of the new content
+    or all of the old; a part of the new may be left under a hidden name. ``suffix`` is for
+    writers that go by it. An ``OSError`` names ``path``.
     """
     path = Path(path)
     # Unlike a process, a thread writes one file at a time.
@@ -64,20 +54,14 @@ def remove_partial_files(folder: str | os.PathLike) -> list[Path]:
     """Remove and list what killed runs left of files that they were writing."""
     folder = Path(folder)
     names = os.listdir(folder) if folder.is_dir() else []
-    partial = [folder / name for name in names if _PARTIAL.match(name)]
+    partial = [folder / name for name in names if re.match(r'\..+\.\d+\.part$', name)]
     for path in partial:
         path.unlink(missing_ok=True)
     return partial
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Refuse a folder that takes no file, before hours are spent on what goes there.
-
-    A folder that was not there is made for this and removed again.
-
-    Raises:
-        CheckpointError: Nothing can be written there.
-    """
+    """Raise a :class:`CheckpointError` where no file can be written; no new folder is left."""
     missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         with atomic_write(Path(folder) / '.probe') as probe:

@@ -2,23 +2,19 @@
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ['cache_folder']
 
 
 def cache_folder(name: str) -> Path:
-    """Return ``$COC_MM_CACHE/NAME`` (``~/.cache/coc_mm`` by default), made if it is not there.
-
-    Where that cannot be written, a folder among the temporary files is taken.
-    """
+    """Make ``$COC_MM_CACHE/NAME`` (``~/.cache/coc_mm/NAME``), else one in the temporary folder."""
     home = Path(os.environ.get('COC_MM_CACHE') or '~/.cache/coc_mm').expanduser()
     for parent in (home, Path(tempfile.gettempdir(), f'coc_mm-{os.getuid()}')):
         folder = parent / name
-        try:
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
         if os.access(folder, os.W_OK):
             break
     return folder

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ['parse_options', 'parse_value']
@@ -12,11 +13,7 @@ _WORDS = {'true': True, 'false': False}
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs into a dict.
-
-    Raises:
-        ValueError: A pair without ``=``, or a value that :func:`parse_value` refuses.
-    """
+    """Read ``KEY=VALUE`` pairs into a dict."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition('=')
@@ -31,9 +28,6 @@ def parse_value(text: str) -> Any:
 
     ``1,2`` and ``[1,2]`` are lists, ``(1,2)`` is a tuple, and both nest. A quoted value that is
     not all in brackets is a text as it stands, and so are a path that exists and ``007``.
-
-    Raises:
-        ValueError: Brackets or quotes do not match, or the value is a dict.
     """
     text = text.strip()
     if text[:1] in ('"', "'") and text.find(text[0], 1) == len(text) - 1:
@@ -49,20 +43,17 @@ def parse_value(text: str) -> Any:
     if os.path.exists(os.path.expanduser(text)):
         return text
     elements = _split(text)
-    if len(elements) == 1 and bracketed:
-        elements = _split(text[1:-1])
-        values = [parse_value(element) for element in elements if element]
-        return tuple(values) if text[0] == '(' else values
-    return [parse_value(element) for element in elements if element] if elements[1:] else text
+    if len(elements) == 1 and not bracketed:
+        return text
+    is_tuple = len(elements) == 1 and text[0] == '('
+    elements = _split(text[1:-1]) if len(elements) == 1 else elements
+    return (tuple if is_tuple else list)(parse_value(x) for x in elements if x)
 
 
 def _parse_scalar(text: str) -> Any:
-    if not re.match(r'[+-]?0\d', text):
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                pass
+    for kind in (int, float) if not re.match(r'[+-]?0\d', text) else ():
+        with suppress(ValueError):
+            return kind(text)
     return None if text == 'None' else _WORDS.get(text.lower(), text)
 
 

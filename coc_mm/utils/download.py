@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from coc_mm.errors import DownloadError
@@ -24,16 +25,7 @@ _HINTS = {401: 'it asks for a login', 403: 'it refuses access', 404: 'no such fi
 
 
 def verify_checksum(path: Path, checksum: str | None) -> None:
-    """Compare a file with its published checksum.
-
-    Args:
-        path (Path): The file.
-        checksum (str | None): ``'md5:...'``, ``'sha1:...'`` or ``'sha256:...'`` in hexadecimal;
-            None checks nothing.
-
-    Raises:
-        DownloadError: They differ.
-    """
+    """Compare a file with its published checksum, ``'md5:...'`` or ``'sha1:...'``, if any."""
     if checksum is None:
         return
     kind, expected = checksum.split(':')
@@ -58,22 +50,16 @@ def download(
 ) -> None:
     """Download a file, going on where an earlier attempt or run stopped.
 
-    What arrives lies in ``path + '.part'`` until it is complete and verified. A server that
-    supports ranges is asked for the rest of the same edition of the file only (``If-Range``).
+    What arrives lies in ``path + '.part'`` until it is complete and verified. Of a server that
+    supports ranges the rest of the same edition is wanted (``If-Range``); what was put together
+    wrongly is fetched anew once.
 
     Args:
-        url (str): http or https.
-        path (Path): Where the file goes; its folder exists.
-        checksum (str, optional): See :func:`verify_checksum`.
         on_bytes (Callable): Called with the bytes that are there and the total, None if unknown.
         stop (threading.Event, optional): Ends the download soon when set.
         tries (int): Attempts in a row that bring nothing new before giving up.
         pause (float): Seconds before the second attempt, doubling, at most 32 times that.
         timeout (float): Seconds that the server may be silent.
-
-    Raises:
-        DownloadError: The file cannot be had, is a web page, or does not match the checksum (it
-            is fetched anew once if it was put together from several attempts).
     """
     if not url.startswith(('http://', 'https://')):
         raise DownloadError(f'{url}: only http:// and https:// can be downloaded.')
@@ -82,13 +68,12 @@ def download(
         resumed = file.fetch(tries, pause)
         try:
             verify_checksum(file.path, checksum)
+            break
         except DownloadError as error:
             file.discard()
             if last or not resumed:
                 said = str(error).replace(str(file.path), url).replace('Remove it and run', 'Run')
                 raise DownloadError(said) from error
-        else:
-            break
     os.replace(file.path, path)
     file.note.unlink(missing_ok=True)
 
@@ -105,24 +90,17 @@ class _PartialFile:
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def edition(self) -> str | None:
-        """The value for ``If-Range``; None if what is there is of another URL."""
-        try:
-            note = json.loads(self.note.read_text())
-            return note['edition'] if note['url'] == self.url else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def discard(self) -> None:
+    def discard(self):
         self.note.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     def open(self):
-        """Ask for what is missing; the response and the position of its first byte."""
         headers = {'User-Agent': 'coc_mm', 'Accept-Encoding': 'identity'}
-        size, edition = self.size, self.edition()
-        if size and edition:
-            headers |= {'Range': f'bytes={size}-', 'If-Range': edition}
+        size, note = self.size, {}
+        with suppress(OSError, ValueError):
+            note = json.loads(self.note.read_text())
+        if size and note.get('url') == self.url and note.get('edition'):
+            headers |= {'Range': f'bytes={size}-', 'If-Range': note['edition']}
         request = urllib.request.Request(self.url, headers=headers)
         response = urllib.request.urlopen(request, timeout=self.timeout)
         if response.status != 206:
@@ -133,8 +111,7 @@ class _PartialFile:
             raise http.client.HTTPException('the server sent another range than was asked for')
         return response, size
 
-    def receive(self) -> None:
-        """Make one attempt; what arrives before a connection breaks is kept."""
+    def receive(self):
         response, done = self.open()
         with response:
             length = response.headers.get('Content-Length')
@@ -142,12 +119,11 @@ class _PartialFile:
             chunk = response.read1(_CHUNK)
             if done == 0:
                 self.start(response.headers, chunk)
-            free = shutil.disk_usage(self.path.parent).free
-            if total is not None and total - done > free:
+            free, needs = shutil.disk_usage(self.path.parent).free, (total or done) - done
+            if needs > free:
                 raise DownloadError(
-                    f'{self.path.name} needs {(total - done) / 1e9:.2f} GB more, '
-                    f'{self.path.parent} has {free / 1e9:.2f} GB free; make room, or name another '
-                    'disk with --archives.'
+                    f'{self.path.name} needs {needs / 1e9:.2f} GB more, {self.path.parent} has '
+                    f'{free / 1e9:.2f} GB free; make room, or name another disk with --archives.'
                 )
             self.on_bytes(done, total)
             with self.path.open('ab') as file:
@@ -170,14 +146,13 @@ class _PartialFile:
                 'notice.\nGet the file with a browser, put it into a folder and name that with '
                 '--archives.'
             )
-        etag = headers.get('ETag', 'W/')
-        # If-Range takes strong tags only.
+        etag = headers.get('ETag', 'W/')  # If-Range takes strong tags only
         edition = headers.get('Last-Modified') if etag.startswith('W/') else etag
         self.note.write_text(json.dumps(dict(url=self.url, edition=edition)))
         self.path.write_bytes(b'')
 
     def fetch(self, tries: int, pause: float) -> bool:
-        """Attempt until the file is complete; tell whether it came in several pieces."""
+        """Attempt until the file is complete; tell whether it came in several parts."""
         failures, furthest, resumed = 0, self.size, self.size > 0
         problem: Exception
         while True:

@@ -4,6 +4,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 
@@ -30,11 +31,8 @@ def validate_image(path: str | os.PathLike) -> str | None:
             image.load()
             if image.mode == 'F' and not np.isfinite(np.asarray(image)).all():
                 return 'holds pixels that are NaN or infinite'
-            if image.mode in ('F', 'I') and _decode(path) is None:
-                return (
-                    'holds values of 32 bits, which are not read as a picture; save it with 8 or '
-                    '16 bits'
-                )
+            if image.mode in ('F', 'I') and _decode(path, 'color') is None:
+                return 'holds values of 32 bits, not read as a picture; save it with 8 or 16 bits'
             return None
     except UnidentifiedImageError:  # EXR, HDR, PFM and some TIFF are OpenCV's alone
         return _validate_by_opencv(path, 'is not an image in a format that can be read')
@@ -51,7 +49,7 @@ def _one_line(error: Exception) -> str:
     return ' '.join(str(error).split())[:200] or type(error).__name__
 
 
-def _decode(path: str, flag: str = 'color') -> np.ndarray | None:
+def _decode(path: str, flag: str) -> np.ndarray | None:
     import mmcv
 
     with open(path, 'rb') as file:
@@ -67,19 +65,14 @@ def _validate_by_opencv(path: str, reason: str) -> str | None:
         return f'{reason} ({_one_line(error)})'
     if found is None:
         return reason
-    if found.dtype.kind == 'f' and not np.isfinite(found).all():
-        return 'holds pixels that are NaN or infinite'
-    return None
+    return None if _is_finite(found) else 'holds pixels that are NaN or infinite'
 
 
 @contextmanager
 def naming_bad_files() -> Iterator[None]:
-    """Let mmcv's loading transforms name the image that they fail on.
+    """Let mmcv's loading transforms name the file that they fail on in a :class:`UserError`.
 
-    Some decoders return nothing or raise about a buffer, deep in a worker. Inside
-    this context the first file of a sample that cannot be decoded is named in a
-    :class:`UserError`; worker processes inherit that where they are forked, and
-    other failures pass unchanged.
+    Worker processes inherit that where they are forked. Other failures pass unchanged.
     """
     from mmcv.transforms import BaseTransform
 
@@ -98,23 +91,20 @@ def naming_bad_files() -> Iterator[None]:
             raise
         if isinstance(loaded, dict):
             _compare_sizes(loaded, name == 'LoadAnnotations')
-            _refuse_no_numbers(loaded)
+            image = loaded.get('img')
+            if isinstance(image, np.ndarray) and not _is_finite(image):
+                raise UserError(
+                    f'the image {loaded.get("img_path")} holds pixels that are NaN or infinite; '
+                    'replace it, or take it out of the list of images.'
+                )
         return loaded
 
-    BaseTransform.__call__ = checked
-    try:
+    with mock.patch.object(BaseTransform, '__call__', checked):
         yield
-    finally:
-        BaseTransform.__call__ = call
 
 
-def _refuse_no_numbers(results: dict) -> None:
-    image = results.get('img')
-    if isinstance(image, np.ndarray) and image.dtype.kind == 'f' and not np.isfinite(image).all():
-        raise UserError(
-            f'the image {results.get("img_path")} holds pixels that are NaN or infinite; replace '
-            'it, or take it out of the list of images.'
-        )
+def _is_finite(image: np.ndarray) -> bool:
+    return image.dtype.kind != 'f' or bool(np.isfinite(image).all())
 
 
 def _compare_sizes(results: dict, with_mask: bool) -> None:
@@ -139,10 +129,10 @@ def _compare_sizes(results: dict, with_mask: bool) -> None:
 def _name_bad_file(results: dict, error: Exception) -> None:
     for key in _PATH_KEYS:
         path = results.get(key)
-        if isinstance(path, (str, os.PathLike)) and '://' not in os.fspath(path):
-            reason = validate_image(path)
-            if reason:
-                raise UserError(
-                    f'the dataset names {path}, which {reason}; replace it, or take it out of '
-                    'the list of images.'
-                ) from error
+        if not isinstance(path, (str, os.PathLike)) or '://' in os.fspath(path):
+            continue
+        if reason := validate_image(path):
+            raise UserError(
+                f'the dataset names {path}, which {reason}; replace it, or take it out of the list '
+                'of images.'
+            ) from error

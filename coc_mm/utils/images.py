@@ -21,22 +21,11 @@ IMAGE_SUFFIXES = (
 
 
 def find_images(path: str) -> list[Path]:
-    """List the images meant by a file or a folder.
-
-    Args:
-        path (str): An image file of any suffix, or a folder, whose sub-folders and hidden files
-            are left out.
-
-    Raises:
-        UserError: There is nothing, no image in the folder, or the file cannot be decoded.
-    """
+    """List a file of any suffix, or the images of a folder but for hidden ones."""
     place = Path(path)
     if place.is_dir():
-        found = sorted(
-            file
-            for file in place.iterdir()
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith('.')
-        )
+        files = (x for x in place.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(x for x in files if not x.name.startswith('.'))
         if not found:
             raise UserError(
                 f'folder {path} holds no images ({", ".join(IMAGE_SUFFIXES)}); name the folder '
@@ -49,30 +38,18 @@ def find_images(path: str) -> list[Path]:
 
 
 def read_image(path: str | Path, load: Callable[[dict], Any] | None = None) -> dict[str, Any]:
-    """Read an image file as training does, turned as its EXIF says unless the loader ignores it.
+    """Read an image file by the ``LoadImageFromFile`` of a config, or mmcv's: BGR of 8 bits.
 
-    Args:
-        path (str | Path): A local file.
-        load (LoadImageFromFile, optional): Of a config, with its ``color_type``,
-            ``imdecode_backend`` and ``to_float32``. Defaults to mmcv's defaults: BGR of 8 bits.
-
-    Returns:
-        dict: With ``img`` (H, W) or (H, W, C), ``img_path``, ``img_shape``, ``ori_shape``.
-
-    Raises:
-        UserError: The file cannot be read, with the reason.
+    ``img`` is (H, W) or (H, W, C), turned as its EXIF says unless the loader ignores it. A
+    :class:`UserError` says why a file cannot be read.
     """
     if load is None:
         from mmcv.transforms import LoadImageFromFile
 
         load = LoadImageFromFile()
     # Other loaders read what is no picture: any number of bands, values of 32 bits.
-    as_picture = (
-        getattr(load, 'color_type', '') != 'unchanged'
-        and getattr(load, 'imdecode_backend', '') != 'tifffile'
-    )
-    reason = validate_image(path) if as_picture else None
-    if reason:
+    kinds = getattr(load, 'color_type', ''), getattr(load, 'imdecode_backend', '')
+    if kinds[0] != 'unchanged' and kinds[1] != 'tifffile' and (reason := validate_image(path)):
         raise UserError(reason)
     try:
         found = load(dict(img_path=str(path), img_id=0))
@@ -85,15 +62,10 @@ def read_image(path: str | Path, load: Callable[[dict], Any] | None = None) -> d
 
 
 def to_picture(image: np.ndarray, bgr: bool = True) -> np.ndarray:
-    """Show what a loader read: the first three bands, or the only one, as RGB of 8 bits.
+    """Turn (H, W) or (H, W, C) into RGB of 8 bits: the first three bands, or the only one.
 
-    Args:
-        image (ndarray): (H, W) or (H, W, C); values beyond 8 bits, or fractions, are stretched
-            from their least to their greatest.
-        bgr (bool): Whether three bands are in the order blue, green, red. Defaults to True.
-
-    Returns:
-        ndarray: (H, W, 3), uint8.
+    Values beyond 8 bits, or fractions, are stretched from their least to their greatest. ``bgr``
+    is the order of the bands.
     """
     image = image[..., None] if image.ndim == 2 else image
     image = image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, -1)

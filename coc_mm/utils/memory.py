@@ -10,11 +10,7 @@ _CLEAR = Path('/proc/self/clear_refs')
 
 
 class PeakMemory:
-    """Peak memory of a GPU's allocator, or on Linux resident memory beyond that at the start.
-
-    Args:
-        device (torch.device): Where the work is done.
-    """
+    """Peak memory of a GPU's allocator, or on Linux resident memory beyond that at the start."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
