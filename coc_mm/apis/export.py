@@ -110,14 +110,9 @@ def export_program(deployable: DeployModel, shape: tuple[int, int]) -> torch.exp
     image = torch.rand(2, deployable.channels, *shape, generator=random) * 255
     upsampling = contextlib.nullcontext if deployable.scope != 'mmseg' else _plain_upsampling
     with torch.no_grad(), upsampling(), _quiet():
-        return torch.export.export(
-            deployable,
-            (image,),
-            dynamic_shapes=(free,),
-            strict=False,
-            # Which sizes of regions follow from those of maps is beyond the prover.
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+        # Which sizes of regions follow from those of maps is beyond the prover.
+        settings: dict = dict(strict=False, prefer_deferred_runtime_asserts_over_guards=True)
+        return torch.export.export(deployable, (image,), dynamic_shapes=(free,), **settings)
 
 
 @contextlib.contextmanager
@@ -159,9 +154,7 @@ def save_program(
     import onnx
 
     with torch.no_grad(), _quiet(), contextlib.redirect_stdout(None):
-        found = torch.onnx.export(
-            program, dynamo=True, opset_version=_OPSET, verbose=False, optimize=True
-        )
+        found = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, verbose=False)
     assert found is not None  # with dynamo=True
     model = found.model_proto
     _rename(model.graph, model.graph.input, ['image'])

@@ -184,13 +184,8 @@ def check(
 ) -> tuple[Table, str]:
     """Compare an exported file with PyTorch, up to the first thing that differs.
 
-    Args:
-        names (Sequence[str]): Of the outputs.
-        pictures (Sequence[Tensor]): From :func:`load_pictures`.
-        shape (tuple[int, int]): Height and width.
-
-    Returns:
-        tuple[Table, str]: A row per batch; why the check failed, empty if it passed.
+    ``names`` are those of its outputs, ``shape`` is height and width. Returned are a table with a
+    row per batch and why the check failed, empty if it passed.
     """
     exported = Exported(path, watched=True)
     table = Table(

@@ -54,15 +54,13 @@ def load_model(
     from the config's test dataset; without either, classes are numbered.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
         checkpoint (str, optional): A local file or a URL, official ones included; None for random
             weights. The denominator and the centers that it records go before the config's.
-        device (str | torch.device): Where the model goes.
         keep (Collection[str]): Arguments of the backbone that the record leaves alone.
 
     Returns:
-        nn.Module: In evaluation mode, with ``dataset_meta`` (mmpretrain: ``_dataset_meta``)
-        and the config as ``cfg`` (``_config``).
+        nn.Module: In evaluation mode, with ``dataset_meta`` and ``cfg`` (mmpretrain:
+        ``_dataset_meta`` and ``_config``).
 
     Raises:
         UserError: The library is none of the three, or the checkpoint is of another model.
@@ -192,14 +190,9 @@ class Classification(_Task):
         """Write a picture, (H, W, 3) RGB, with the class on it."""
         from mmpretrain.visualization import UniversalVisualizer
 
-        UniversalVisualizer().visualize_cls(
-            image,
-            sample,
-            classes=self._class_names(sample),
-            draw_gt=False,
-            resize=_LEGIBLE if min(image.shape[:2]) < _LEGIBLE else None,
-            out_file=out_file,
-        )
+        resize = _LEGIBLE if min(image.shape[:2]) < _LEGIBLE else None
+        settings = dict(classes=self._class_names(sample), resize=resize, out_file=out_file)
+        UniversalVisualizer().visualize_cls(image, sample, draw_gt=False, **settings)
 
 
 class Detection(_Task):
@@ -276,8 +269,4 @@ class Segmentation(_Task):
 
 
 #: The task of each default scope.
-TASKS: dict[str, type[Classification] | type[Detection] | type[Segmentation]] = {
-    'mmpretrain': Classification,
-    'mmdet': Detection,
-    'mmseg': Segmentation,
-}
+TASKS: dict[str, Any] = dict(mmpretrain=Classification, mmdet=Detection, mmseg=Segmentation)

@@ -24,7 +24,6 @@ __all__ = ['ModelEntry', 'entries', 'get_model', 'list_models', 'register_model_
 
 #: Folder of a family of configs -> the default scope of its library.
 SCOPES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
-_OFFICIAL = 'https://github.com/ma-xu/Context-Cluster'
 
 
 class ModelEntry(dict):
@@ -164,8 +163,9 @@ def get_model(
     path = entry.weights if pretrained is True else pretrained and os.fspath(pretrained)
     if pretrained is True and path is None:
         raise UserError(
-            f'no weights of {entry.name} are hosted. Get the official file from {_OFFICIAL} and '
-            'run\npython tools/model_converters/official_to_coc_mm.py FILE '
+            f'no weights of {entry.name} are hosted. Get the official file from '
+            'https://github.com/ma-xu/Context-Cluster and run\n'
+            'python tools/model_converters/official_to_coc_mm.py FILE '
             f'checkpoints/{entry.name}.pth\n'
             'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
         )

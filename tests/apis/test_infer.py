@@ -79,15 +79,12 @@ def test_names_and_colors_of_a_checkpoint_come_first(projects, tmp_path):
     project = projects['mmseg']
     content = torch.load(project.checkpoint)
     names = dict(classes=('x', 'y', 'z'), palette=[[1, 2, 3]] * 3)
-    content['meta'] = dict(dataset_meta=names)
-    torch.save(content, tmp_path / 'named.pth')
-    model = load_model(Config.fromfile(project.config), str(tmp_path / 'named.pth'))
-    assert model.dataset_meta['classes'] == ['x', 'y', 'z']
-    assert model.dataset_meta['palette'] == names['palette']
-    content['meta'] = dict(CLASSES=('p', 'q', 'r'), PALETTE=[[9, 9, 9]] * 3)  # mmseg 0.x
-    torch.save(content, tmp_path / 'old.pth')
-    model = load_model(Config.fromfile(project.config), str(tmp_path / 'old.pth'))
-    assert model.dataset_meta['classes'] == ['p', 'q', 'r']
+    old = {key.upper(): value for key, value in names.items()}  # mmseg 0.x
+    for content['meta'] in (dict(dataset_meta=names), old):
+        torch.save(content, tmp_path / 'named.pth')
+        model = load_model(Config.fromfile(project.config), str(tmp_path / 'named.pth'))
+        assert model.dataset_meta['classes'] == ['x', 'y', 'z']
+        assert model.dataset_meta['palette'] == names['palette']
 
 
 def test_refusals(projects):
@@ -183,26 +180,3 @@ def test_a_segmentor_of_any_bands(projects, tmp_path, bands, backend):
     assert picture.max() == 255
     assert sample.pred_sem_seg.data.shape == (1, 40, 50)
     task.draw(picture, sample, str(tmp_path / 'drawn.png'))
-
-
-def test_a_cascade_of_segmentation_heads(projects, photo):
-    config = Config.fromfile(projects['mmseg'].config)
-    common = dict(
-        in_channels=[8, 16, 16, 16],
-        in_index=(0, 1, 2, 3),
-        input_transform='resize_concat',
-        channels=8,
-        num_classes=3,
-        norm_cfg=dict(type='BN'),
-        loss_decode=dict(type='CrossEntropyLoss'),
-    )
-    first = dict(type='FCNHead', num_convs=1, kernel_size=1, **common)
-    last = dict(type='OCRHead', ocr_channels=4, **common)
-    config.model.update(
-        type='CascadeEncoderDecoder', num_stages=2, neck=None, decode_head=[first, last]
-    )
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        task = TASKS['mmseg'](load_model(config, None))
-        table = task.report(task.predict(photo), title='cascade')
-    assert task.model.dataset_meta['classes'] == ['ground', 'disc', 'box']
-    assert set(table.columns[0].cells) <= {'ground', 'disc', 'box'}

@@ -29,13 +29,9 @@ def test_every_model_of_the_configs_has_an_entry():
 
 
 def test_figures_stand_apart():
-    kinds = ['paper', 'released', 'converted', 'reproduced']
-    visited = 0
     for entry in entries().values():
-        assert list(entry['Figures']) == kinds
+        assert list(entry['Figures']) == ['paper', 'released', 'converted', 'reproduced']
         assert all(not result['Metrics'] for result in entry['Results'])
-        visited += 1
-    assert visited >= 30
     assert find_entry('coc-small_8xb128_in1k')['Figures'] == dict(
         paper={'top-1': 77.5}, released={'top-1': 78.1}, converted=None, reproduced=None
     )
@@ -51,9 +47,6 @@ def test_listing():
     assert len(list_models()) == sum(len(list_models(task=family)) for family in FAMILIES)
     with pytest.raises(ValueError, match='unknown task'):
         list_models(task='cooking')
-
-
-def test_unknown_names_get_a_hint():
     with pytest.raises(UserError, match='did you mean coc-tiny_8xb128_in1k'):
         get_model('coc-tiny_8xb128')
 
@@ -117,8 +110,6 @@ print('all found')
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize('first', ['', 'import mmpretrain.apis, mmengine.infer'])
 def test_names_in_the_libraries(first):
-    for library in ('mmpretrain', 'mmdet', 'mmseg'):
-        pytest.importorskip(library)
     code = INFERENCERS.format(first=first, early=bool(first))
     command = [sys.executable, '-W', 'ignore', '-c', code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -1,9 +1,8 @@
 """Images as they should not be, in training, in the tools that predict and draw, in the demo."""
 
 import io
+import re
 import struct
-import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +36,19 @@ def turned(path):
     picture().rotate(90, expand=True).save(path, exif=exif)
 
 
-def deep(path):
-    grey = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
-    Image.fromarray(grey).save(path)
+def ramp(last, dtype):
+    return Image.fromarray(np.tile(np.linspace(0, last, 64).astype(dtype), (48, 1)))
 
 
-def floating(path, *values):
-    pixels = np.tile(np.linspace(0, 255, 64, dtype=np.float32), (48, 1))
-    for place, value in enumerate(values):
-        pixels[place, place] = value
-    Image.fromarray(pixels).save(path, 'TIFF')
+def floating(path, first=0):
+    image = ramp(255, np.float32)
+    image.putpixel((0, 0), first)
+    image.save(path, 'TIFF')
 
 
 def transparent(path):
     image = picture().convert('RGBA')
-    image.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))))
+    image.putalpha(ramp(255, np.uint8))
     image.save(path)
 
 
@@ -61,7 +58,7 @@ GOOD = {
     'palette.gif': lambda path: picture().convert('P').save(path),
     'cmyk.jpg': lambda path: picture().convert('CMYK').save(path),
     'two.png': lambda path: picture().convert('1').save(path),
-    'deep.png': deep,
+    'deep.png': lambda path: ramp(65535, np.uint16).save(path),
     'alpha.png': transparent,
     'grey-alpha.png': lambda path: picture().convert('LA').save(path),
     'turned.jpg': turned,
@@ -69,18 +66,12 @@ GOOD = {
 }
 
 
-def bomb(width=60_000, height=60_000):
-    """A PNG of a few bytes that says it is huge."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
-
-    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(100_000))
-    return (
-        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
-    )
+def bomb(path):
+    """A few bytes that say they are 60 000 x 60 000 pixels."""
+    picture().save(path)
+    content = bytearray(path.read_bytes())
+    content[18:26] = struct.pack('<2i', 60_000, 60_000)
+    path.write_bytes(content)
 
 
 def _bytes(content):
@@ -94,19 +85,6 @@ def _cut(form, left):
     return _bytes(file.getvalue()[:left])
 
 
-def _colors_of_32_bits(width, height, pixels=b''):
-    """A TIFF of a kind that Pillow does not know and OpenCV reads."""
-    bits = 8 + 2 + 9 * 12 + 4
-    entries = [
-        *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1)),
-        *((262, 3, 1, 2), (273, 4, 1, bits + 12), (277, 3, 1, 3), (279, 4, 1, len(pixels))),
-        (339, 3, 3, bits + 6),
-    ]
-    table = b''.join(struct.pack('<HHII', *entry) for entry in entries)
-    lists = struct.pack('<6H', 32, 32, 32, 3, 3, 3)
-    return b'II*\0' + struct.pack('<IH', 8, 9) + table + bytes(4) + lists + pixels
-
-
 BAD = {
     'empty.png': (_bytes(b''), r'is empty \(0 bytes\)'),
     'text.jpg': (_bytes(b'<html>'), 'is not an image'),
@@ -114,30 +92,13 @@ BAD = {
     'cut.jpg': (_cut('JPEG', 1500), 'is a damaged image'),
     'cut.tif': (_cut('TIFF', 5000), 'is a damaged image|is not an image'),
     'cut.webp': (_cut('WEBP', 1500), 'is a damaged image|is not an image'),
-    'bomb.png': (_bytes(bomb()), r'is too large \(Image size \(3600000000 pixels\) exceeds'),
+    'bomb.bmp': (bomb, r'is too large \(Image size \(3600000000 pixels\) exceeds'),
     'nan.tif': (lambda path: floating(path, np.nan), 'holds pixels that are NaN or infinite'),
     'inf.tif': (lambda path: floating(path, np.inf), 'holds pixels that are NaN or infinite'),
-    'bomb.tif': (_bytes(_colors_of_32_bits(80_000, 80_000)), 'is too large'),
-    'nan-colors.tif': (
-        _bytes(_colors_of_32_bits(2, 1, np.array([1, 2, np.nan] * 2, '<f4').tobytes())),
-        'NaN or infinite',
-    ),
-    'cut-colors.tif': (_bytes(_colors_of_32_bits(2, 1)[:40]), 'is not an image'),
-    'bomb.hdr': (
-        _bytes(b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 99999 +X 99999\n' + bytes(99)),
-        'is too large',
-    ),
     'bomb.pfm': (_bytes(b'PF\n80000 80000\n-1.0\n' + bytes(99)), 'is too large'),
     'nan.pfm': (
         _bytes(b'PF\n2 1\n-1.0\n' + np.array([1, 2, np.nan] * 2, '<f4').tobytes()),
         'NaN or infinite|is not an image',
-    ),
-    'bomb.exr': (
-        _bytes(
-            b'\x76\x2f\x31\x01\x02\0\0\0dataWindow\0box2i\0\x10\0\0\0'
-            + struct.pack('<4i', 0, 0, 99_999, 99_999)
-        ),
-        'is not an image',
     ),
 }
 
@@ -149,20 +110,13 @@ def test_odd_images_are_images(name, tmp_path):
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_bad_images_are_named_in_one_line(name, tmp_path):
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_bad_images_are_named_in_one_line(name, backend, tmp_path):
     make, says = BAD[name]
     make(tmp_path / name)
     reason = validate_image(tmp_path / name)
-    with pytest.raises(AssertionError, match=says):
-        assert reason is None, reason
+    assert re.search(says, reason)
     assert '\n' not in reason
-
-
-@pytest.mark.parametrize('name', BAD)
-@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
-def test_loaders_name_bad_images(name, backend, tmp_path):
-    make, says = BAD[name]
-    make(tmp_path / name)
     load = LoadImageFromFile(imdecode_backend=backend, color_type='unchanged', to_float32=True)
     with naming_bad_files(), pytest.raises(UserError, match=f'{name}.*({says}|NaN or infinite)'):
         load(dict(img_path=str(tmp_path / name)))
@@ -206,7 +160,7 @@ def folder(tmp_path):
 def test_tools_use_the_good_and_name_the_bad(run, folder, project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '500')
-    suffixes = ('.jpg', '.png', '.gif', '.tif', '.webp')
+    suffixes = ('.jpg', '.png', '.gif', '.tif', '.webp', '.bmp')
     said = {name: says for name, (_, says) in BAD.items() if name.endswith(suffixes)}
     said['float.tif'] = 'values of 32 bits'
     arguments = [str(folder), *map(str, project), '--out-dir', str(tmp_path / 'out')]
@@ -218,16 +172,13 @@ def test_tools_use_the_good_and_name_the_bad(run, folder, project, tmp_path, mon
     assert 'Traceback' not in captured.err + captured.out
     printed = ' '.join(captured.out.split())
     for name, says in said.items():
-        start = printed.index(f'{name}')
-        with pytest.raises(AssertionError, match=says):
-            assert not printed[start : start + 200]
+        start = printed.index(name)
+        assert re.search(says, printed[start : start + 200])
     written = {path.name for path in (tmp_path / 'out').iterdir()}
     assert len(written) == len(GOOD)
     if run is run_infer:
         assert {'turned.jpg', 'palette.gif.png'} <= written
-    assert not [
-        name for name in written if name.startswith(('cut', 'nan', 'bomb', 'empty', 'float'))
-    ]
+    assert not [x for x in written if x.startswith(('cut', 'nan', 'bomb', 'empty', 'float'))]
 
 
 @pytest.mark.parametrize('kind', ['turned.jpg', 'alpha.png', 'cmyk.jpg', 'palette.png'])
@@ -253,4 +204,3 @@ def test_the_demo_refuses_bad_images(name, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r'is empty|not an image|is damaged|million|NaN') as caught:
         uploads.read_upload(tmp_path / name)
     assert '\n' not in str(caught.value)
-    assert 'cluster_demo.uploads' in sys.modules

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 
 import pytest
 
@@ -51,29 +50,6 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, fails, error):
         assert '--resume' in said
     assert path.read_bytes() == b'old'
     assert os.listdir(tmp_path) == ['a.pth']
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 kB, where the system lets us mount one."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', folder]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip('mounting is for root')
-    yield folder
-    subprocess.run(['umount', folder], check=True)
-
-
-def test_a_disk_that_is_full(small_disk):
-    _write(b'old' * 1000, small_disk / 'a.pth')
-    with pytest.raises(OSError, match=r'No space left on device.*a\.pth'):
-        _write(bytes(100_000), small_disk / 'a.pth')
-    assert (small_disk / 'a.pth').read_bytes() == b'old' * 1000
-    assert os.listdir(small_disk) == ['a.pth']
-    subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-    with pytest.raises(CheckpointError, match=r'cannot be written to \(Read-only.*--work-dir'):
-        check_writable(small_disk)
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -13,9 +13,6 @@ def test_a_format_of_opencv_alone_is_an_image(tmp_path):
     with pytest.raises(OSError, match='cannot identify'):
         Image.open(path)
     assert validate_image(path) is None
-
-
-def test_what_is_no_file(tmp_path):
     assert validate_image(tmp_path / 'image.jpg') == 'does not exist'
     assert validate_image(tmp_path) == 'is a folder'
 
