@@ -154,7 +154,9 @@ def save_program(
     import onnx
 
     with torch.no_grad(), _quiet(), contextlib.redirect_stdout(None):
-        found = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, verbose=False)
+        found = torch.onnx.export(
+            program, dynamo=True, opset_version=_OPSET, verbose=False, optimize=True
+        )
     assert found is not None  # with dynamo=True
     model = found.model_proto
     _rename(model.graph, model.graph.input, ['image'])
