@@ -15,9 +15,9 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from rich.table import Table
 from torch import nn
 
-from coc_mm.apis.model_zoo import apply_record
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import (
+    apply_record,
     check_weights,
     load_checkpoint_safely,
     state_dict_of,

@@ -4,7 +4,6 @@ import difflib
 import fnmatch
 import functools
 import os
-from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -117,18 +116,6 @@ def config_of(name: str) -> 'Config':
     return read_config(find_entry(name).config)
 
 
-def apply_record(config: 'Config', checkpoint: dict, given: Collection[str] = ()) -> None:
-    """Give a config the mixer that converted weights were trained with, if ``meta`` records one.
-
-    The denominator, proposals and folds of its backbone change in place, less those ``given``.
-    """
-    record = (checkpoint.get('meta') or {}).get('coc_mm') or {}
-    for key, value in record.get('backbone', {}).items():
-        default = 'similarity' if key == 'denominator' else None
-        if key not in given and config.model.backbone.get(key, default) != value:
-            config.model.backbone[key] = value
-
-
 def get_model(
     name: str,
     pretrained: bool | str | os.PathLike = False,
@@ -202,7 +189,7 @@ def _find(scope: str | None, name: str) -> tuple | None:
         return None
     config, weights = config_of(entry.name), entry.weights
     if weights is not None:
-        from coc_mm.checkpoints.load import load_checkpoint_safely
+        from coc_mm.checkpoints.load import apply_record, load_checkpoint_safely
 
         apply_record(config, load_checkpoint_safely(weights))
     return config, weights

@@ -209,3 +209,15 @@ def check_weights(model: nn.Module, checkpoint: Mapping, path: str, strict: bool
             'trained with.'
         )
     print_rank0(f'load_from {path}: {comparison.describe()}')
+
+
+def apply_record(config: Any, checkpoint: dict, given: Iterable[str] = ()) -> None:
+    """Give a config the mixer that converted weights were trained with, if ``meta`` records one.
+
+    The denominator, proposals and folds of its backbone change in place, less those ``given``.
+    """
+    record = (checkpoint.get('meta') or {}).get('coc_mm') or {}
+    for key, value in record.get('backbone', {}).items():
+        default = 'similarity' if key == 'denominator' else None
+        if key not in given and config.model.backbone.get(key, default) != value:
+            config.model.backbone[key] = value

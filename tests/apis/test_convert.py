@@ -13,9 +13,10 @@ from coc_mm.apis.infer import load_model
 from coc_mm.apis.model_zoo import config_of, get_model
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import load_checkpoint_safely
-from coc_mm.checkpoints.safe_pickle import read_file
 
 CONVERT = 'model_converters/official_to_coc_mm'
+
+
 DENSE = {'mmdet': 'mask-rcnn_coc-s-c4_fpn_1x_coco', 'mmseg': 'fpn_coc-s-c4_4xb4-80k_ade20k-512x512'}
 
 
@@ -165,7 +166,11 @@ def convs(*names):
 
 # The names of mmdet 2.x and mmseg 0.x, written down; the models of today are to have the same.
 NECK = convs(*(f'neck.{kind}_convs.{i}.conv' for kind in ('lateral', 'fpn') for i in range(4)))
+
+
 LEAVES = ('conv.weight', *(f'bn.{x}' for x in ('weight', 'bias', 'running_mean', 'running_var')))
+
+
 HEADS = {
     'mmdet': convs(
         *(f'rpn_head.rpn_{x}' for x in ('conv', 'cls', 'reg')),
@@ -218,30 +223,3 @@ def test_colors_survive_safetensors(tool, tmp_path):
     (drawn,) = inferencer(image, return_vis=True, pred_score_thr=0.0)['visualization']
     assert drawn.shape == image.shape
     assert drawn.any(), 'nothing was drawn'
-
-
-def test_every_key_that_does_not_fit_is_named(tiny, tmp_path, capsys, tool):
-    pytest.importorskip('mmpretrain')
-    content = read_file(tiny)
-    weights = dict(content['state_dict'])
-    del weights['norm.weight'], weights['network.0.0.mlp.fc1.bias']
-    weights['head.weight'] = weights['head.weight'][:10]
-    torch.save(dict(content, state_dict=weights), tiny)
-    assert tool(CONVERT)([str(tiny), str(tmp_path / 'ours.pth')]) == 2
-    message = capsys.readouterr().err
-    assert '2 missing (' in message
-    assert 'backbone.stages.0.blocks.0.mlp.fc1.bias' in message
-    assert 'backbone.norm3.weight' in message
-    assert '1 of another shape (head.fc.weight is 10x320, the model has 1000x320' in message
-    torch.save(dict(content, state_dict={**weights, 'intruder': torch.zeros(1)}), tiny)
-    assert tool(CONVERT)([str(tiny), str(tmp_path / 'ours.pth')]) == 2
-    assert '1 unknown keys: intruder' in capsys.readouterr().err
-    assert not (tmp_path / 'ours.pth').exists()
-
-
-def test_refusals(refused, tiny, tmp_path):
-    target = tmp_path / 'there.pth'
-    target.write_bytes(b'kept')
-    refused(CONVERT, tiny, target, says=['there.pth exists', '--force'])
-    assert target.read_bytes() == b'kept'
-    refused(CONVERT, tmp_path / 'none.pth', tmp_path / 'a.pth', says=['does not exist'])

@@ -17,17 +17,17 @@ from tiny_projects import SCOPES, write_project
 
 from coc_mm.cli.test import parse as parse_test
 from coc_mm.cli.train import parse as parse_train
-from coc_mm.compat.cpu_distributed import name_rank, use_cpu_wrappers
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
 TOOLS = ROOT / 'tools'
-pytestmark = [
-    pytest.mark.skipif(torch.cuda.is_available(), reason='about the CPU'),
-    pytest.mark.timeout(600),
-]
+
 
 # The config that shows FSDP: what a tiny one takes from it is what a user starts.
 FSDP = ROOT / 'configs' / 'classification' / 'coc-medium_8xb128-fsdp_in1k.py'
+
+
 # What srun sets for its tasks.
 SLURM = dict(
     SLURM_PROCID='{rank}', SLURM_LOCALID='{rank}', SLURM_NTASKS='{world}', SLURM_NODELIST='n[1-2]'
@@ -218,9 +218,6 @@ def test_uneven_data_give_the_predictions_of_one_process(ran):
                 assert torch.equal(one['pred_instances'][key], other['pred_instances'][key])
 
 
-# The scripts
-
-
 @pytest.fixture
 def started(tmp_path):
     """Run a script with stand-ins for python and srun; return what they were called with."""
@@ -289,41 +286,3 @@ def test_dist_train_reaches_the_tool(tmp_path):
     assert done.returncode != 0
     assert 'error: ' in done.stderr
     assert 'lost.py' in done.stderr
-
-
-# What is named in the config
-
-
-def test_wrappers_for_the_cpu():
-    config = Config(dict(find_unused_parameters=True))
-    use_cpu_wrappers(config)
-    assert config.model_wrapper_cfg == dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=True,
-        device_ids=None,
-    )
-    norm = dict(type='SyncBN', requires_grad=True)
-    config = Config(dict(model=dict(heads=[dict(norm_cfg=norm)], norm_cfg=norm), sync_bn='torch'))
-    use_cpu_wrappers(config)
-    assert config.model.norm_cfg.type == config.model.heads[0].norm_cfg.type == 'BN'
-    assert 'sync_bn' not in config
-    config = Config(dict(model_wrapper_cfg=dict(type='Own', a=1)))
-    use_cpu_wrappers(config)
-    assert config.model_wrapper_cfg == dict(type='Own', a=1, device_ids=None)
-    config = Config(dict(strategy=dict(type='FSDPStrategy', model_wrapper=dict(a=1))))
-    use_cpu_wrappers(config)
-    assert config.strategy.model_wrapper == dict(a=1, device_id='cpu')
-    config = Config(dict(strategy=dict(type='DDPStrategy')))
-    use_cpu_wrappers(config)
-    assert config.strategy.model_wrapper == dict(broadcast_buffers=False, device_ids=None)
-
-
-def test_ranks_of_slurm_are_known_early(monkeypatch):
-    """Before the group exists: one process speaks, and one cleans up."""
-    monkeypatch.setenv('RANK', '0')
-    monkeypatch.setenv('SLURM_PROCID', '3')
-    name_rank('pytorch')
-    assert os.environ['RANK'] == '0'
-    name_rank('slurm')
-    assert os.environ['RANK'] == '3'

@@ -40,7 +40,7 @@ def can_bypass(x: torch.Tensor, modules: Iterable[nn.Module], classes: tuple[typ
     ):
         return False
     for module in modules:
-        for part in (module, *module._modules.values()):  # not modules(): Python's time counts
+        for part in (module, *module.children()):
             if type(part) not in classes or part._forward_hooks or part._forward_pre_hooks:
                 return False
             if part._backward_hooks or part._backward_pre_hooks or 'forward' in part.__dict__:

@@ -167,12 +167,3 @@ def test_processes_do_not_clash(tmp_path):
     # All three ended with the one folder that a single process wrote.
     assert len(found) == 1
     assert found.pop()[1] == 8
-
-
-@pytest.mark.parametrize(
-    'wrong',
-    [dict(num_train=0), dict(min_digits=4, max_digits=3), dict(max_size=200), dict(max_hidden=1.0)],
-)
-def test_inconsistent_spec_is_refused(wrong):
-    with pytest.raises(ValueError, match=r'must|fit'):
-        SceneSpec(**wrong)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from coc_mm.engine.fault_tolerance import atomic_checkpoint_hook
 from coc_mm.engine.fault_tolerance.resume import (
     find_latest_checkpoint,
     latest_named,
@@ -129,22 +128,3 @@ def test_the_seed_of_a_run_is_kept():
     config = Config({})
     adopt_seed(config, dict(seed=3))
     assert config.randomness == dict(seed=3)
-
-
-def test_the_checkpoint_hook_of_every_run_is_ours(monkeypatch):
-    from mmengine.hooks import CheckpointHook
-
-    monkeypatch.setattr(atomic_checkpoint_hook, 'use_atomic_saving', lambda: None)
-    ours = 'coc_mm.AtomicCheckpointHook'
-    for hook in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
-        config = Config(dict(default_hooks=dict(checkpoint=dict(type=hook, interval=3))))
-        atomic_checkpoint_hook.use_atomic_checkpoints(config)
-        assert config.default_hooks.checkpoint == dict(type=ours, interval=3)
-    for given in (dict(), dict(default_hooks={})):
-        config = Config(given)
-        atomic_checkpoint_hook.use_atomic_checkpoints(config)
-        assert config.default_hooks.checkpoint == dict(type=ours)
-    for hook in (None, dict(type='Own')):
-        config = Config(dict(default_hooks=dict(checkpoint=hook)))
-        atomic_checkpoint_hook.use_atomic_checkpoints(config)
-        assert config.default_hooks.checkpoint == hook
