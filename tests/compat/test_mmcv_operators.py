@@ -96,12 +96,8 @@ def test_nms_options_of_mmcv():
     boxes, scores = random_boxes(40)
     kept = plain_nms(boxes, scores, 0.4, 0)
     assert mmcv.ops.nms(boxes, scores, 0.4, max_num=3)[1].tolist() == kept[:3]
-    above = [i for i in kept if scores[i] > 0.5]
     found = mmcv.ops.nms(boxes, scores, 0.4, score_threshold=0.5)[1]
-    assert found.tolist() == above
-    dets, indices = mmcv.ops.nms(boxes.numpy(), scores.numpy(), 0.4)
-    assert isinstance(dets, np.ndarray)
-    assert indices.tolist() == kept
+    assert found.tolist() == [i for i in kept if scores[i] > 0.5]
 
 
 @pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
@@ -133,23 +129,16 @@ def test_boxes_none_at_all():
         assert dets.shape == (0, 5)
         assert kept.shape == (0,)
         assert kept.dtype == torch.int64
-    labels = torch.empty(0, dtype=torch.long)
-    # batched_nms cannot take the maximum of nothing unless it is class-agnostic.
-    dets, kept = mmcv.ops.batched_nms(
-        boxes, scores, labels, dict(type='nms', iou_threshold=0.5), True
-    )
-    assert dets.shape == (0, 5)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_boxes_of_other_types(dtype):
     boxes, scores = random_boxes(40)
-    narrow = scores.to(dtype)
+    narrow, rounded = scores.to(dtype), boxes.to(dtype).float()
     # Under autocast boxes are float32 and scores are not.
     with torch.autocast('cpu', torch.bfloat16):
         kept = mmcv.ops.nms(boxes, narrow, 0.5)[1]
     assert kept.tolist() == plain_nms(boxes, narrow, 0.5, 0)
-    rounded = boxes.to(dtype).float()
     kept = mmcv.ops.nms(boxes.to(dtype), narrow, 0.5)[1]
     assert kept.tolist() == plain_nms(rounded, narrow, 0.5, 0)
     dets, kept = mmcv.ops.soft_nms(boxes.to(dtype), narrow)
@@ -245,20 +234,15 @@ def test_focal_loss_refuses_labels_out_of_range():
 
 
 def bilinear(plane, y, x, margin_of_border):
-    """Value of a 2-d map between its pixels.
-
-    RoIAlign takes the border's value up to a pixel outside (``margin_of_border``),
-    deformable convolution interpolates with zeros there.
-    """
+    """Value of a map between its pixels, outside that of the border (RoIAlign) or with zeros."""
     height, width = plane.shape
     if margin_of_border:
         if not (-1 <= y <= height and -1 <= x <= width):
             return 0.0
         y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
     value = 0.0
-    for row, column in itertools.product(
-        (math.floor(y), math.floor(y) + 1), (math.floor(x), math.floor(x) + 1)
-    ):
+    top, left = math.floor(y), math.floor(x)
+    for row, column in itertools.product((top, top + 1), (left, left + 1)):
         if 0 <= row < height and 0 <= column < width:
             value += (1 - abs(y - row)) * (1 - abs(x - column)) * plane[row, column].item()
     return value
@@ -274,16 +258,9 @@ def plain_roi_align(maps, rois, grid, scale, sampling_ratio, aligned):
             height, width = max(height, 1), max(width, 1)
         bin_h, bin_w = height / grid[0], width / grid[1]
         rows, columns = sampling_ratio or math.ceil(bin_h), sampling_ratio or math.ceil(bin_w)
-        samples = [
-            bilinear(
-                maps[int(index), channel],
-                y1 + (ph + (i + 0.5) / rows) * bin_h,
-                x1 + (pw + (j + 0.5) / columns) * bin_w,
-                True,
-            )
-            for i in range(rows)
-            for j in range(columns)
-        ]
+        ys = [y1 + (ph + (i + 0.5) / rows) * bin_h for i in range(rows)]
+        xs = [x1 + (pw + (j + 0.5) / columns) * bin_w for j in range(columns)]
+        samples = [bilinear(maps[int(index), channel], y, x, True) for y in ys for x in xs]
         output[r, channel, ph, pw] = sum(samples) / len(samples)
     return output
 
@@ -326,11 +303,6 @@ def test_roi_align_gradients(aligned, sampling_ratio):
     )
 
 
-def test_roi_align_of_a_roi_without_area():
-    maps, roi = torch.ones(1, 1, 4, 4), torch.tensor([[0.0, 2, 2, 2, 2]])
-    assert mmcv.ops.roi_align(maps, roi, 2, 1.0, 0, 'avg', True).tolist() == [[[[0, 0], [0, 0]]]]
-
-
 @pytest.mark.parametrize('batch', [0, 2])
 def test_roi_align_without_rois(batch):
     maps = torch.randn(batch, 3, 5, 6, requires_grad=True)
@@ -338,21 +310,6 @@ def test_roi_align_without_rois(batch):
     output.sum().backward()
     assert output.shape == (0, 3, 7, 7)
     assert torch.equal(maps.grad, torch.zeros_like(maps))
-
-
-def test_roi_align_of_maps_that_are_not_contiguous():
-    maps = torch.randn(2, 3, 6, 8)
-    outputs, grads = [], []
-    for variant in (maps, maps.to(memory_format=torch.channels_last), maps.mT.contiguous().mT):
-        leaf = variant.clone().requires_grad_()
-        assert leaf.stride() == variant.stride()
-        output = mmcv.ops.roi_align(leaf, ROIS.float(), 3, 0.25, 0, 'avg', True)
-        output.mT.square().sum().backward()
-        outputs.append(output)
-        grads.append(leaf.grad)
-    for found in (outputs, grads):
-        assert torch.equal(found[0], found[1])
-        assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -429,7 +386,7 @@ def test_deformable_convolutions(stride, padding, dilation, groups, sharing):
         lambda *t: mmcv.ops.modulated_deform_conv2d(*t, *layout), operands, fast_mode=True
     )
 
-    plain = torch.ones_like(mask[0]), weight.detach(), torch.zeros_like(bias)
+    plain = torch.ones_like(mask[0]), weight.detach(), bias.new_zeros(2)
     expected = plain_deform_conv(maps[0], offset[0].detach(), *plain, *layout)
     operands = maps, offset, weight
     output = mmcv.ops.deform_conv2d(*operands, *layout)
@@ -441,14 +398,11 @@ def test_deformable_convolutions(stride, padding, dilation, groups, sharing):
 
 def test_deformable_convolutions_without_displacement_are_convolutions():
     maps = torch.randn(2, 4, 6, 5).to(memory_format=torch.channels_last)
-    for layer in (
-        mmcv.ops.DeformConv2dPack(4, 3, 3, padding=1),
-        mmcv.ops.ModulatedDeformConv2dPack(4, 3, 3, padding=1),
-    ):
+    kinds = (mmcv.ops.DeformConv2dPack, 1.0), (mmcv.ops.ModulatedDeformConv2dPack, 0.5)
+    for kind, strength in kinds:  # sigmoid(0)
+        layer = kind(4, 3, 3, padding=1)
         output = layer(maps)
-        modulated = hasattr(layer, 'bias') and layer.bias is not None
-        bias = layer.bias if modulated else None
-        strength = 0.5 if modulated else 1.0  # sigmoid(0)
+        bias = getattr(layer, 'bias', None)
         expected = torch.nn.functional.conv2d(maps, layer.weight * strength, bias, padding=1)
         torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
         with torch.autocast('cpu', torch.bfloat16):
@@ -469,8 +423,7 @@ def test_deformable_convolution_has_mmcvs_slope_at_the_border():
             else:
                 output = mmcv.ops.modulated_deform_conv2d(maps, shift, mask, weight, None, 1, 1)
             grad = torch.autograd.grad(output.sum(), offset)[0].view(3, 3, 2, 3, 3)
-            upper_tap_at_the_upper_edge = grad[0, 1, :, 0, 1].abs().sum()
-            assert (upper_tap_at_the_upper_edge == 0) == (scale == 1)
+            assert (grad[0, 1, :, 0, 1].abs().sum() == 0) == (scale == 1)  # at the upper edge
 
 
 def test_deformable_attention():
