@@ -35,7 +35,6 @@ ODD = {
     'gray': ('jpg', _gradient()),
     'two colors': ('png', _gradient().convert('1')),
     'palette': ('png', _gradient().convert('P')),
-    'gif': ('gif', _gradient().convert('P')),
     'cmyk': ('jpg', _gradient().convert('CMYK')),
     '16 bit': ('png', Image.fromarray(np.asarray(_gradient()).astype(np.uint16) * 257)),
     'alpha': ('png', _gradient().convert('RGBA')),
@@ -63,39 +62,17 @@ def test_odd_images_are_read_as_they_are_shown(kind, pipelines, tmp_path):
     path = tmp_path / f'a.{suffix}'
     _turned(path) if image is None else image.save(path)
     size = (40, 24) if image is None else image.size[::-1]
-    visited = 0
     for name, pipeline in pipelines.items():
         sample = pipeline(dict(img_path=str(path), img_id=0, gt_label=0, seg_fields=[]))
         inputs = sample['inputs']
         assert inputs.shape[0] == 3
         assert str(inputs.dtype) == 'torch.uint8'
-        assert min(inputs.shape[1:]) >= 1
         if name != 'train':
             assert tuple(sample['data_samples'].ori_shape[:2]) == size
-            visited += 1
         if name == 'mmseg' and 24 in size:
             across = inputs.float().mean(0)
             ramp = across.mean(0) if kind != 'turned' else across.mean(1)
             assert ramp[0] < 60 < 190 < ramp[-1] or kind == 'two colors', 'dark left, light right'
-    assert visited == 3
-
-
-BROKEN = {
-    'empty': (b'', r'is empty \(0 bytes\)'),
-    'text': (b'<html>', 'is not an image'),
-    'cut': (None, 'is a damaged image'),
-}
-
-
-@pytest.mark.parametrize('kind', BROKEN)
-def test_broken_images_are_named(kind, tmp_path):
-    content, says = BROKEN[kind]
-    path = tmp_path / 'a.png'
-    _gradient().save(path)
-    path.write_bytes(path.read_bytes()[:-60] if content is None else content)
-    pipeline = _pipeline('mmseg', 'test_dataloader')
-    with naming_bad_files(), pytest.raises(UserError, match=rf'names {path}, which {says}'):
-        pipeline(dict(img_path=str(path), seg_fields=[]))
 
 
 def refused(says, scope, root):

@@ -56,9 +56,8 @@ def test_a_run_killed_before_the_last_rename_downloads_nothing_again(server, tmp
     assert ranges(server) == [f'bytes={len(CONTENT)}-']
 
 
-@pytest.mark.parametrize('etag', ['"1"', None])
-def test_a_server_without_ranges_is_asked_anew(server, tmp_path, etag):
-    server.ranges, server.etag, server.drops = False, etag, [100_000, 90_000]
+def test_a_server_without_ranges_is_asked_anew(server, tmp_path):
+    server.ranges, server.drops = False, [100_000, 90_000]
     get(server, tmp_path / 'a.zip')
     assert (tmp_path / 'a.zip').read_bytes() == CONTENT
     server.requests.clear()
@@ -66,15 +65,6 @@ def test_a_server_without_ranges_is_asked_anew(server, tmp_path, etag):
     with pytest.raises(DownloadError, match='gave up'):
         get(server, tmp_path / 'b.zip')
     assert len(server.requests) == 4  # three never came beyond the first 1000 bytes
-
-
-def test_another_edition_is_not_glued_on(server, tmp_path):
-    server.content, server.drops = bytes(len(CONTENT)), [100_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        get(server, tmp_path / 'a.zip')
-    server.content, server.etag = CONTENT, '"2"'
-    get(server, tmp_path / 'a.zip')
-    assert (tmp_path / 'a.zip').read_bytes() == CONTENT
 
 
 def test_damage_is_refused_and_not_kept(server, tmp_path):
@@ -95,20 +85,16 @@ def test_what_was_pieced_together_wrongly_is_fetched_anew_once(server, tmp_path)
     assert ranges(server)[-2:] == ['bytes=100000-', None]
 
 
-@pytest.mark.parametrize(
-    ('status', 'says'), [(404, 'no such file'), (403, 'refuses'), (401, 'login')]
-)
-def test_answers_that_will_not_get_better_are_said_at_once(server, tmp_path, status, says):
-    server.status = [status]
-    with pytest.raises(DownloadError, match=rf'a\.zip: HTTP {status}, .*{says}'):
+def test_answers_that_will_not_get_better_are_said_at_once(server, tmp_path):
+    server.status = [404]
+    with pytest.raises(DownloadError, match=r'a\.zip: HTTP 404, .*no such file'):
         get(server, tmp_path / 'a.zip')
     assert len(server.requests) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('kind', ['text/html; charset=utf-8', 'application/zip'])
-def test_a_login_page_is_no_archive(server, tmp_path, kind):
-    server.content, server.kind = b'\n<!DOCTYPE html><title>Sign in</title>', kind
+def test_a_login_page_is_no_archive(server, tmp_path):
+    server.content = b'\n<!DOCTYPE html><title>Sign in</title>'
     with pytest.raises(DownloadError, match='web page'):
         get(server, tmp_path / 'a.zip', checksum=None)
     assert list(tmp_path.iterdir()) == []

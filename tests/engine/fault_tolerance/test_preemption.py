@@ -1,4 +1,4 @@
-"""What a stop saves; the stops themselves are in tests/trust."""
+"""What a stop saves; the stops themselves are in tests/integration."""
 
 from pathlib import Path
 

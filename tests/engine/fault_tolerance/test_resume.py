@@ -7,7 +7,6 @@ from mmengine.config import Config
 from coc_mm.engine.fault_tolerance.resume import (
     find_latest_checkpoint,
     latest_named,
-    verify_checkpoint,
 )
 from coc_mm.engine.fault_tolerance.seeding import adopt_seed
 from coc_mm.errors import CheckpointError
@@ -33,17 +32,12 @@ def write(tmp_path):
     return call
 
 
-def _cut(path):
-    stat = path.stat()
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
-def _flip(path):
-    stat = path.stat()
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1  # in the weights
-    path.write_bytes(content)
+def _damage(path, flip=True):
+    """Change a bit in the weights, or cut the file."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    path.write_bytes(content if flip else content[:middle])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
@@ -54,40 +48,27 @@ def test_nothing_there(tmp_path):
     assert find_latest_checkpoint(str(tmp_path)) == (None, [])
 
 
-@pytest.mark.parametrize('damage', [_cut, _flip], ids=['cut', 'a flipped bit'])
-def test_damaged_ones_are_passed_over_and_named(tmp_path, write, damage):
+@pytest.mark.parametrize('flip', [True, False])
+def test_damaged_ones_are_passed_over_and_named(tmp_path, write, flip):
     first, second, third = (write(f'epoch_{n}.pth', n) for n in (1, 2, 3))
     assert find_latest_checkpoint(str(tmp_path)) == (str(third), [])
-    damage(third)
+    _damage(third, flip)
     found, passed = find_latest_checkpoint(str(tmp_path))
     assert found == str(second)
-    assert len(passed) == 1
-    assert str(third) in passed[0]
-    damage(second)
+    assert [str(third) in each for each in passed] == [True]
+    _damage(second, flip)
     assert find_latest_checkpoint(str(tmp_path))[0] == str(first)
-    damage(first)
+    _damage(first, flip)
     with pytest.raises(CheckpointError, match=r'No checkpoint in .* is whole'):
         find_latest_checkpoint(str(tmp_path))
 
 
-def test_a_flipped_bit_is_found_in_a_named_file(write):
-    path = write('epoch_1.pth', 1)
-    assert verify_checkpoint(path)['meta']['iter'] == 1
-    _flip(path)
-    with pytest.raises(CheckpointError, match='is damaged'):
-        verify_checkpoint(path)
-
-
-def test_one_written_after_the_record_is_taken(tmp_path, write):
+def test_the_one_written_last_is_taken(tmp_path, write):
     write('epoch_1.pth', 5)
     later = write('epoch_2.pth', 10, record=False)
     assert find_latest_checkpoint(str(tmp_path)) == (str(later), [])
-
-
-def test_a_run_taken_up_from_an_older_one_is_not_overtaken_by_its_former_self(tmp_path, write):
-    for n in (1, 2, 3):
-        write(f'epoch_{n}.pth', n)
-    again = write('epoch_2.pth', 2)
+    write('epoch_3.pth', 15)
+    again = write('epoch_2.pth', 10)  # a run taken up from an older one
     assert find_latest_checkpoint(str(tmp_path)) == (str(again), [])
 
 
@@ -96,8 +77,7 @@ def test_a_record_of_a_lost_file(tmp_path, write):
     second.unlink()
     found, passed = find_latest_checkpoint(str(tmp_path))
     assert found == str(first)
-    assert 'does not exist' in passed[0]
-    assert str(second) in passed[0]
+    assert f'{second}, which does not exist' in passed[0]
 
 
 def test_other_files_are_not_taken(tmp_path, write):

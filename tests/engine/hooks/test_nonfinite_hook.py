@@ -14,12 +14,8 @@ from PIL import Image
 from tiny_projects import forget_singletons
 from torch import nn
 
-from coc_mm.engine.hooks.nonfinite_hook import (
-    NonFiniteError,
-    NonFiniteHook,
-    _describe,
-    _to_plain,
-)
+from coc_mm.engine.hooks import nonfinite_hook
+from coc_mm.engine.hooks.nonfinite_hook import NonFiniteError, NonFiniteHook
 from coc_mm.errors import explain
 from coc_mm.registry import HOOKS
 
@@ -78,30 +74,23 @@ class Scaled(OptimWrapper):
         self.loss_scaler.update()
 
 
-class Remember(Hook):
-    """Keep the weights before each iteration."""
+class Watch(Hook):
+    """Keep the weights before each iteration, and make some have infinite gradients."""
 
-    def __init__(self):
-        self.weights = []
+    def __init__(self, steep_at):
+        self.steep_at, self.weights = steep_at, []
 
     def before_train_iter(self, runner, **kwargs):
+        runner.model.steep = runner.iter in self.steep_at
         self.weights.append({k: v.clone() for k, v in runner.model.state_dict().items()})
 
 
-def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **settings):
+def _run(folder, bad=(), wrapper=None, steep_at=(), epochs=1, **settings):
     """Train two images a step, twelve in all; return the runner, also of a run that stopped."""
     forget_singletons()
     torch.manual_seed(0)
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    hooks = [Remember(), dict(type='EMAHook', update_buffers=True)]
-    if steep_at is not None:
-
-        class Steep(Hook):
-            def before_train_iter(self, runner, **kwargs):
-                runner.model.steep = runner.iter in steep_at
-
-        hooks.append(Steep())
     runner = Runner(
         model=model,
         work_dir=str(folder),
@@ -111,7 +100,7 @@ def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **settings):
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=(wrapper or OptimWrapper)(optimizer=optimizer),
         default_hooks=dict(nonfinite=dict(type='coc_mm.NonFiniteHook', **settings)),
-        custom_hooks=hooks,
+        custom_hooks=[Watch(steep_at), dict(type='EMAHook', update_buffers=True)],
         randomness=dict(seed=0),
         experiment_name=folder.name,
     )
@@ -120,7 +109,7 @@ def _run(folder, bad=(), wrapper=None, steep_at=None, epochs=1, **settings):
         runner.train()
     except NonFiniteError as error:
         runner.error = error
-    runner.remembered = next(h.weights for h in runner.hooks if isinstance(h, Remember))
+    runner.remembered = next(h.weights for h in runner.hooks if isinstance(h, Watch))
     runner.watch = next(h for h in runner.hooks if isinstance(h, NonFiniteHook))
     runner.log = '\n'.join(path.read_text() for path in folder.rglob('*.log'))
     return runner
@@ -147,6 +136,7 @@ def test_a_good_run_is_left_as_it_is(tmp_path):
 
 def test_a_run_stops_before_the_update(tmp_path):
     runner = _run(tmp_path, bad=[6], epochs=2)
+    assert HOOKS.get('NumbersWatchHook') is NonFiniteHook, 'its former name'
     text = str(runner.error)
     assert text.startswith('iteration 4 (epoch 1): ')
     for part in ('loss is nan', 'loss_fit is nan', 'images/6.jpg, images/7.jpg', '--resume',
@@ -158,13 +148,8 @@ def test_a_run_stops_before_the_update(tmp_path):
     after = dict(runner.model.named_parameters())
     assert all(torch.equal(before[key], after[key]) for key in after)
     assert not list(tmp_path.glob('epoch_*.pth'))
-
-
-def test_the_batch_is_kept_and_loads_safely(tmp_path):
-    _run(tmp_path, bad=[6])
     kept = torch.load(tmp_path / 'nonfinite' / 'iter_4.pth', weights_only=True)
-    assert [sample['metainfo']['img_path'] for sample in kept['data_samples']] == [
-        'images/6.jpg', 'images/7.jpg']  # fmt: skip
+    assert kept['data_samples'][1]['metainfo']['img_path'] == 'images/7.jpg'
     assert kept['inputs'][0].isnan().any()
     torch.testing.assert_close(kept['inputs'][1], _data()[7]['inputs'])
     assert (kept['iteration'], kept['epoch']) == (4, 1)
@@ -234,12 +219,6 @@ def test_a_collapsing_gradient_scale_is_reported(tmp_path):
     assert all('WARNING' in line for line in lines)
 
 
-def test_losses_are_watched_under_a_gradient_scale(tmp_path):
-    runner = _run(tmp_path, wrapper=Scaled, bad=[2])
-    assert str(runner.error).startswith('iteration 2 (epoch 1): loss is nan')
-    assert 'gradient scale' not in runner.log
-
-
 @pytest.mark.parametrize(
     ('wrong', 'says'), [(dict(action='go'), "not 'go'"), (dict(max_in_a_row=0), 'at least 1')]
 )
@@ -248,41 +227,25 @@ def test_arguments_are_checked(tmp_path, wrong, says):
         _run(tmp_path, **wrong)
 
 
-def test_its_former_name_is_registered():
-    assert HOOKS.get('NumbersWatchHook') is NonFiniteHook
-
-
 def test_what_is_saved_is_plain():
     class Boxes:
         tensor = torch.ones(1, 4)
 
     sample = BaseDataElement(metainfo=dict(path='a', size=(1, 2)), boxes=Boxes(), text='x')
-    found = _to_plain([sample, dict(a=np.float32(2), b=np.array(['x']), c={3: None}, d=object)])
+    found = nonfinite_hook._to_plain(
+        [sample, dict(a=np.float32(2), b=np.array(['x']), c={3: None}, d=object)]
+    )
     assert found[0]['metainfo'] == dict(path='a', size=[1, 2])
     assert torch.equal(found[0]['boxes'], Boxes.tensor)
-    assert found[1]['a'] == 2.0
+    assert found[1] == dict(a=2.0, b=['x'], c={3: None}, d="<class 'object'>")
     assert type(found[1]['a']) is float
-    assert found[1]['b'] == ['x']
-    assert found[1]['c'] == {3: None}
-    assert found[1]['d'] == "<class 'object'>"
 
 
 def test_many_files_are_counted():
     batch = dict(data_samples=[dict(img_path=f'{k}.jpg') for k in range(20)])
-    text, _ = _describe(batch, dict(loss=torch.tensor(float('inf')), note='x'))
+    text, _ = nonfinite_hook._describe(batch, dict(loss=torch.tensor(float('inf')), note='x'))
     assert text.startswith('loss is inf; batch: 0.jpg, ')
     assert text.endswith('7.jpg and 12 more')
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('action', ['stop', 'skip'])
-def test_the_same_holds_on_a_gpu(tmp_path, action):
-    runner = _run(tmp_path, bad=[6], action=action)
-    assert next(runner.model.parameters()).is_cuda
-    said = runner.log if action == 'skip' else str(runner.error)
-    assert 'iteration 4 (epoch 1): loss is nan' in said
-    if action == 'skip':
-        assert _all_finite(runner.model.state_dict())
 
 
 def test_a_full_disk_does_not_hide_the_message(tmp_path, monkeypatch):
