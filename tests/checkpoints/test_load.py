@@ -26,16 +26,11 @@ from coc_mm.checkpoints.publish import publish
 from coc_mm.errors import CheckpointError, UserError
 
 
-@pytest.mark.parametrize('path', ['a.pth', '/a/b.pth', '../a.pth', '~/a.pth', r'C:\a.pth'])
-def test_local(path):
-    assert is_local(path)
-
-
-@pytest.mark.parametrize(
-    'path', ['https://x/a.pth', 'open-mmlab://resnet', 'torchvision://r', 's3://b/a', 'm:s3://a']
-)
-def test_not_local(path):
-    assert not is_local(path)
+def test_local_paths_and_others():
+    for path in ('a.pth', '/a/b.pth', '~/a.pth', r'C:\a.pth'):
+        assert is_local(path)
+    for path in ('https://x/a.pth', 'open-mmlab://resnet', 's3://b/a', 'm:s3://a'):
+        assert not is_local(path)
 
 
 def test_what_was_read_for_a_check_is_not_read_again(saved, monkeypatch):
@@ -148,21 +143,15 @@ WEIGHT = {
 }
 TENSORS = {
     'sparse': (lambda: torch.ones(2, 3).to_sparse(), 'are not dense'),
-    'quantized': (
-        lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8),
-        'are not dense',
-    ),
     'without data': (lambda: torch.ones(2, 3, device='meta'), r'without data \(device meta\)'),
     'integers': (lambda: torch.ones(2, 3, dtype=torch.int8), r'are of integers .*int8'),
-    'booleans': (lambda: torch.ones(2, 3, dtype=torch.bool), r'are of integers .*bool'),
     'complex': (lambda: torch.ones(2, 3, dtype=torch.complex64), 'are complex'),
     'NaN': (lambda: torch.full((2, 3), torch.nan), r'1 of its 2 tensors are NaN .*f\.weight'),
-    'NaN of 8 bits': (lambda: torch.full((2, 3), torch.nan).to(torch.float8_e5m2), 'are NaN'),
 }
 
 
 @pytest.mark.parametrize('kind', TENSORS)
-@pytest.mark.filterwarnings('ignore')  # of torch, about quantized and sparse tensors
+@pytest.mark.filterwarnings('ignore')  # of torch, about sparse tensors
 def test_tensors_that_are_no_weights_are_refused(kind, saved):
     make, says = TENSORS[kind]
     path = str(saved(dict(state_dict=WEIGHT | {next(iter(WEIGHT)): make()})))
@@ -179,20 +168,16 @@ def test_tensors_that_are_no_weights_are_refused(kind, saved):
 
 
 TAKEN = {
-    'float64': lambda: torch.ones(2, 3, dtype=torch.float64),
-    'bfloat16': lambda: torch.ones(2, 3, dtype=torch.bfloat16),
-    'float8': lambda: torch.ones(2, 3).to(torch.float8_e4m3fn),
-    'a scalar': lambda: torch.tensor(2.0),
-    'nothing': lambda: torch.ones(0, 3),
-    'odd strides': lambda: torch.ones(3, 5).T[::2],
-    'a parameter': lambda: nn.Parameter(torch.ones(2, 3)),
-    'infinite': lambda: torch.full((2, 3), torch.inf),
+    'bfloat16': torch.ones(2, 3, dtype=torch.bfloat16),
+    'odd strides': torch.ones(3, 5).T[::2],
+    'a parameter': nn.Parameter(torch.ones(2, 3)),
+    'infinite': torch.full((2, 3), torch.inf),
 }
 
 
 @pytest.mark.parametrize('kind', TAKEN)
 def test_tensors_that_are_weights_are_taken(kind, saved):
-    value = TAKEN[kind]()
+    value = TAKEN[kind]
     buffers = {'backbone.index': torch.arange(4), 'norm.num_batches_tracked': torch.tensor(7)}
     path = saved(dict(state_dict={'conv.weight': value, **buffers}))
     found = state_dict_of(load_checkpoint_safely(path), str(path))
@@ -216,9 +201,6 @@ def test_comparison_counts_and_names():
     text = found.describe()
     assert text.startswith('3 weights match; 1 of another shape (b.weight is 2x4')
     assert '2 missing (c.weight, c.bias), 2 unexpected (d.weight, d.bias)' in text
-
-
-def test_many_differences_are_shortened():
     found = Comparison.of({}, _model(a=(1, 1), b=(1, 1)).state_dict())
     assert found.describe() == '0 weights match; 4 missing (a.weight, a.bias, b.weight, ...)'
     assert found.describe(None).endswith('4 missing (a.weight, a.bias, b.weight, b.bias)')
@@ -256,8 +238,5 @@ def test_starting_weights_may_differ_in_their_head(capsys):
     assert 'load_from a.pth: 4 weights match; 2 of another shape' in capsys.readouterr().out
     with pytest.raises(UserError, match='2 of another shape'):
         check_weights(ours, theirs, 'a.pth', strict=True)
-
-
-def test_weights_of_a_part_may_start_the_whole():
-    whole = _model(a=(2, 3), b=(2, 2), c=(2, 2), d=(2, 2))
-    check_weights(whole, _model(a=(2, 3)).state_dict(), 'a.pth', strict=False)
+    part = _model(a=(2, 3)).state_dict()
+    check_weights(ours, part, 'a.pth', strict=False)  # a part may start the whole
