@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -216,13 +215,5 @@ def count_training(
 
 def missing_images(folder: Path, content: dict) -> list[str]:
     """Return the names of a COCO file's images that are not in a folder."""
-
-    @cache  # one look into each folder, instead of one at each of many files
-    def names_in(parent: Path) -> set[str]:
-        try:
-            return set(os.listdir(parent))
-        except OSError:  # not there, a file, or a name too long for any
-            return set()
-
-    paths = [(folder / image['file_name'], image['file_name']) for image in content['images']]
-    return [name for path, name in paths if path.name not in names_in(path.parent)]
+    names = (image['file_name'] for image in content['images'])
+    return [name for name in names if not os.path.isfile(folder / name)]

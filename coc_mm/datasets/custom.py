@@ -80,10 +80,9 @@ def resolve_custom(cfg: Config) -> list[str]:
 def set_classes(cfg: Config, classes: Sequence[str]) -> None:
     """Give a config its classes without looking at data, in place, as for inference."""
     cfg.classes = list(classes)
-    for node in (cfg.get('model'), cfg.get('data_preprocessor')):
-        for child in _dicts(node):
-            if 'num_classes' in child:
-                child['num_classes'] = len(classes)
+    for child in _dicts([cfg.get('model'), cfg.get('data_preprocessor')]):
+        if 'num_classes' in child:
+            child['num_classes'] = len(classes)
 
 
 def _dicts(node) -> Iterator[dict]:
@@ -341,18 +340,18 @@ def _palette(count: int) -> list[tuple]:
 def _image_mask_folders(root):
     """Find the folders of images and masks of both splits; validation may have none."""
     found: dict[str, tuple] = {}
-    names = ('annotations', 'masks', 'labels')
-    for masks in names:
+    whole: dict[str, tuple] = {}
+    for masks in ('annotations', 'masks', 'labels'):
         for split in SPLITS:
+            parent = split_folder(root, split) or root / split
             images = split_folder(root / 'images', split), split_folder(root / masks, split)
-            parent = split_folder(root, split)
-            for pair in (images, (parent / 'images', parent / masks) if parent else (None, None)):
-                if pair[0] and pair[1] and pair[0].is_dir() and pair[1].is_dir():
+            for pair in (images, (parent / 'images', parent / masks)):
+                if all(folder and folder.is_dir() for folder in pair):
                     found.setdefault(split, pair)
-    for masks in names:
-        if 'train' not in found and (root / 'images').is_dir() and (root / masks).is_dir():
-            found = dict(train=(root / 'images', root / masks))
-    if 'train' not in found:
+        if (root / 'images').is_dir() and (root / masks).is_dir():
+            whole.setdefault('train', (root / 'images', root / masks))
+    found = found if 'train' in found else whole
+    if not found:
         raise ValueError(
             f'{root} has no images with masks: images/train and annotations/train are expected '
             '(and val), or images and annotations; annotations may be called masks or labels.'

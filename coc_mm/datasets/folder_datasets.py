@@ -11,16 +11,7 @@ from mmengine.dataset import BaseDataset
 from coc_mm.registry import DATASETS
 from coc_mm.utils.images import IMAGE_SUFFIXES
 
-__all__ = [
-    'ClassFolders',
-    'ImageMaskFolders',
-    'hold_out',
-    'list_class_folders',
-    'list_files',
-    'list_images',
-    'pair_masks',
-    'split_folder',
-]
+__all__ = ['ClassFolders', 'ImageMaskFolders']
 
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
 #: Names of the folders and files of a split, in any case, the preferred first.
@@ -88,13 +79,11 @@ class ClassFolders(BaseDataset):
     """Images in one folder per class, for mmpretrain.
 
     Args:
-        data_root (str): The root folder.
         data_prefix (dict): ``img_path``, the folder below it that holds the class folders.
         metainfo (dict): ``classes``, the names of the classes in the order of their labels.
         folders (Sequence[str], optional): Name of each class's folder, if it is another.
         part (str): 'all', or 'train' and 'val' to hold images of every class out.
         val_fraction (float): Share of each class held out.
-        **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
     """
 
     def __init__(
@@ -130,13 +119,10 @@ class ImageMaskFolders(BaseDataset):
     """Images in one folder, index masks of the same names in another, for mmseg.
 
     Args:
-        data_root (str): The root folder.
         data_prefix (dict): ``img_path`` and ``seg_map_path``, folders below it.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
         reduce_zero_label (bool): Index 0 is unlabeled, as 255 is, and index 1 the first class.
-        part (str): 'all', or 'train' and 'val' to hold images out.
-        val_fraction (float): Share held out.
-        **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
+        part (str): As for :class:`ClassFolders`, like ``val_fraction``.
     """
 
     def __init__(

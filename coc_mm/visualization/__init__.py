@@ -10,7 +10,7 @@ from coc_mm.visualization.maps import (
     find_backbone,
     record_clusters,
 )
-from coc_mm.visualization.palette import cluster_colors, palette, perceptual_distance
+from coc_mm.visualization.palette import cluster_colors, palette
 from coc_mm.visualization.sheets import (
     contact_sheet,
     fit,
@@ -34,7 +34,6 @@ __all__ = [
     'fit',
     'head_grid',
     'palette',
-    'perceptual_distance',
     'record_clusters',
     'save_gif',
     'save_picture',

@@ -25,7 +25,6 @@ class FigureWriter:
     Args:
         alpha: 0 is the image, 1 flat colors.
         height: Of pictures on a sheet, in pixels.
-        centers: Mark the centers.
         prefix: Begins every caption about the prediction.
     """
 
@@ -44,10 +43,9 @@ class FigureWriter:
         """The first head of the last block of every stage, for ``contact_sheet``."""
         last = {maps.stage: maps for maps in inspection.maps.values()}
         maps = [m.with_heads(m.heads[:1]) for m in last.values()]
-        caption = self.caption(inspection) if caption is None else caption
-        return sheets.stage_row(
-            inspection.picture, maps, caption=caption, **self._style(inspection)
-        )
+        style = self._style(inspection)
+        style['caption'] = self.caption(inspection) if caption is None else caption
+        return sheets.stage_row(inspection.picture, maps, **style)
 
     def _grid(self, inspection: Inspection, maps: ClusterMaps, title: str) -> np.ndarray:
         return sheets.head_grid(inspection.picture, maps, title=title, **self._style(inspection))

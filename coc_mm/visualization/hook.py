@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from coc_mm.registry import HOOKS
 from coc_mm.visualization.maps import find_backbone, record_clusters
-from coc_mm.visualization.sheets import contact_sheet, stage_row
+from coc_mm.visualization.sheets import contact_sheet, picture_of, stage_row
 
 __all__ = ['ClusterVisualizationHook']
 
@@ -50,17 +50,11 @@ class ClusterVisualizationHook(Hook):
         interval: Epochs, or iterations, between drawings.
         by_epoch: Whether the interval counts epochs.
         indices: Images of the validation dataset; None: the first four.
-        stage: Stage, 0-3; None: all.
-        block: Block of the stage, from 0, or negative from the end.
-        head: Head of the block, from 0.
-        alpha: 0 is the image, 1 flat colors.
-        height: Of a picture, in pixels.
+        stage: As for :func:`record_clusters`, like ``block`` and ``head``.
+        alpha: 0 is the image, 1 flat colors; ``height`` is that of a picture in pixels.
         channel_order: 'bgr' or 'rgb', of the images that the validation pipeline makes; the
             loaders of mmcv make BGR.
         at_start: Draw before the first step of training, too.
-
-    Example:
-        >>> custom_hooks = [dict(type='coc_mm.ClusterVisualizationHook', interval=10)]
     """
 
     priority = 'VERY_LOW'
@@ -128,9 +122,7 @@ class ClusterVisualizationHook(Hook):
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._draw(runner, runner.epoch + 1)
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         """Draw, if it is time."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self._draw(runner, runner.iter + 1)
@@ -149,12 +141,7 @@ class ClusterVisualizationHook(Hook):
                 processed = model.data_preprocessor(batch)['inputs']
                 find_backbone(model).forward(processed)
                 maps = [m.to('cpu') for m in record.maps.values()]
-                picture = inputs.permute(1, 2, 0).cpu().numpy()
-                picture = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-                picture = np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3))
-                picture = picture[..., :: -1 if self.channel_order == 'bgr' else 1]
-                picture = np.ascontiguousarray(picture)
                 ends = [n / m for n, m in zip(processed.shape[2:], inputs.shape[1:], strict=True)]
                 style = dict(self.style, extent=(0.0, 0.0, *ends), caption='input')
-                row = stage_row(picture, maps, **style)
+                row = stage_row(picture_of(inputs, self.channel_order), maps, **style)
                 runner.visualizer.add_image(f'clusters_{number}', contact_sheet([row]), step)

@@ -15,7 +15,7 @@ from torch import nn
 
 from coc_mm.visualization.geometry import locate
 from coc_mm.visualization.maps import ClusterMaps, find_backbone, record_clusters
-from coc_mm.visualization.sheets import fit
+from coc_mm.visualization.sheets import fit, picture_of
 
 __all__ = ['ClusterInspector', 'Inspection']
 
@@ -34,7 +34,6 @@ class Inspection:
         maps: By (stage, block), on the CPU.
         findings: Names with their probability (classification, all classes), score (detection) or
             share of the image (segmentation), highest first.
-        labels: Labels of the findings.
         sample: The prediction in the library's own form.
     """
 
@@ -146,11 +145,8 @@ class ClusterInspector:
         size, made = image.shape[:2], (inputs.shape[1], inputs.shape[2])
         placement = locate(lambda x: self._prepare(x)['inputs'].permute(1, 2, 0).numpy(), size)
         if placement is None:  # show what the pipeline made of the image, then
-            picture = np.clip(inputs.permute(1, 2, 0).cpu().numpy(), 0, 255).astype(np.uint8)
-            picture = picture[..., ::-1] if picture.shape[2] == 3 else picture[..., :1]
-            picture = np.ascontiguousarray(np.broadcast_to(picture, (*made, 3)))
             extent = (0.0, 0.0, maps.input_size[0] / made[0], maps.input_size[1] / made[1])
-            return fit(picture, longest=self.longest), (0, 0, *size), extent
+            return fit(picture_of(inputs), longest=self.longest), (0, 0, *size), extent
         box = placement.seen(size, made)
         extent = placement.extent(size, box, maps.input_size)
         picture = np.ascontiguousarray(image[box[0] : box[2], box[1] : box[3]])

@@ -74,11 +74,6 @@ class ClusterMaps:
         )
         return rows, cols
 
-    @property
-    def region(self) -> torch.Tensor:
-        """(B, E, H, W) int64, the region of every point, row-major."""
-        return self.assignment // self.centers_per_region
-
     def index_of_head(self, head: int) -> int:
         """Index on the axis E of the head with this number in the model."""
         if head not in self.heads:
@@ -260,7 +255,6 @@ def cluster_maps(
     of all blocks by (stage, block).
 
     Args:
-        model: Any model with one ContextCluster inside.
         images: (B, C, H, W) or (C, H, W), floating, normalized as the backbone takes them (what
             ``model.data_preprocessor`` returns as ``inputs``), 32 x 32 or more.
         stage: As for :func:`record_clusters`, like ``block`` and ``head``.

@@ -10,58 +10,42 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ['cluster_colors', 'palette', 'perceived', 'perceptual_distance']
+__all__ = ['cluster_colors', 'palette', 'perceived']
 
 # Okabe and Ito's set without its black, each the farthest from those before it
 # (https://jfly.uni-koeln.de/color/). All colors that follow are computed.
-_OKABE_ITO = (
-    (0, 114, 178),  # blue
-    (240, 228, 66),  # yellow
-    (213, 94, 0),  # vermillion
-    (86, 180, 233),  # sky blue
-    (230, 159, 0),  # orange
-    (0, 158, 115),  # bluish green
-    (204, 121, 167),  # reddish purple
-)
+_OKABE_ITO = [
+    tuple(bytes.fromhex(color))
+    for color in ['0072b2', 'f0e442', 'd55e00', '56b4e9', 'e69f00', '009e73', 'cc79a7']
+]
 _LIGHTNESS = (0.40, 0.93)
 _CHROMA = (0.10, 0.22)
 _LEVELS = 24  # of each channel among the candidates
 _MAX_COLORS = 1024
 
-_LMS_FROM_RGB = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LAB_FROM_LMS = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
-_VISION = np.array(
-    [
-        np.eye(3),
-        [  # protanopia
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ],
-        [  # deuteranopia
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881],
-        ],
-        [  # tritanopia
-            [1.255528, -0.076749, -0.178779],
-            [-0.078411, 0.930809, 0.147602],
-            [0.004733, 0.691367, 0.303900],
-        ],
-    ]
-)
+_LMS_FROM_RGB = np.array([
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+])  # fmt: skip
+_LAB_FROM_LMS = np.array([
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+])  # fmt: skip
+# Full color vision, protanopia, deuteranopia and tritanopia.
+_VISION = np.array([
+    np.eye(3),
+    [[0.152286, 1.052583, -0.204868],
+     [0.114503, 0.786281, 0.099216],
+     [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968],
+     [0.280085, 0.672501, 0.047413],
+     [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779],
+     [-0.078411, 0.930809, 0.147602],
+     [0.004733, 0.691367, 0.303900]],
+])  # fmt: skip
 
 
 def perceived(colors: ArrayLike) -> np.ndarray:
@@ -70,12 +54,6 @@ def perceived(colors: ArrayLike) -> np.ndarray:
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(np.einsum('vij,nj->vni', _VISION, linear), 0, 1)
     return np.cbrt(seen @ _LMS_FROM_RGB.T) @ _LAB_FROM_LMS.T
-
-
-def perceptual_distance(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Return the least distance of colors (N, 3): 0.02 is just noticeable, black to white 1."""
-    difference = perceived(first) - perceived(second)
-    return np.sqrt((difference**2).sum(-1)).min(0)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from coc_mm.utils.atomic_io import atomic_write
@@ -34,6 +35,13 @@ def fit(picture: np.ndarray, height: int | None = None, longest: int | None = No
     size = [max(1, round(n * scale)) for n in picture.shape[:2]]
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(picture, size[::-1], interpolation=how)
+
+
+def picture_of(inputs: torch.Tensor, channel_order: str = 'bgr') -> np.ndarray:
+    """Return the RGB picture (H, W, 3) uint8 of a pipeline's image (C, H, W) of 1 or 3 channels."""
+    picture = np.clip(np.rint(inputs.permute(1, 2, 0).cpu().numpy()), 0, 255).astype(np.uint8)
+    picture = picture[..., :: -1 if channel_order == 'bgr' else 1]
+    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
 @lru_cache(maxsize=8)
@@ -68,13 +76,10 @@ def contact_sheet(
     Args:
         rows: Rows of (picture, caption), RGB uint8; None leaves a place empty. Captions are cut
             off after two lines.
-        title: Goes above all.
     """
     columns = list(zip_longest(*rows, fillvalue=(None, '')))
     tiles = list(zip(*columns, strict=True))
-    widths = [
-        max((p.shape[1] for p, _ in column if p is not None), default=0) for column in columns
-    ]
+    widths = [max((p.shape[1] for p, _ in col if p is not None), default=0) for col in columns]
     heights = [max(p.shape[0] for p, _ in row if p is not None) for row in tiles]
     gap = max(4, round(0.03 * min(heights)))
     font = _font(max(11, round(0.055 * max(heights))))
@@ -151,19 +156,15 @@ def stage_row(
 ) -> list[tuple[np.ndarray, str]]:
     """Return the image and the clusters of several blocks, a row for :func:`contact_sheet`.
 
-    Args:
-        picture: (height, width, 3) uint8, RGB.
-        maps: One per block, of this image and one head each.
-        height: Of every picture, in pixels.
-        caption: Under the image.
-        style: ``alpha``, ``extent`` and ``centers``, as for ``draw_clusters``.
+    ``maps`` are one per block, of one head each; the rest is as for :func:`head_grid`.
     """
     tile = fit(picture, height)
     row = [(tile, caption)]
     for m in maps:
         (head,) = m.heads
-        name = f'stage {m.stage}, block {m.block}, head {head}'
-        row.append((_overlay(tile, m, None, **style), name))
+        row.append(
+            (_overlay(tile, m, head, **style), f'stage {m.stage}, block {m.block}, head {head}')
+        )
     return row
 
 
@@ -175,10 +176,8 @@ def save_picture(path: str | os.PathLike, picture: np.ndarray) -> Path:
     return path
 
 
-def save_gif(
-    path: str | os.PathLike, frames: Sequence[np.ndarray], seconds: float = 0.6, hold: float = 2.0
-) -> Path:
-    """Write RGB pictures of one size as an endless GIF, the last shown for ``hold`` seconds."""
+def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> Path:
+    """Write RGB pictures of one size as an endless GIF, 0.6 s each and the last for 2 s."""
     path = Path(path)
     # One table of colors for all frames, lest flat areas flicker.
     pooled = Image.fromarray(np.concatenate([frame[::2, ::2] for frame in frames]))
@@ -186,7 +185,7 @@ def save_gif(
     first, *others = (
         Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE) for frame in frames
     )
-    duration = [round(1000 * seconds)] * len(others) + [round(1000 * hold)]
+    duration = [600] * len(others) + [2000]
     with atomic_write(path) as part:
         first.save(part, 'GIF', save_all=True, append_images=others, duration=duration, loop=0)
     return path

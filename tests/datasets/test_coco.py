@@ -38,11 +38,7 @@ WRONG = {
     'an unknown image': (_set('annotations', 'image_id', 7), 'annotation 2 is of image 7'),
     'an unknown category': (_set('annotations', 'category_id', 9), 'is of category 9'),
     'a box of three': (_set('annotations', 'bbox', [1, 2, 3]), r'has the bbox \[1, 2, 3\]'),
-    'a box of nan': (_set('annotations', 'bbox', [1, 2, 3, float('nan')]), 'has the bbox'),
-    'a box of text': (_set('annotations', 'bbox', 'none'), r"'none': \[x, y, width, height\]"),
     'no height': (lambda c: c['images'][1].pop('height'), 'image 2 has no height'),
-    'a tall height': (_set('images', 'height', 'tall'), "image 2 has the height 'tall': a number"),
-    'a name of 3': (_set('categories', 'name', 3), 'category 2 has the name 3: text is due'),
     'an image twice': (_set('images', 'id', 1), 'two entries of images have the id 1'),
     'text': (lambda c: c.update(images='none'), 'images is no list'),
     'numbers': (lambda c: c.update(annotations=[1]), 'annotations holds 1, which is no object'),
@@ -50,7 +46,6 @@ WRONG = {
     'no masks': (change_entries(segmentation=[]), '8 of 8 annotations have no segmentation'),
     'masks of text': (_set('annotations', 'segmentation', 'x'), 'neither polygons nor run lengths'),
     'a flat polygon': (_set('annotations', 'segmentation', [1, 2]), 'mask that is no list of poly'),
-    'a polygon of None': (_set('annotations', 'segmentation', [[1, None]]), 'no list of polygons'),
     'another size': (
         _set('annotations', 'segmentation', dict(size=[9, 64], counts=[576])),
         r'annotation 2 has a mask that says its size is \[9, 64\]; its image has',
@@ -69,7 +64,7 @@ def test_wrong_files_are_refused(kind, read):
         read(change)
 
 
-@pytest.mark.parametrize('content', ['', '[]', '[1]', '{"images": [', '{"images": 1e999}'])
+@pytest.mark.parametrize('content', ['[1]', '{"images": ['])
 def test_files_that_are_no_annotations_are_refused(content, tmp_path):
     (tmp_path / 'train.json').write_text(content)
     with pytest.raises(ValueError, match=r'train\.json is not a COCO annotation file'):
@@ -86,7 +81,6 @@ def test_boxes_that_cannot_be_learned_are_left_out(box, read):
 IDS = {
     'from zero': lambda entry: entry['id'] - 1,  # which pycocotools takes for no match
     'per image': lambda entry: (entry['id'] - 1) % 2 + 1,
-    'text': lambda entry: f'u-{entry["id"]}',
     'none': None,
 }
 

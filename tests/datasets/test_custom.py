@@ -23,7 +23,7 @@ from own_data import (
 from PIL import Image
 from shrunk_configs import CONFIGS, make_ade, make_class_folders, make_coco
 
-from coc_mm.datasets import ClassFolders, ImageMaskFolders, resolve_custom, set_classes
+from coc_mm.datasets import ClassFolders, ImageMaskFolders, resolve_custom
 from coc_mm.datasets.folder_datasets import list_images
 
 
@@ -223,14 +223,6 @@ class TestCoco:
         shutil.rmtree(tmp_path / 'train2017')
         refused(r'names the image 1\.jpg, which is in none of', COCO, tmp_path)
 
-    def test_any_case(self, tmp_path):
-        root = write_coco(tmp_path)
-        (root / 'val').rename(root / 'Valid')
-        (root / 'annotations').rename(root / 'Annotations')
-        (root / 'Annotations' / 'val.json').rename(root / 'Annotations' / 'Testing.json')
-        cfg, _ = resolved(COCO, root)
-        assert paths(dataset(cfg, 'val_dataloader'))[0] == str(root / 'Valid' / '1.png')
-
     def test_settings_of_the_dataset_are_kept(self, tmp_path):
         def half(content):
             content['annotations'] = content['annotations'][:4]
@@ -244,19 +236,6 @@ class TestCoco:
             cfg, report = resolved(BOXES, tmp_path, **options)
             assert len(dataset(cfg)) == count
             assert says in report
-
-    @pytest.mark.parametrize(
-        ('change', 'size', 'says'),
-        [
-            (change_entries(ignore=1), 64, '8 boxes of a crowd or to be ignored'),
-            (change_entries(segmentation=[[1, 2, 20, 30]]), 64, '4 images without boxes'),
-            (lambda content: None, 24, r'4 images below 32 pixels \(filter_cfg.min_size\)'),
-        ],
-        ids=['ignore', 'lines', 'small'],
-    )
-    def test_nothing_left_to_train_on_is_refused(self, tmp_path, change, size, says):
-        write_coco(tmp_path, change, size)
-        refused(rf'train.json: no box is left .* 4 images: {says}', COCO, tmp_path)
 
     def test_a_class_without_boxes_is_named(self, tmp_path):
         write_coco(tmp_path, change_entries(category_id=1))
@@ -272,15 +251,6 @@ class TestCoco:
         assert min(entry['id'] for entry in json.loads(Path(copy).read_text())['annotations']) == 1
         assert 'val.json: annotation ids are missing, text, twice or below 1' in report
         assert cfg.train_dataloader.dataset.ann_file != copy
-
-    def test_several_metrics(self, tmp_path):
-        write_coco(tmp_path)
-        cfg = Config.fromfile(CONFIGS / BOXES)
-        metrics = [dict(cfg.val_evaluator), dict(type='VOCMetric')]
-        cfg.merge_from_dict(dict(data_root=str(tmp_path), val_evaluator=metrics))
-        resolve_custom(cfg)
-        assert cfg.val_evaluator[0].ann_file == str(tmp_path / 'annotations' / 'val.json')
-        assert cfg.val_evaluator[1] == dict(type='VOCMetric')
 
 
 class TestImageMasks:
@@ -354,23 +324,6 @@ class TestImageMasks:
         for file in masks.iterdir():
             Image.fromarray(np.array([[0, 255]], np.uint8)).save(file)
         refused(r'hold nothing but \[0\].*instead of 255', MASKS, tmp_path)
-
-    def test_every_mask_is_compared_with_the_classes(self, tmp_path):
-        make_ade(tmp_path, splits=('',))
-        (tmp_path / 'classes.txt').write_text('a\nb\nc\nd\n')
-        for k in range(4, 150):
-            for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
-                (tmp_path / folder / f'{k}.{suffix}').symlink_to(f'0.{suffix}')
-        resolved(MASKS, tmp_path)
-        (tmp_path / 'annotations' / '77.png').unlink()
-        Image.fromarray(np.full((64, 96), 9, np.uint8)).save(tmp_path / 'annotations' / '77.png')
-        refused(r'1 masks in .*, e\.g\. 77\.png, hold the value 9', MASKS, tmp_path)
-
-    def test_one_pair_cannot_be_split(self, tmp_path):
-        make_ade(tmp_path, splits=('',))
-        for path in (*tmp_path.glob('images/[1-3].jpg'), *tmp_path.glob('annotations/[1-3].png')):
-            path.unlink()
-        refused('there is one image with a mask, too few to hold', MASKS, tmp_path)
 
 
 class TestWrappers:
@@ -448,10 +401,3 @@ def test_no_validation_by_flag(tiny_data):
     cfg, _ = resolved(*tiny_data, **off)
     assert cfg.val_dataloader is None
     assert str(tiny_data[1]) in cfg.test_dataloader.dataset.data_root
-
-
-def test_set_classes():
-    cfg = Config.fromfile(CONFIGS / COCO)
-    set_classes(cfg, ('a', 'b', 'c'))
-    assert cfg.model.roi_head.bbox_head.num_classes == 3
-    assert cfg.model.roi_head.mask_head.num_classes == 3

@@ -14,13 +14,11 @@ def write_zip(path, files):
     return path
 
 
-def write_tar(path, files, mode='w', **attributes):
+def write_tar(path, files, mode='w'):
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            for key, value in attributes.items():
-                setattr(info, key, value)
             archive.addfile(info, io.BytesIO(content))
     return path
 

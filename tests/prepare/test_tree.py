@@ -90,18 +90,6 @@ def test_an_archive_with_too_little_leaves_nothing(recipes, run, tmp_path, coco_
     assert data(tmp_path / 'coco') == {}
 
 
-def test_ade20k(recipes, run, tmp_path):
-    content = {'ADEChallengeData2016/objectInfo150.txt': b'wall'}
-    for kind, suffix in (('images', '.jpg'), ('annotations', '.png')):
-        for split in ('training', 'validation'):
-            names = [f'{i}{suffix}' for i in range(2)]
-            content |= files(f'ADEChallengeData2016/{kind}/{split}', names)
-    (tmp_path / 'in').mkdir()
-    write_zip(tmp_path / 'in/ADEChallengeData2016.zip', content)
-    assert run('ade20k', '--root', tmp_path / 'ade', '--archives', tmp_path / 'in')[0] == 0
-    assert data(tmp_path / 'ade') == content
-
-
 def test_scanobjectnn_takes_the_main_splits(recipes, run, tmp_path):
     names = [f'{split}_objectdataset_augmentedrot_scale75.h5' for split in ('training', 'test')]
     wanted = files('h5_files/main_split', names) | files('h5_files/main_split_nobg', names)

@@ -53,39 +53,6 @@ def test_red_stays_red(make_maps):
     np.testing.assert_array_equal(rgb, bgr[..., ::-1])
 
 
-@pytest.mark.parametrize(
-    ('size', 'folds', 'proposals'),
-    [((16, 16), (1, 1), (1, 5)), ((16, 16), (1, 1), (3, 5)), ((56, 56), (8, 8), (2, 2)),
-     ((13, 21), (4, 3), (7, 7)), ((24, 10), (3, 1), (2, 3))],
-)  # fmt: skip
-def test_neighbours_differ_in_the_picture(make_maps, size, folds, proposals):
-    """5, 15 and hundreds of clusters: touching points of other clusters differ in color."""
-    maps = make_maps(size, folds, proposals, heads=(0,), batch=1)
-    out = draw(noise(size), maps, alpha=1).astype(int)
-    clusters = maps.assignment[0, 0].numpy()
-    met = 0
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        a = (slice(0, size[0] - dy), slice(max(0, -dx), size[1] - max(0, dx)))
-        b = (slice(dy, size[0]), slice(max(0, dx), size[1] + min(0, dx)))
-        other = clusters[a] != clusters[b]
-        same = (out[a] == out[b]).all(-1)
-        assert not (other & same).any()
-        assert same[~other].all()
-        met += other.sum()
-    assert met > size[0] * size[1]
-
-
-def test_labels_are_not_smeared(make_maps):
-    maps = make_maps()
-    for size in ((7, 10), (70, 100), (71, 99), (3, 4), (640, 481)):
-        clusters, inside = spread(maps.assignment[0, 0].numpy(), size)
-        assert inside.all()
-        assert set(np.unique(clusters)) <= set(maps.assignment[0, 0].unique().tolist())
-    clusters, _ = spread(maps.assignment[0, 0].numpy(), (70, 100))
-    expected = maps.assignment[0, 0].repeat_interleave(10, 0).repeat_interleave(10, 1)
-    np.testing.assert_array_equal(clusters, expected.numpy())
-
-
 def test_extent_places_the_map(make_maps):
     """A network that saw the middle of the picture, and one whose input was padded."""
     image, maps = noise((80, 100)), make_maps()

@@ -1,7 +1,5 @@
 """The hook within a Runner, in all three libraries."""
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_projects import SCOPES, write_project
 
-from coc_mm.visualization.hook import ClusterVisualizationHook, _undisturbed
+from coc_mm.visualization.hook import ClusterVisualizationHook
 
 
 def build_runner(folder, scope, hooks, **changes):
@@ -114,28 +112,3 @@ def test_without_validation_or_epochs(tmp_path):
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match='|'.join(options)):
         ClusterVisualizationHook(**options)
-
-
-def test_modes_and_random_numbers_come_back():
-    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2), torch.nn.Dropout())
-    model.train()
-    model[2].eval()
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-
-    def disturb():
-        with _undisturbed(model):
-            assert not any(m.training for m in model.modules())
-            assert not torch.is_grad_enabled()
-            torch.rand(3), np.random.rand(3), random.random()
-            raise KeyError('mine')
-
-    with pytest.raises(KeyError, match='mine'):
-        disturb()
-    assert [m.training for m in model.modules()] == [True, True, True, False]
-    assert torch.is_grad_enabled()
-    assert torch.equal(torch.get_rng_state(), states[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
-    assert random.getstate() == states[2]

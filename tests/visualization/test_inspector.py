@@ -63,27 +63,23 @@ def test_maps_and_prediction_are_the_models_own(project):
     inputs = model.data_preprocessor(batch)['inputs']
     for key, maps in cluster_maps(model, inputs).items():
         assert torch.equal(maps.assignment, found.maps[key].assignment)
-    kind = {'mmpretrain': 'pred_score', 'mmdet': 'pred_instances', 'mmseg': 'pred_sem_seg'}[scope]
-    own, seen = sample.get(kind), found.sample.get(kind)
-    if scope == 'mmdet':
-        own, seen = own.scores, seen.scores
-    elif scope == 'mmseg':
-        own, seen = own.data, seen.data
-    assert torch.equal(own, seen)
+    prediction = {
+        'mmpretrain': lambda sample: sample.pred_score,
+        'mmdet': lambda sample: sample.pred_instances.scores,
+        'mmseg': lambda sample: sample.pred_sem_seg.data,
+    }[scope]
+    assert torch.equal(prediction(sample), prediction(found.sample))
 
 
-def test_sliding_windows_show_the_whole_image(project):
+def test_sliding_windows_show_the_whole_image(project, monkeypatch):
     scope, model, config = project
     if scope != 'mmseg':
         pytest.skip('only mmseg slides')
     whole = ClusterInspector(model, config)(photo(), 0, 0)
-    before = model.test_cfg
-    model.test_cfg = before.copy()
-    model.test_cfg.update(mode='slide', crop_size=(48, 48), stride=(32, 32))
-    try:
-        slid = ClusterInspector(model, config)(photo(), 0, 0)
-    finally:
-        model.test_cfg = before
+    slide = model.test_cfg.copy()
+    slide.update(mode='slide', crop_size=(48, 48), stride=(32, 32))
+    monkeypatch.setattr(model, 'test_cfg', slide)
+    slid = ClusterInspector(model, config)(photo(), 0, 0)
     assert torch.equal(slid.maps[0, 0].assignment, whole.maps[0, 0].assignment)
 
 

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from coc_mm.visualization import cluster_colors, palette, perceptual_distance
+from coc_mm.visualization import cluster_colors, palette
 from coc_mm.visualization.palette import perceived
 
 
 def least_distance(colors):
     pairs = [(i, j) for i in range(len(colors)) for j in range(i)]
     first, second = np.transpose(pairs)
-    return perceptual_distance(colors[first], colors[second]).min()
+    difference = perceived(colors[first]) - perceived(colors[second])
+    return np.sqrt((difference**2).sum(-1)).min()
 
 
 def test_oklab_matches_the_published_values():
@@ -42,14 +43,10 @@ def test_colors_stay_apart_for_every_kind_of_vision(count, apart):
     assert least_distance(colors) > apart
 
 
-def test_hundreds_of_colors_differ():
-    colors = palette(300)
-    assert len(np.unique(colors, axis=0)) == 300
-    assert len(palette(2000)) == 2000
-
-
 def test_the_palette_is_stable_and_grows_at_its_end():
     np.testing.assert_array_equal(palette(40)[:16], palette(16))
+    assert len(np.unique(palette(300), axis=0)) == 300
+    assert len(palette(2000)) == 2000
     # The same in every run and on every machine.
     assert palette(12)[5:].tolist() == [
         [0, 158, 115],

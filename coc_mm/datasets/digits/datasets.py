@@ -1,18 +1,13 @@
 """The digit scenes as the datasets of mmdet and mmseg read them.
 
-Both are functions that write the scenes where they are missing and return the library's own
-dataset, so that a config that names them works on a fresh clone.
+Both functions write the scenes where they are missing and return the library's own dataset.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coc_mm.datasets.digits.digits import CLASSES, PALETTE, check_split
 from coc_mm.datasets.digits.scenes import FOLDERS, ensure_digit_scenes
 from coc_mm.registry import DATASETS
-
-if TYPE_CHECKING:
-    from mmdet.datasets import CocoDataset
-    from mmseg.datasets import BaseSegDataset
 
 
 @DATASETS.register_module(name='DigitScenesCoco')
@@ -21,14 +16,13 @@ def digit_scenes_coco(
     split: str = 'train',
     spec: dict | None = None,
     **kwargs: Any,
-) -> 'CocoDataset':
+) -> Any:
     """The scenes with boxes and masks, read by mmdet's ``CocoDataset``.
 
     Args:
         data_root (str): Where the scenes lie or shall be written.
         split (str): ``'train'`` or ``'test'``.
         spec (dict, optional): Fields of :class:`SceneSpec`.
-        **kwargs: Arguments of ``CocoDataset`` (``pipeline``, ``filter_cfg``, ...).
     """
     folder = FOLDERS[check_split(split)]
     from mmdet.datasets import CocoDataset
@@ -49,7 +43,7 @@ def digit_scenes_seg(
     split: str = 'train',
     spec: dict | None = None,
     **kwargs: Any,
-) -> 'BaseSegDataset':
+) -> Any:
     """The scenes with semantic maps, read by mmseg's ``BaseSegDataset``: 11 classes.
 
     Arguments are those of :func:`digit_scenes_coco`.

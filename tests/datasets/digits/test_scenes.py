@@ -25,18 +25,6 @@ def decode(rle):
     return flat.reshape(rle['size'], order='F')
 
 
-def test_layout_is_complete(tiny_scenes):
-    for _, folder, count in SPLITS:
-        names = [f'scene_{i:05d}' for i in range(count)]
-        assert sorted(p.stem for p in (tiny_scenes / 'images' / folder).iterdir()) == names
-        assert sorted(p.stem for p in (tiny_scenes / 'annotations' / folder).iterdir()) == names
-        coco = read_coco(tiny_scenes, folder)
-        assert [image['id'] for image in coco['images']] == list(range(count))
-        assert [c['name'] for c in coco['categories']] == list('0123456789')
-    siblings = [p.name for p in tiny_scenes.parent.iterdir() if not p.name.endswith('.lock')]
-    assert siblings == [tiny_scenes.name]
-
-
 def test_masks_boxes_and_semantic_maps_agree(tiny_scenes, tiny_spec):
     sizes = []
     for split, folder, count in SPLITS:

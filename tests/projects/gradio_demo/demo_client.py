@@ -73,14 +73,8 @@ class Page:
         self.ids = {c['props']['elem_id']: c['id'] for c in components if c['props'].get('elem_id')}
         self.values = {c['id']: c['props'].get('value') for c in components}
         self.values[self.ids['model-a']] = model
-        self.upload, self.pick, self.example = (
-            next(d['id'] for d in self.dependencies if [self.ids[where], event] in d['targets'])
-            for where, event in (
-                ('image', 'upload'),
-                ('overlay-a', 'select'),
-                ('examples', 'click'),
-            )
-        )
+        given = [self.ids['image'], 'upload']
+        self.upload = next(d['id'] for d in self.dependencies if given in d['targets'])
         self.refresh = self.upload + 1  # which answers for the first panel
 
     def data(self, function, **others):

@@ -91,10 +91,6 @@ def slide(page, name, value):
     field.press('Enter')
 
 
-def maximum(page, name):
-    return page.locator(f'#{name} input[type=range]').get_attribute('max')
-
-
 def pixels_of(page, where):
     with urllib.request.urlopen(source_of(page, where), timeout=30) as answer:
         return np.asarray(Image.open(answer).convert('RGB'))
@@ -126,37 +122,6 @@ def test_upload_sliders_and_download(page, red):
     np.testing.assert_array_equal(saved, pixels_of(page, '#overlay-a'))
 
 
-def test_ranges_follow_the_model_and_the_stage(page):
-    choose(page, 'a', 'deep/iter_5.pth')
-    page.wait_for_function("document.querySelector('#block-a').innerText.includes('0-1')")
-    assert (maximum(page, 'stage-a'), maximum(page, 'head-a')) == ('3', '2')
-    slide(page, 'head-a', 2)
-    for stage, blocks, heads in ((2, 'Block, 0-2', 'Head, 0-3'), (3, 'Block, only 0', 'Head, 0-4')):
-        slide(page, 'stage-a', stage)
-        page.wait_for_function(f"document.querySelector('#block-a').innerText.includes('{blocks}')")
-        assert heads in page.locator('#head-a').inner_text()
-    assert page.locator('#block-a input[type=range]').is_disabled()
-    slide(page, 'head-a', 4)
-    page.wait_for_function("document.querySelector('#head-a input[type=number]').value === '4'")
-    choose(page, 'a', 'small/epoch_10.pth')  # which has no head 4
-    page.wait_for_function("document.querySelector('#head-a').innerText.includes('0-1')")
-    assert page.locator('#head-a input[type=number]').input_value() == '1'
-    assert page.locator('#message-a').inner_text().strip() == ''
-
-
-def test_models_of_all_tasks_and_untrained_ones(page):
-    for name, said in (('boxes/epoch_10.pth', 'Detection'), ('areas/epoch_10.pth', 'Segmentation')):
-        choose(page, 'a', name)
-        page.wait_for_function(f"document.querySelector('#facts-a').innerText.includes('{said}')")
-        page.wait_for_selector('#answer-a img')
-        page.wait_for_selector('#classes-a', state='hidden')
-    page.wait_for_selector('#found-a li')
-    choose(page, 'a', 'coc-tiny-plain_8xb128_in1k (untrained)')
-    page.wait_for_function("document.querySelector('#facts-a').innerText.includes('Untrained')")
-    assert 'its answers mean nothing' in page.locator('#facts-a').inner_text()
-    page.wait_for_selector('#answer-a', state='hidden')
-
-
 def test_click_a_point_and_compare(page, red):
     choose_classifier(page)
     changes(page, '#overlay-a', lambda: upload(page, red))
@@ -184,43 +149,3 @@ def test_click_a_point_and_compare(page, red):
     assert page.locator('#model-a input').input_value() == 'small/epoch_10.pth'
     changes(page, '#overlay-a', lambda: page.click('#clear-a'))
     page.wait_for_selector('#point-a table', state='detached')
-    # The same without a mouse.
-    page.get_by_text('Choose a point without a mouse').click()
-    changes(page, '#overlay-a', lambda: page.click('#choose'))
-    page.wait_for_selector('#point-a table')
-
-
-def test_bad_files_are_told_and_the_page_lives_on(page, tmp_path, red):
-    broken = tmp_path / 'broken.png'
-    broken.write_bytes(red.read_bytes()[:700])
-    upload(page, broken)
-    page.wait_for_selector('#message [role=alert]')
-    assert 'The image is damaged' in page.locator('#message').inner_text()
-    page.wait_for_selector('#overlay-a img', state='detached')
-    upload(page, red)
-    page.wait_for_selector('#overlay-a img')
-    page.wait_for_selector('#message [role=alert]', state='detached')
-    page.click('#image button[aria-label="Remove Image"]')
-    page.wait_for_selector('#image [data-testid=upload-text]')
-    for name, size, said in (('text.txt', 10, 'Only image'), ('big.png', 3_000_000, 'maximum')):
-        (tmp_path / name).write_bytes(b'x' * size)
-        upload(page, tmp_path / name)
-        toast = page.locator('.toast-body').filter(has_text=said)
-        toast.wait_for()
-        page.locator('.toast-close').first.click()
-    large = tmp_path / 'large.png'
-    Image.fromarray(np.zeros((2000, 1500, 3), np.uint8)).save(large)
-    upload(page, large)
-    page.wait_for_selector('#message [role=alert]')
-    assert 'more than the 2 million' in page.locator('#message').inner_text()
-    page.locator('#examples button').nth(1).click()
-    page.wait_for_selector('#overlay-a img')
-
-
-def test_a_narrow_page_fits(browser, server):
-    page = browser.new_page(viewport=dict(width=480, height=900))
-    page.set_default_timeout(WAIT)
-    page.goto(server.url)
-    page.wait_for_selector('#overlay-a img')
-    assert page.evaluate('document.documentElement.scrollWidth') <= 480
-    page.close()

@@ -1,6 +1,5 @@
 """Models at work: bounded, for several users, and with numbers that are right."""
 
-import threading
 import time
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 
 pytest.importorskip('mmpretrain')
 from cluster_demo import view
-from cluster_demo.engine import Choice, Engine, LRUCache
+from cluster_demo.engine import Choice, Engine
 from cluster_demo.session import Session
 from cluster_demo.uploads import Limits
 from PIL import Image
@@ -25,19 +24,6 @@ def engine(sources):
 
 def image(seed=0, height=72, width=120):
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
-
-
-def test_the_cache_drops_the_longest_unused():
-    cache = LRUCache(10, weigh=len)
-    cache.put('a', 'xxxx')
-    cache.put('b', 'xxxx')
-    assert cache.get('a') == 'xxxx'
-    cache.put('c', 'xxxx')
-    assert (cache.get('a'), cache.get('b'), cache.get('c')) == ('xxxx', None, 'xxxx')
-    cache.put('d', 'x' * 50)  # larger than all that is allowed, yet it is what is asked for
-    assert (len(cache), cache.get('d')) == (1, 'x' * 50)
-    cache.drop(lambda key: key == 'd')
-    assert len(cache) == 0
 
 
 def test_models_in_memory_are_bounded(sources):
@@ -140,32 +126,6 @@ def test_time_limit_stops_the_model(sources):
         engine.run(engine.keep(image()), sources['small'].label)
 
 
-def test_users_at_once_get_their_own(sources):
-    engine = Engine([sources['small'], sources['areas']])
-    alone = {}
-    for seed in range(4):
-        label = engine.labels[seed % 2]
-        alone[seed] = engine.run(engine.keep(image(seed)), label)
-    engine.forget(None)
-    found, begin = {}, threading.Barrier(4)
-
-    def use(seed):
-        begin.wait()
-        token = engine.keep(image(seed))
-        found[seed] = engine.run(token, engine.labels[seed % 2])
-
-    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 4
-    for seed, result in found.items():
-        assert result.inspection.findings == alone[seed].inspection.findings
-        for key, maps in result.inspection.maps.items():
-            assert torch.equal(maps.assignment, alone[seed].inspection.maps[key].assignment)
-
-
 @pytest.fixture
 def session(sources, tmp_path):
     Image.fromarray(image()).save(tmp_path / 'mine.png')
@@ -187,17 +147,3 @@ def test_nothing_is_kept_of_visitors_that_left(session, tmp_path):
     assert len(session.engine._images) == len(session.engine._results) == 0
     with pytest.raises(UserError, match='no longer in memory'):
         session.show('a', choice, 0.5)
-
-
-def test_pictures_for_a_visitor_who_left_do_not_stay(session, tmp_path, monkeypatch):
-    session.receive(tmp_path / 'mine.png')
-    save = session._save
-
-    def leave_and_save(*arguments):
-        session.close()
-        return save(*arguments)
-
-    monkeypatch.setattr(session, '_save', leave_and_save)
-    with pytest.raises(UserError, match='no longer in memory'):
-        session.show('a', Choice(session.engine.labels[0], None, 0, 0, 0), 0.5)
-    assert not session.folder.exists()

@@ -17,14 +17,14 @@ XYZ = 'property float x\nproperty float y\nproperty float z\n'
 RGB = 'property uchar red\n'
 
 
-def text_ply(rows='0 0 0 9\n1.5 0 -2 9\n0.25 3 1 9\n', count=3, properties=XYZ + RGB):
-    return (PLY.format('ascii', count, properties) + rows).encode()
+def text_ply(rows='0 0 0 9\n1.5 0 -2 9\n0.25 3 1 9\n'):
+    return (PLY.format('ascii', 3, XYZ + RGB) + rows).encode()
 
 
-def binary_ply(order, count=3):
+def binary_ply(order):
     form = 'binary_little_endian' if order == '<' else 'binary_big_endian'
     rows = b''.join(struct.pack(f'{order}3fB', *row, 9) for row in POINTS)
-    return PLY.format(form, count, XYZ + RGB).encode() + rows
+    return PLY.format(form, 3, XYZ + RGB).encode() + rows
 
 
 @pytest.mark.parametrize(
@@ -34,29 +34,15 @@ def binary_ply(order, count=3):
         ('a.ply', text_ply()),
         ('a.ply', binary_ply('<')),
         ('a.PLY', binary_ply('>')),
-        (
-            'a.ply',
-            text_ply()
-            .replace(b'element vertex', b'element other 1\nproperty int i\nelement vertex')
-            .replace(b'end_header\n', b'end_header\n5\n'),
-        ),
         ('a.off', b'OFF\n3 0 0\n0 0 0\n1.5 0 -2\n0.25 3 1\n'),
-        ('a.off', b'OFF3 0 0\n0 0 0\n1.5 0 -2\n0.25 3 1\n'),
     ],
-    ids=['xyz', 'ascii', 'little', 'big', 'other first', 'off', 'off joined'],
-)  # fmt: skip
+    ids=['xyz', 'ascii', 'little', 'big', 'off'],
+)
 def test_formats(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     points = read_points(tmp_path / name)
     assert points.dtype == np.float32
     np.testing.assert_array_equal(points, POINTS)
-
-
-def test_npy(tmp_path):
-    for dtype in (np.float64, np.float16, np.int32):
-        array = np.arange(12).reshape(3, 4).astype(dtype)
-        np.save(tmp_path / 'a.npy', np.asfortranarray(array))
-        np.testing.assert_array_equal(read_points(tmp_path / 'a.npy'), array[:, :3])
 
 
 def test_a_mesh_is_sampled_by_area(tmp_path):
@@ -77,28 +63,12 @@ def test_a_mesh_is_sampled_by_area(tmp_path):
     [
         ('a.xyz', b'', '0 points'),
         ('a.xyz', b'1 2\n', 'line 1: expected three'),
-        ('a.xyz', b'1 2 three\n', 'line 1: expected three'),
-        ('a.xyz', b'1 2 nan\n1 1 1\n', '1 of 2 points'),
         ('a.xyz', b'1 2 1e300\n', '1 of 1 points'),
-        ('a.xyz', b'\xff\xfe\x00', 'damaged'),
         ('a.ply', b'plx\n', 'begin with'),
         ('a.ply', b'ply\nformat ascii 1.0\nelement vertex 3\n', 'header does not end'),
-        ('a.ply', text_ply(count=10**12), '1000000000000 of vertex are declared'),
         ('a.ply', text_ply('0 0 0 9\n1.5 2.5\n3 4 5 9\n'), 'vertex 1 is incomplete'),
-        ('a.ply', text_ply(properties='property list uchar int x\n'), 'no plain x'),
-        ('a.ply', text_ply(properties=XYZ + 'property float x\n'), 'named twice'),
-        ('a.ply', text_ply(count=0), '0 points'),
-        ('a.ply', binary_ply('<', 10**9), 'are declared'),
-        (
-            'a.ply',
-            text_ply().replace(b'element vertex', b'element none 99999999999\nelement vertex'),
-            '99999999999 of none are declared',
-        ),
         ('a.ply', binary_ply('<')[:-5], 'are declared'),
-        ('a.off', b'OFF\n9000000000 0 0\n0 0 0\n', 'do not fit'),
         ('a.off', b'OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n', 'face 0 does not fit'),
-        ('a.off', b'3 0 0\n', 'begin with'),
-        ('a.npy', b'\x93NUMPY', 'damaged'),
         ('a.npy', b'no array at all, honestly', 'damaged'),
         ('a.pcd', b'', 'are read as clouds'),
     ],
@@ -108,18 +78,6 @@ def test_damaged_files_are_named(tmp_path, name, content, text):
     with pytest.raises(ValueError, match=text) as caught:
         read_points(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
-
-
-def test_arrays_that_are_no_clouds(tmp_path):
-    path = tmp_path / 'a.npy'
-    objects = np.array([dict(a=1)], dtype=object)
-    arrays = {'of object': objects, r'\(4, 2\)': np.zeros((4, 2)), '0 points': np.zeros((0, 3))}
-    for text, array in arrays.items():
-        np.save(path, array)
-        with pytest.raises(ValueError, match=text):
-            read_points(path)
-    with pytest.raises(ValueError, match='does not exist'):
-        read_points(tmp_path / 'b.npy')
 
 
 @pytest.fixture
@@ -179,9 +137,6 @@ def test_scanobjectnn(tmp_path, write_h5):
     expected = {
         ('PB_T50_RS', 'main'): 'main_split/training_objectdataset_augmentedrot_scale75.h5',
         ('PB_T50_R', '2'): 'split2/training_objectdataset_augmentedrot.h5',
-        ('PB_T25_R', 'main'): 'main_split/training_objectdataset_augmented25rot.h5',
-        ('PB_T25', 'main'): 'main_split/training_objectdataset_augmented25_norot.h5',
-        ('OBJ_BG', 'main'): 'main_split/training_objectdataset.h5',
         ('OBJ_ONLY', 'main'): 'main_split_nobg/training_objectdataset.h5',
     }
     for (variant, fold), name in expected.items():
@@ -207,7 +162,6 @@ def test_modelnet40(tmp_path, write_h5):
 
 
 def test_damaged_h5(tmp_path, write_h5):
-    h5py = pytest.importorskip('h5py')
     path = tmp_path / 'main_split/test_objectdataset_augmentedrot_scale75.h5'
     build = dict(type='ScanObjectNN', data_root=str(tmp_path), split='test')
     with pytest.raises(ValueError, match='does not exist'):
@@ -218,13 +172,6 @@ def test_damaged_h5(tmp_path, write_h5):
     with pytest.raises(ValueError, match=r'2 of 4 clouds are damaged.*cloud 1.*label 99'):
         DATASETS.build(build)
     assert len(DATASETS.build(dict(on_bad='skip', **build))) == 2
-    write_h5(path, data[0], label)
-    with pytest.raises(ValueError, match=r'are not \(M, N, 3\)'):
-        DATASETS.build(build)
-    with h5py.File(path, 'w') as file:
-        file['label'] = label
-    with pytest.raises(ValueError, match="no numbers under 'data'"):
-        DATASETS.build(build)
     path.write_bytes(b'\x89HDF\r\n\x1a\n' + b'\0' * 40)
     with pytest.raises(ValueError, match='damaged or no HDF5'):
         DATASETS.build(build)
@@ -310,10 +257,6 @@ def test_metric():
         dict(type='RotatePoints', axis='w'),
         dict(type='ScanObjectNN', split='val'),
         dict(type='ScanObjectNN', split='test', variant='PB'),
-        dict(type='ScanObjectNN', split='test', fold=7),
-        dict(type='ModelNet40', split='val'),
-        dict(type='DigitPoints', split='val'),
-        dict(type='SyntheticSolids', split='val'),
     ],
     ids=str,
 )
