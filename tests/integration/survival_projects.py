@@ -78,9 +78,8 @@ def write_survival_project(folder: Path, scope: str) -> Path:
             for index in range(2, 5):  # ten images in all, so that the last batch is smaller
                 shade = rng.integers(0, 160, (32, 32, 3))
                 shade += np.array([60 * label, 0, 60 - 60 * label])
-                Image.fromarray(shade.astype(np.uint8)).save(
-                    folder / 'data' / name / f'{index}.png'
-                )
+                path = folder / 'data' / name / f'{index}.png'
+                Image.fromarray(shade.astype(np.uint8)).save(path)
     task, schedule = _TASKS[scope]
     config = folder / f'survive_{scope}.py'
     config.write_text(COMMON.format(base=base.name, **schedule) + task)
@@ -88,7 +87,7 @@ def write_survival_project(folder: Path, scope: str) -> Path:
 
 
 def read_losses(log: Path, rank: int = 0) -> list[tuple[int, float]]:
-    """Read the losses that a run recorded, with the iterations they are of."""
+    """Read what a run recorded: iterations and their losses."""
     path = Path(f'{log}.{rank}.losses')
     lines = path.read_text().splitlines() if path.exists() else []
     return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
@@ -111,20 +110,13 @@ def play(folder: Path, chains: list[list[dict]], *libraries: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def differences(one, other, place: str = '') -> list[str]:
-    """List where two nested states differ by a bit."""
+def same(one, other) -> bool:
+    """Whether two nested states are equal to the bit."""
     if isinstance(one, dict):
-        if one.keys() != other.keys():
-            return [f'{place}: {one.keys() ^ other.keys()}']
-        return [d for key in one for d in differences(one[key], other[key], f'{place}.{key}')]
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return [f'{place}: {len(one)} and {len(other)} entries']
-        pairs = enumerate(zip(one, other, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f'{place}.{i}')]
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) else [place]
-    return [] if one == other else [f'{place}: {one} and {other}']
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 #: What of a checkpoint decides how a training goes on.
@@ -136,11 +128,8 @@ def final_state(work_dir: Path) -> dict:
     latest = work_dir / Path((work_dir / 'last_checkpoint').read_text()).name
     checkpoint = torch.load(latest, weights_only=False)
     state = {key: checkpoint[key] for key in STATE if key in checkpoint}
-    known = checkpoint['message_hub']['runtime_info']
-    state['best'] = {key: value for key, value in known.items() if key == 'best_score'}
-    best = sorted(path.name for path in work_dir.glob('best_*.pth'))
-    state['best_files'] = {
-        name: torch.load(work_dir / name, weights_only=False)['state_dict'] for name in best
-    }
+    state['best'] = checkpoint['message_hub']['runtime_info'].get('best_score')
+    for path in work_dir.glob('best_*.pth'):
+        state[path.name] = torch.load(path, weights_only=False)['state_dict']
     state['position'] = checkpoint['meta']['epoch'], checkpoint['meta']['iter']
     return state

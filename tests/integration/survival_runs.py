@@ -38,20 +38,12 @@ class Events:
         self.counts = {}
         self.file = open(f'{run["log"]}.{rank}.events', 'a', buffering=1)  # noqa: SIM115
 
-    def happen(self, kind):
+    def reach(self, kind, before_end=lambda: None):
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.file.write(f'{kind}\n')
-
-    def is_last(self, kind):
-        return self.kill.get('at') == kind and self.counts[kind] == self.kill['n']
-
-    def end(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def reach(self, kind):
-        self.happen(kind)
-        if self.is_last(kind):
-            self.end()
+        if self.kill.get('at') == kind and self.counts[kind] == self.kill['n']:
+            before_end()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def instrument(run, rank):
@@ -82,12 +74,9 @@ def instrument(run, rank):
     write_bytes = Path.write_bytes
 
     def written(path, content):
+        part = content[: int(len(content) * events.kill.get('share', 0.5))]
         kind = 'write' if '.pth' in path.name else 'record'
-        events.happen(kind)
-        if events.is_last(kind):
-            write_bytes(path, content[: int(len(content) * events.kill.get('share', 0.5))])
-            time.sleep(0.01)
-            events.end()
+        events.reach(kind, before_end=lambda: write_bytes(path, part))
         return write_bytes(path, content)
 
     Path.write_bytes = written
@@ -147,9 +136,6 @@ def one_chain(chain):
             return
         run.setdefault('world', 1)
         port = free_port()
-        for kind in ('events', 'losses'):
-            for rank in range(run['world']):
-                Path(f'{run["log"]}.{rank}.{kind}').unlink(missing_ok=True)
         ranks = range(run['world'])
         processes = [fork.Process(target=one_rank, args=(run, rank, port)) for rank in ranks]
         for process in processes:
@@ -162,12 +148,13 @@ def one_chain(chain):
         for process in processes:
             process.kill()
             process.join()
-        ended = dict(status=[process.exitcode for process in processes], stuck=stuck)
         folder = Path(run['argv'][run['argv'].index('--work-dir') + 1])
-        ended['files'] = {
-            path.name: is_whole(path) for path in folder.rglob('*') if path.suffix == '.pth'
-        }
-        ended['partial'] = [path.name for path in folder.rglob('*.part')]
+        ended = dict(
+            status=[process.exitcode for process in processes],
+            stuck=stuck,
+            files={path.name: is_whole(path) for path in folder.rglob('*.pth')},
+            partial=[path.name for path in folder.rglob('*.part')],
+        )
         Path(f'{run["log"]}.ended').write_text(json.dumps(ended))
 
 
