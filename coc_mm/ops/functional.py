@@ -61,32 +61,15 @@ def context_cluster(
     See :func:`coc_mm.ops.backends.reference.forward` for the equations and
     :mod:`coc_mm.ops.regions` for maps that the folds do not divide.
 
-    Similarities and sums are computed in float32, in float64 for float64 inputs, also under
-    autocast.
+    ``features`` and ``values`` are (B, H, W, E, D), E heads of D channels with any strides, and so
+    is the output, in the dtype of ``values``; similarities and sums are float32, float64 for
+    float64 inputs, also under autocast. ``alpha`` and ``beta`` (one element) scale and shift the
+    cosine; ``proposals`` are the centers per region and ``folds`` the regions, (rows, columns). An
+    aggregate is divided by the sum of similarities in its cluster, or by its number of points with
+    ``denominator='count'``, as weights published before June 2023 need.
 
-    Args:
-        features (Tensor): (B, H, W, E, D), the points in the similarity space, E heads of D
-            channels. Any strides, B may be 0.
-        values (Tensor): (B, H, W, E, D), the points in the value space, same dtype and device.
-        alpha (Tensor): Scale of the cosine, one element.
-        beta (Tensor): Offset of the similarity, one element.
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns). An axis shorter than its folds has one
-            region per point.
-        denominator (str): What an aggregate is divided by, beside the one of its center:
-            'similarity', the sum of similarities in the cluster, or 'count', its number of points,
-            as weights published before June 2023 need.
-        backend (str | None): 'reference', 'matmul' (or its earlier name 'fused'), 'triton', or
-            None, which takes the environment variable ``COC_MM_BACKEND`` and then the fastest that
-            can run.
-
-    Returns:
-        Tensor: (B, H, W, E, D) in the dtype of ``values``.
-
-    Raises:
-        ValueError: For inputs of other shapes, a number that is not positive, an unknown
-            denominator or backend.
-        RuntimeError: When a backend asked for by name cannot run, with the reason.
+    ``backend`` is 'reference', 'matmul' (earlier 'fused') or 'triton', a RuntimeError where it
+    cannot run; None takes the environment's ``COC_MM_BACKEND`` or the fastest that can.
     """
     settings = ClusterSettings(proposals, folds, denominator, backend)
     _check(features, values, settings)
@@ -106,10 +89,6 @@ def context_cluster_packed(
 
     The same as ``context_cluster(*projected.unbind(-3), ...)``, which would have to put the
     gradients of the two spaces together again: here 'triton' writes them to where they belong.
-
-    Args:
-        projected (Tensor): (B, H, W, 2, E, D), features, then values. All else is as for
-            :func:`context_cluster`.
     """
     if projected.dim() != 6 or projected.shape[3] != 2:
         raise ValueError(
@@ -131,14 +110,9 @@ def assign_points(
     proposals: tuple[int, int] = (2, 2),
     folds: tuple[int, int] = (1, 1),
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return which center every point belongs to, and how similar it is.
+    """Return each point's center in its region, region (both row-major), similarity: (B, H, W, E).
 
-    Args:
-        features (Tensor): (B, H, W, E, D). All arguments are those of :func:`context_cluster`.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor]: Each (B, H, W, E): the center within the region, row-major,
-        int64; the region, row-major, int64; the similarity, float32 or float64.
+    Arguments are those of :func:`context_cluster`.
     """
     _check(features, features, ClusterSettings(proposals, folds))
     dtype = torch.promote_types(features.dtype, torch.float32)

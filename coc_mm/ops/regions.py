@@ -68,12 +68,8 @@ def build_axis(
 class RegionLayout:
     """The R regions of a map, of N points (padding included) and M centers each, all row-major.
 
-    Attributes:
-        even (bool): Whether all regions are divided alike, without padding.
-        pool (Tensor): (R, M, N), the averaging weights; (1, M, N) if ``even``.
-        valid (Tensor | None): (R, N), False at padding; None where there is none.
-        center_mask (Tensor | None): (R, M), False for a center that repeats an earlier one; None
-            where none does.
+    ``even`` if all are divided alike, without padding. Tables as of an :class:`Axis`: ``pool``
+    (R, M, N), or (1, M, N) if even, ``valid`` (R, N), ``center_mask`` (R, M).
     """
 
     def __init__(self, rows: Axis, cols: Axis) -> None:

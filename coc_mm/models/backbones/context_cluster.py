@@ -27,33 +27,29 @@ _SMALL = dict(_COMMON, dims=(64, 128, 320, 512), head_dim=32)
 class ContextCluster(BaseModule):
     """Context Cluster, a backbone that sees an image as a set of points.
 
-    A PyTorch implementation of `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_. One
-    class serves classification and dense prediction: the number of outputs, of centers and of
-    regions are arguments. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
+    `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_, for classification and dense
+    prediction. Any input of at least 32 x 32 pixels, of any aspect, is accepted.
 
     Args:
         arch (str | dict): A name of :attr:`arch_zoo`, or a dict with the keys ``depths``, ``dims``,
             ``mlp_ratios``, ``heads`` (four numbers each), ``head_dim`` (a number), and optionally
-            ``proposals`` and ``folds``. Defaults to 'small'.
+            ``proposals`` and ``folds``.
         in_channels (int): Channels of the image; two position channels are appended inside.
         out_indices (int | Sequence[int]): Stages to return, 0-3 with strides 4, 8, 16 and 32;
-            negative numbers count from the end. Defaults to (3, ), the last stage.
+            negative numbers count from the end.
         proposals (int | Sequence | None): Centers per region: one value, or one for each of the
             four stages; a value is a number (2 means 2 x 2) or (rows, columns). None takes those
             of ``arch``.
         folds (int | Sequence | None): Regions that the map is cut into, in the same form.
-        drop_rate (float): Dropout in mixers and MLPs. Defaults to 0.
-        drop_path_rate (float): Stochastic depth of the last block, growing linearly from 0 at the
-            first. Defaults to 0.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none. Defaults to 1e-5.
+        drop_rate (float): Dropout in mixers and MLPs.
+        drop_path_rate (float): Stochastic depth of the last block, rising linearly from 0.
+        layer_scale_init_value (float): Start of the layer scale, 0 for none.
         denominator (str): What a cluster's sum is divided by: 'similarity', or 'count' for weights
-            published before June 2023, among them those for COCO and ADE20K. Defaults to
-            'similarity'.
+            published before June 2023, among them those for COCO and ADE20K.
         frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages
-            (1-4), norms of their outputs included. Defaults to -1.
-        norm_eval (bool): Keep every norm in evaluation mode while training; without effect on the
-            arithmetic of group norm. Defaults to False.
-        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
+            (1-4), norms of their outputs included.
+        norm_eval (bool): Keep norms in evaluation mode, which changes nothing for group norm.
+        with_cp (bool): Recompute blocks in the backward pass to save memory.
         backend (str | None): Backend of the operator, see :func:`coc_mm.ops.context_cluster`.
         init_cfg (dict | list[dict] | None): Initialisation, for example ``dict(type='Pretrained',
             checkpoint=..., prefix='backbone.')``, on top of the paper's own: MLPs drawn from a
@@ -184,12 +180,16 @@ class ContextCluster(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute the maps of ``out_indices``, (B, C_i, H_i, W_i) each, in channels-last memory.
-
-        Args:
-            x (Tensor): (B, in_channels, H, W), H and W at least 32.
-        """
-        self._check_input(x)
+        """Compute the maps of ``out_indices``, (B, C_i, H_i, W_i) each, in channels-last memory."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
+            )
+        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+            raise ValueError(
+                f'ContextCluster needs inputs of at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
+                f'{x.shape[2]} x {x.shape[3]}: resize or pad the images in the pipeline'
+            )
         x = self.patch_embed(append_positions(x))
         outs = []
         stage: Any  # a bare module with a reducer, but in the first, and blocks
@@ -221,10 +221,6 @@ class ContextCluster(BaseModule):
         The stem has depth 0, the blocks count on through the stages, a points reducer belongs to
         the first block of its stage, the norm of an output to the last, and anything outside the
         backbone has the last depth. The second number is how many depths there are.
-
-        Args:
-            param_name (str): Name of the parameter in the whole model.
-            prefix (str): Prefix of the backbone's names.
         """
         depths = self.arch['depths']
         num_layers = sum(depths) + 2
@@ -254,17 +250,6 @@ class ContextCluster(BaseModule):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
-
-    def _check_input(self, x: torch.Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
-            )
-        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise ValueError(
-                f'ContextCluster needs inputs of at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
-                f'{x.shape[2]} x {x.shape[3]}: resize or pad the images in the pipeline'
-            )
 
     @classmethod
     def _parse_arch(cls, arch: str | dict[str, Any]) -> dict[str, Any]:

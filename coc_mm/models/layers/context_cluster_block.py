@@ -17,18 +17,8 @@ from coc_mm.ops.functional import ClusterSettings, uses_matmul
 class ContextClusterMixer(nn.Module):
     """Exchange features within clusters of similar points.
 
-    Both spaces come from one projection; the operator between the projections is
-    :func:`coc_mm.ops.context_cluster`.
-
-    Args:
-        embed_dims (int): Channels of a point.
-        num_heads (int): Heads, E.
-        head_dim (int): Channels of a head, D.
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns).
-        drop_rate (float): Dropout after the output projection.
-        denominator (str): 'similarity' or 'count', see the operator.
-        backend (str | None): The operator's backend; None for the fastest that can run.
+    Both spaces come from one projection; between that and the projection back stands the operator,
+    :func:`coc_mm.ops.context_cluster`, with the arguments of the same names.
     """
 
     def __init__(
@@ -118,15 +108,7 @@ class DropPath(nn.Module):
 
 
 class ContextClusterBlock(nn.Module):
-    """``x + drop_path(scale * mixer(norm(x)))``, then the same with the MLP.
-
-    Args:
-        mlp_ratio (float): Hidden channels of the MLP per channel.
-        drop_path_rate (float): Stochastic depth.
-        layer_scale_init_value (float): Start of the layer scale, 0 for none.
-
-    The other arguments are those of :class:`ContextClusterMixer`.
-    """
+    """``x + drop_path(scale * mixer(norm(x)))``, then the same with the MLP; scale 0 is none."""
 
     def __init__(
         self,

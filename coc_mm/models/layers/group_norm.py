@@ -17,15 +17,12 @@ class GroupNorm1(nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise a map (B, H, W, C)."""
-        if torch.compiler.is_exporting():
-            return self._in_plain_operators(x)
+        if torch.compiler.is_exporting():  # plain operators
+            # In two steps, since a runtime may add one number after the other: that loses digits.
+            x = x - x.mean((1, 2), keepdim=True).mean(3, keepdim=True)
+            variance = x.square().mean((1, 2), keepdim=True).mean(3, keepdim=True)
+            x = x * (variance + self.eps).rsqrt()
+            return x if self.weight is None else x * self.weight + self.bias
         # A view: (B, C, H, W) in channels-last memory, which the kernels know.
         x = F.group_norm(x.permute(0, 3, 1, 2), 1, self.weight, self.bias, self.eps)
         return x.permute(0, 2, 3, 1)
-
-    def _in_plain_operators(self, x):
-        # In two steps, since a runtime may add one number after the other: that loses digits.
-        x = x - x.mean((1, 2), keepdim=True).mean(3, keepdim=True)
-        variance = x.square().mean((1, 2), keepdim=True).mean(3, keepdim=True)
-        x = x * (variance + self.eps).rsqrt()
-        return x if self.weight is None else x * self.weight + self.bias

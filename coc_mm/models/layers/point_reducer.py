@@ -9,10 +9,7 @@ from coc_mm.ops.regions import runs_eagerly
 
 
 class PointReducer(nn.Module):
-    """Merge neighbouring points into one by a strided convolution.
-
-    The paper's points reducer (arXiv 2303.01494, section 3.2).
-    """
+    """Merge neighbouring points into one by a strided convolution (arXiv 2303.01494, 3.2)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int = 0
@@ -34,14 +31,8 @@ def append_positions(image: torch.Tensor) -> torch.Tensor:
     b, _, h, w = image.shape
     build = _cached_positions if runs_eagerly() else _build_positions
     rows, cols = (build(n, image.device, image.dtype) for n in (h, w))
-    return torch.cat(
-        [
-            image.permute(0, 2, 3, 1),
-            rows[:, None, None].expand(b, h, w, 1),
-            cols[:, None].expand(b, h, w, 1),
-        ],
-        dim=-1,
-    )
+    positions = [t.expand(b, h, w, 1) for t in (rows[:, None, None], cols[:, None])]
+    return torch.cat([image.permute(0, 2, 3, 1), *positions], dim=-1)
 
 
 def _build_positions(length, device, dtype):

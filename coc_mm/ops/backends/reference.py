@@ -54,18 +54,8 @@ def forward(
 
     ``g_m = (sum_n s[m, n] v_n + vcenter_m) / (sum_n s[m, n] + 1)`` and
     ``out_n = s[m(n), n] g_m(n)``, where ``m(n)`` is the center of highest similarity and every
-    other entry of ``s`` is 0 (arXiv 2303.01494, eq. 1-2).
-
-    Args:
-        features (Tensor): (B, H, W, E, D), points in the similarity space.
-        values (Tensor): (B, H, W, E, D), points in the value space.
-        alpha (Tensor): Scale of the similarity, one element.
-        beta (Tensor): Offset of the similarity, one element.
-        layout (RegionLayout): Of the map.
-        denominator (str): 'similarity' as above, or 'count' for the number of points of the
-            cluster plus one.
-        assignment (Tensor | None): (B, R, E, N), the centers that points join, int64; None for the
-            most similar ones.
+    other entry of ``s`` is 0 (arXiv 2303.01494, eq. 1-2). ``assignment`` (B, R, E, N) has points
+    join other centers than the most similar ones.
     """
     x, v = layout.split(features), layout.split(values)
     s = similarity(x, alpha, beta, layout)

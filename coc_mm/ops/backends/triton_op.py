@@ -39,12 +39,7 @@ def can_run_triton(
 
     They do for float32, float16 and bfloat16 on a CUDA device of compute capability 8.0 or more,
     and on the CPU where the environment has had ``TRITON_INTERPRET=1`` since the start.
-
-    Args:
-        features (Tensor): (B, H, W, E, D).
-        proposals (tuple[int, int]): Centers per region, (rows, columns).
-        folds (tuple[int, int]): Regions, (rows, columns).
-        raise_error (bool): Raise a RuntimeError with the reason instead of returning False.
+    ``raise_error`` raises a RuntimeError with the reason instead of returning False.
     """
     reason = _refusal(features, proposals, folds)
     if reason and raise_error:
@@ -109,15 +104,8 @@ def forward(
 ) -> torch.Tensor:
     """Cluster, aggregate and dispatch the points of every region.
 
-    As :func:`coc_mm.ops.context_cluster`, for points that :func:`can_run_triton` accepts; the
-    output is contiguous.
-
-    Args:
-        features (Tensor): (B, H, W, E, D), or (B, H, W, 2, E, D) with the values in it, whose
-            gradient then comes as one tensor too.
-        values (Tensor | None): (B, H, W, E, D), or None where ``features`` has them.
-        can_fall_back (bool): Compute with 'matmul' for the rest of the process, after one warning,
-            where Triton fails to compile or to launch a kernel; otherwise the error is raised.
+    Without ``values`` they are in ``features``, (B, H, W, 2, E, D). ``can_fall_back`` computes with
+    'matmul' for the rest of the process, after one warning, where Triton fails.
     """
     setting = [int(n) for n in proposals], [int(n) for n in folds], denominator == 'count'
     return _forward(features, values, alpha.float(), beta.float(), *setting, can_fall_back)[0]
@@ -128,19 +116,20 @@ def _unpack(features, values):
 
 
 def _matmul(features, values, alpha, beta, proposals, folds, by_count):
-    settings = ClusterSettings(
-        tuple(proposals), tuple(folds), 'count' if by_count else 'similarity'
-    )
+    denominator = 'count' if by_count else 'similarity'
+    settings = ClusterSettings(tuple(proposals), tuple(folds), denominator)
     return in_float32(matmul.forward)(*_unpack(features, values), alpha, beta, settings)
 
 
-def _try_kernels(call, can_fall_back, features, setting):
-    """Return what ``call`` does, or None where Triton failed and that may be made good."""
+def _try_kernels(name, tensors, can_fall_back, features, setting):
+    """Launch the kernels of a pass; None where Triton failed and that may be made good."""
     global _failure
     if _failure and can_fall_back:
         return None
     try:
-        return call()
+        from coc_mm.ops.backends.triton_kernels import launch
+
+        return getattr(launch, name)(*tensors, *setting)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -175,13 +164,7 @@ def _try_kernels(call, can_fall_back, features, setting):
 def _forward(features, values, alpha, beta, proposals, folds, by_count, can_fall_back):
     setting = proposals, folds, by_count
     x, v = _unpack(features, values)
-
-    def call():
-        from coc_mm.ops.backends.triton_kernels import launch
-
-        return launch.forward(x, v, alpha, beta, *setting)
-
-    results = _try_kernels(call, can_fall_back, features, setting)
+    results = _try_kernels('forward', (x, v, alpha, beta), can_fall_back, features, setting)
     if results is None:
         out = _matmul(features, values, alpha, beta, *setting)
         results = out.contiguous(), *_new_saved(x, v, alpha, proposals, folds)
@@ -218,14 +201,8 @@ def _backward(
     setting = proposals, folds, by_count
     (x, v), saved = _unpack(features, values), tuple(saved)
     grads = _new_gradients(features, values)
-
-    def call():
-        from coc_mm.ops.backends.triton_kernels import launch
-
-        grad_x, grad_v = _unpack(*grads)
-        return launch.backward(grad, x, v, alpha, saved, grad_x, grad_v, *setting)
-
-    of_scalars = _try_kernels(call, can_fall_back, features, setting)
+    tensors = grad, x, v, alpha, saved, *_unpack(*grads)
+    of_scalars = _try_kernels('backward', tensors, can_fall_back, features, setting)
     if of_scalars is None:
         return _matmul_backward(grad, features, values, alpha, beta, setting)
     of_values = features.new_empty(0) if values is None else grads[1]

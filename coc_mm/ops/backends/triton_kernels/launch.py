@@ -80,10 +80,9 @@ def _rows(*maps):
 
 
 def forward(x, v, alpha, beta, proposals, folds, by_count):
-    """Run the forward kernels on points and values (B, H, W, E, D), alpha and beta in float32.
+    """Return the output, and for the backward pass, with G = images x regions x heads:
 
-    Return the output, and for the backward pass, with G = images x regions x heads: similarity
-    (G, N) and center (G, N) of every point, aggregates (G, M, D), what they were divided by (G, M),
+    similarity and center (G, N) of points, aggregates (G, M, D), what they were divided by (G, M),
     centers of length one (G, M, D) and the lengths they had (G, M).
     """
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
