@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ops_cases import points, scalars
 
 from coc_mm.ops import (
     assign_points,
@@ -20,42 +21,35 @@ from coc_mm.ops.functional import _BACKENDS, ClusterSettings, _choose, _on_gpu, 
 from coc_mm.ops.regions import region_layout
 
 
-def points(*shape):
-    return tuple(torch.randn(*shape, dtype=torch.float64) for _ in range(2))
-
-
-def scalars():
-    return tuple(torch.tensor([x], dtype=torch.float64) for x in (-1.3, 0.4))
-
-
-@pytest.mark.parametrize('name', ['reference', 'matmul', 'fused', 'environment'])
+@pytest.mark.parametrize('name', ['reference', 'matmul', 'fused', None])
 def test_backend_choice(name, monkeypatch):
-    features, values = points(1, 4, 4, 1, 2)
     calls = []
     for key, (forward, can_run) in list(_BACKENDS.items()):
-        monkeypatch.setitem(
-            _BACKENDS, key, (lambda *a, k=key, f=forward: calls.append(k) or f(*a), can_run)
-        )
-    backend = name
-    if name == 'environment':
-        monkeypatch.setenv('COC_MM_BACKEND', 'reference')
-        backend = None
-    context_cluster(features, values, *scalars(), backend=backend)
-    assert calls == ['reference' if name == 'environment' else name]
+        noted = lambda *a, k=key, f=forward: calls.append(k) or f(*a)  # noqa: E731
+        monkeypatch.setitem(_BACKENDS, key, (noted, can_run))
+    monkeypatch.setenv('COC_MM_BACKEND', 'reference')
+    context_cluster(*points(1, 4, 4, 1, 2), *scalars(), backend=name)
+    assert calls == [name or 'reference']
 
 
-def test_a_refusing_backend_raises_when_named(monkeypatch):
-    def refuse(features, raise_error=False, **setting):
-        if raise_error:
+def test_a_backend_is_asked_about_the_setting(monkeypatch):
+    """The cut decides what a backend can run; one asked for by name gives its reason."""
+    asked = []
+
+    def can_run(features, proposals, folds, raise_error=False):
+        asked.append((tuple(features.shape), proposals, folds, raise_error))
+        if len(asked) == 3:
             raise RuntimeError('not on this device')
-        return False
+        return True
 
-    features, values = points(1, 4, 4, 1, 2)
-    monkeypatch.setitem(_BACKENDS, 'fused', (_BACKENDS['fused'][0], refuse))
+    spaces, settings = points(1, 4, 6, 1, 2), dict(proposals=(3, 2), folds=(1, 2), backend='matmul')
+    monkeypatch.setitem(_BACKENDS, 'matmul', (_BACKENDS['matmul'][0], can_run))
+    context_cluster(*spaces, *scalars(), **settings)
+    context_cluster_packed(torch.stack(spaces, -3), *scalars(), **settings)
     with pytest.raises(RuntimeError, match='not on this device'):
-        context_cluster(features, values, *scalars(), backend='fused')
-    assert can_run_reference(features) is can_run_matmul(features) is True
-    assert can_run_fused is can_run_matmul
+        context_cluster(*spaces, *scalars(), **settings)
+    assert asked == [((1, 4, 6, 1, 2), (3, 2), (1, 2), True)] * 3
+    assert can_run_fused is can_run_matmul is can_run_reference
 
 
 def message(function, *args, **kwargs):
@@ -66,24 +60,21 @@ def message(function, *args, **kwargs):
 
 def test_messages():
     features, values = points(1, 4, 4, 1, 2)
-    inputs = (features, values, *scalars())
+    inputs, packed = (features, values, *scalars()), torch.stack([features, values], dim=-3)
     shapes = 'features and values must both be (B, H, W, heads, channels), got '
-    assert message(context_cluster, features, values[:, :3], *scalars()) == (
-        f'{shapes}(1, 4, 4, 1, 2) and (1, 3, 4, 1, 2)'
-    )
-    assert message(context_cluster, features[0], values[0], *scalars()) == (
-        f'{shapes}(4, 4, 1, 2) and (4, 4, 1, 2)'
-    )
-    for axis in (1, 2, 3, 4):
+    for given in [(features, values[:, :3]), (features[0], values[0])]:
+        assert message(context_cluster, *given, *scalars()) == (
+            f'{shapes}{tuple(given[0].shape)} and {tuple(given[1].shape)}'
+        )
+    for axis in (1, 4):
         empty = features.narrow(axis, 0, 0)
         expected = f'a map without points or channels: {tuple(empty.shape)}'
         assert message(context_cluster, empty, empty, *scalars()) == expected
         assert message(assign_points, empty, *scalars()) == expected
-    for name, pair in product(('proposals', 'folds'), [(0, 1), (1, 0), (2,), (1, 2, 3)]):
-        assert message(context_cluster, *inputs, **{name: pair}) == (
-            f'{name} must be two positive numbers (rows, columns), got {pair}'
-        )
-        assert message(assign_points, features, *scalars(), **{name: pair}).startswith(name)
+    for name, pair in product(('proposals', 'folds'), [(0, 1), (2,)]):
+        expected = f'{name} must be two positive numbers (rows, columns), got {pair}'
+        assert message(context_cluster, *inputs, **{name: pair}) == expected
+        assert message(context_cluster_packed, packed, *scalars(), **{name: pair}) == expected
     assert message(context_cluster, *inputs, denominator='mean') == (
         "unknown denominator 'mean': choose one of ('similarity', 'count')"
     )
@@ -94,64 +85,33 @@ def test_messages():
         assert message(context_cluster_packed, torch.zeros(shape), *scalars()) == (
             f'the projected map must be (B, H, W, 2, heads, channels), got {shape}'
         )
-    packed = torch.stack([features, values], dim=-3)
-    for name, value in [('proposals', (0, 1)), ('folds', (1,)), ('denominator', 'mean')]:
-        assert name in message(context_cluster_packed, packed, *scalars(), **{name: value})
 
 
 def test_defaults_are_the_paper_s():
     """Four centers of one region, the denominator of similarities, the fastest backend."""
     features, values = points(1, 6, 5, 2, 3)
-    expected = context_cluster(
-        features, values, *scalars(), (2, 2), (1, 1), 'similarity', backend='fused'
-    )
+    settings = (2, 2), (1, 1), 'similarity', 'fused'
+    expected = context_cluster(features, values, *scalars(), *settings)
     assert torch.equal(context_cluster(features, values, *scalars()), expected)
     packed = torch.stack([features, values], dim=-3)
     assert torch.equal(context_cluster_packed(packed, *scalars()), expected)
-    pairs = zip(
-        assign_points(features, *scalars()),
-        assign_points(features, *scalars(), (2, 2), (1, 1)),
-        strict=True,
-    )
-    assert all(torch.equal(actual, expected) for actual, expected in pairs)
+    found = (assign_points(features, *scalars(), *cut) for cut in ((), ((2, 2), (1, 1))))
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize(
     ('variable', 'backend', 'expected'),
     [
-        (None, None, True),
         ('', None, True),
         ('fused', None, True),
-        ('matmul', None, True),
         ('reference', 'matmul', True),
         ('reference', None, False),
-        ('reference', 'fused', True),
         ('fused', 'reference', False),
-        (None, 'triton', False),
     ],
 )
 def test_uses_matmul(variable, backend, expected, monkeypatch):
-    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    if variable is not None:
-        monkeypatch.setenv('COC_MM_BACKEND', variable)
+    monkeypatch.setenv('COC_MM_BACKEND', variable)
     assert uses_matmul(backend) is expected
-
-
-def test_a_backend_is_asked_about_the_setting(monkeypatch):
-    """What is asked, of whom: the cut decides what a backend can run."""
-    asked = []
-
-    def can_run(features, proposals, folds, raise_error=False):
-        asked.append((tuple(features.shape), proposals, folds, raise_error))
-        return True
-
-    features, values = points(1, 4, 6, 1, 2)
-    monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    monkeypatch.setitem(_BACKENDS, 'matmul', (_BACKENDS['matmul'][0], can_run))
-    packed = torch.stack([features, values], dim=-3)
-    context_cluster(features, values, *scalars(), (3, 2), (1, 2), backend='matmul')
-    context_cluster_packed(packed, *scalars(), (3, 2), (1, 2), backend='matmul')
-    assert asked == [((1, 4, 6, 1, 2), (3, 2), (1, 2), True)] * 2
 
 
 def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
@@ -183,13 +143,8 @@ def test_kernels_get_both_spaces_as_they_lie(monkeypatch):
 def test_kernels_are_the_choice_of_nvidia_s_devices_alone(device, monkeypatch):
     """On others they run in an interpreter at best, for testing."""
     asked = []
-
-    def can_run(features, **setting):
-        asked.append(features)
-        return True
-
     monkeypatch.delenv('COC_MM_BACKEND', raising=False)
-    monkeypatch.setattr(functional, 'can_run_triton', can_run)
+    monkeypatch.setattr(functional, 'can_run_triton', lambda x, **cut: asked.append(x) or True)
     monkeypatch.setitem(_BACKENDS, 'triton', (_on_gpu, can_run_matmul))
     features = SimpleNamespace(device=SimpleNamespace(type=device))
     chosen = _choose(features, ClusterSettings())

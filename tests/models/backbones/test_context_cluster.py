@@ -7,21 +7,15 @@ import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
+from ops_cases import assert_all_close
 
 from coc_mm.models import ContextCluster
 from coc_mm.models.layers import ContextClusterMixer, GroupNorm1
 from coc_mm.registry import MODELS
 
 MINI = dict(
-    depths=(1, 2, 1, 1),
-    dims=(8, 16, 24, 32),
-    mlp_ratios=(2, 2, 2, 2),
-    heads=(2, 2, 2, 2),
-    head_dim=4,
+    depths=(1, 2, 1, 1), dims=(8, 16, 24, 32), mlp_ratios=[2] * 4, heads=[2] * 4, head_dim=4
 )
-
-
-STRIDES = (4, 8, 16, 32)
 
 
 def build(arch=MINI, **kwargs):
@@ -40,35 +34,18 @@ def with_backend(model, backend):
     return model
 
 
-@pytest.mark.parametrize('arch', list(ContextCluster.arch_zoo))
-def test_every_arch(arch):
-    model = ContextCluster(arch, out_indices=(0, 1, 2, 3)).eval()
-    assert len(ContextCluster.arch_zoo) == 7
-    with torch.inference_mode():
-        outs = model(torch.rand(1, 3, 32, 64))
-    dims = ContextCluster.arch_zoo[arch]['dims']
-    assert [tuple(out.shape) for out in outs] == [
-        (1, dim, 32 // s, 64 // s) for dim, s in zip(dims, STRIDES, strict=True)
-    ]
+COUNTS = dict(tiny=5_570_584, small=14_657_024, medium=29_290_520)
+COUNTS.update(base_dim64=54_231_100, base_dim96=53_054_904)
 
 
-@pytest.mark.parametrize(
-    ('arch', 'count'),
-    [
-        ('tiny', 5_570_584),
-        ('small', 14_657_024),
-        ('medium', 29_290_520),
-        ('base_dim64', 54_231_100),
-        ('base_dim96', 53_054_904),
-    ],
-)
-def test_parameter_counts(arch, count):
+@pytest.mark.parametrize('arch', COUNTS)
+def test_parameter_counts(arch):
     model = ContextCluster(arch)
     head = 1000 * (model.arch['dims'][-1] + 1)
-    assert sum(p.numel() for p in model.parameters()) + head == count
+    assert sum(p.numel() for p in model.parameters()) + head == COUNTS[arch]
 
 
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (40, 100), (224, 35), (75, 64)])
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (40, 100), (224, 35)])
 @pytest.mark.parametrize('plan', [{}, dict(folds=1), dict(folds=(7, 3)), dict(proposals=5)])
 def test_any_input_size(size, plan):
     model = build(out_indices=(0, 1, 2, 3), **plan)
@@ -76,13 +53,12 @@ def test_any_input_size(size, plan):
     outs = {
         backend: with_backend(model, backend).double()(image) for backend in ('reference', 'fused')
     }
-    for i, (expected, actual) in enumerate(zip(outs['reference'], outs['fused'], strict=True)):
-        height, width = size[0] // 4, size[1] // 4
-        for _ in range(i):
-            height, width = -(-height // 2), -(-width // 2)
-        assert actual.shape[2:] == (height, width)
+    height, width = size[0] // 4, size[1] // 4
+    for i, actual in enumerate(outs['fused']):
+        assert actual.shape == (2, MINI['dims'][i], height, width)
         assert actual.isfinite().all()
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+        height, width = -(-height // 2), -(-width // 2)
+    assert_all_close(outs['fused'], outs['reference'], rtol=1e-9, atol=1e-9)
 
 
 def test_layouts_and_batches():
@@ -91,23 +67,14 @@ def test_layouts_and_batches():
     expected = model(image)
     strided = torch.randn(3, 3, 40, 96, dtype=torch.float64)[..., ::2]
     strided.copy_(image)
-    variants = [image.to(memory_format=torch.channels_last), strided]
-    for variant in variants:
-        for out, exp in zip(model(variant), expected, strict=True):
-            torch.testing.assert_close(out, exp)
+    for variant in (image.to(memory_format=torch.channels_last), strided):
+        assert_all_close(model(variant), expected)
     # An image does not depend on its neighbours in the batch.
-    for out, exp in zip(model(image[1:2]), expected, strict=True):
-        torch.testing.assert_close(out, exp[1:2])
+    assert_all_close(model(image[1:2]), [exp[1:2] for exp in expected])
     model.train()
     empty = model(image[:0])
     assert [tuple(out.shape) for out in empty] == [(0, 8, 10, 12), (0, 32, 2, 2)]
     sum(out.sum() for out in empty).backward()
-
-
-@pytest.mark.parametrize('channels', [1, 4])
-def test_in_channels(channels):
-    (out,) = build(in_channels=channels)(torch.randn(1, channels, 32, 32))
-    assert out.shape == (1, 32, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -123,16 +90,12 @@ def test_out_indices(out_indices, expected):
 
 
 def test_outputs_go_through_their_norm():
-    model = build(out_indices=(0, 1, 2, 3))
-    for i in range(4):
-        norm = getattr(model, f'norm{i}')
-        torch.nn.init.ones_(norm.weight)
-        torch.nn.init.zeros_(norm.bias)
+    model = ContextCluster(MINI, out_indices=(0, 1, 2, 3))  # norms start as 1 and 0
     for out in model(torch.randn(2, 3, 64, 64)):
         torch.testing.assert_close(out.mean((1, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            out.var((1, 2, 3), correction=0), torch.ones(2), atol=1e-2, rtol=0
-        )
+        variance = out.var((1, 2, 3), correction=0)
+        torch.testing.assert_close(variance, torch.ones(2), atol=1e-2, rtol=0)
+    assert build(in_channels=1)(torch.randn(1, 1, 32, 32))[0].shape == (1, 32, 1, 1)
 
 
 def test_proposals_and_folds_forms():
@@ -154,18 +117,13 @@ def test_proposals_and_folds_forms():
         (dict(arch=dict(depths=(1, 1, 1, 1))), r"missing keys \['dims'"),
         (dict(arch=dict(MINI, color='red')), r"unknown keys \['color'\]"),
         (dict(arch=dict(MINI, dims=(8, 8))), r"arch\['dims'\] must hold 4 positive"),
-        (dict(arch=dict(MINI, heads=(0, 1, 1, 1))), r"arch\['heads'\] must hold 4 positive"),
         (dict(arch=dict(MINI, head_dim=0)), r"arch\['head_dim'\] must be positive"),
         (dict(proposals=0), 'proposals: 0 is not a positive number'),
-        (dict(proposals=(2, -1)), r'proposals: \(2, -1\) is not a positive'),
         (dict(folds=(8, 4, 2)), r'folds has the wrong length.*4 stages'),
-        (dict(folds=(8, 4, 2, 0)), 'folds: 0 is not a positive number'),
         (dict(folds=(8, 4, 2, (1, 2, 3))), r'folds: \(1, 2, 3\) is not'),
         (dict(folds='8'), 'folds must be a number or a sequence'),
-        (dict(proposals=2.5), 'proposals must be a number or a sequence'),
         (dict(out_indices=4), 'out_indices must be stage numbers from 0 to 3'),
         (dict(out_indices=()), 'out_indices must be stage numbers from 0 to 3'),
-        (dict(out_indices=(1, 0)), 'must rise and not repeat'),
         (dict(out_indices=(3, -1)), 'must rise and not repeat'),
         (dict(denominator='mean'), "unknown denominator 'mean'"),
         (dict(frozen_stages=5), 'frozen_stages must be -1'),
@@ -183,9 +141,7 @@ def test_bad_arguments(kwargs, message):
 @pytest.mark.parametrize(
     ('shape', 'message'),
     [
-        ((1, 3, 31, 64), 'at least 32 x 32 pixels, got 31 x 64'),
         ((1, 3, 64, 16), 'at least 32 x 32 pixels, got 64 x 16'),
-        ((1, 5, 64, 64), r'expects \(B, 3, H, W\), got \(1, 5, 64, 64\)'),
         ((3, 64, 64), r'expects \(B, 3, H, W\), got \(3, 64, 64\)'),
     ],
 )
@@ -216,18 +172,13 @@ def test_frozen_stages(frozen_stages):
     model = ContextCluster(
         MINI, out_indices=(0, 1, 2, 3), frozen_stages=frozen_stages, drop_rate=0.5
     ).train()
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    expected = set()
-    if frozen_stages >= 0:
-        prefixes = ['patch_embed.']
-        for i in range(frozen_stages):
-            prefixes += [f'stages.{i}.', f'norm{i}.']
-        expected = {n for n, _ in model.named_parameters() if n.startswith(tuple(prefixes))}
-        assert expected
-        assert not model.patch_embed.training
-    assert frozen == expected
+    prefixes = [f'{part}.{i}.' if part == 'stages' else f'{part}{i}.'
+                for part in ('stages', 'norm') for i in range(frozen_stages)]  # fmt: skip
+    prefixes += ['patch_embed.'] * (frozen_stages >= 0)
+    for name, p in model.named_parameters():
+        assert p.requires_grad != name.startswith(tuple(prefixes)), name
+    assert model.patch_embed.training == (frozen_stages < 0)
     assert [stage.training for stage in model.stages] == [i >= frozen_stages for i in range(4)]
-    assert len(frozen) < sum(1 for _ in model.parameters()) or frozen_stages == 4
 
 
 def test_train_and_norm_eval():
@@ -253,13 +204,12 @@ def test_checkpointing_changes_nothing(drop):
         torch.manual_seed(1)
         model(image)[0].square().sum().backward()
         grads.append([p.grad for p in model.parameters()])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
+    assert_all_close(*grads)
 
 
 def test_drop_path_rises_linearly():
-    model = ContextCluster('small', drop_path_rate=0.22)
-    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in chain(*model.blocks)]
+    blocks = chain(*ContextCluster('small', drop_path_rate=0.22).blocks)
+    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in blocks]
     assert rates == pytest.approx([0.02 * k for k in range(12)])
 
 
@@ -267,14 +217,15 @@ def test_layer_depth():
     model = ContextCluster(MINI, out_indices=(1, 3))
     depth = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.')
              for name, _ in model.named_parameters()}  # fmt: skip
-    assert {n for _, n in depth.values()} == {7}
-    assert depth['patch_embed.proj.weight'][0] == 0
-    assert depth['stages.0.blocks.0.mixer.in_proj.weight'][0] == 1
-    assert depth['stages.1.reducer.proj.weight'][0] == 2
-    assert depth['stages.1.blocks.1.layer_scale1'][0] == 3
-    assert depth['stages.3.blocks.0.mlp.fc1.bias'][0] == 5
-    assert depth['norm1.weight'][0] == 3
-    assert depth['norm3.weight'][0] == 5
+    for name, expected in {
+        'patch_embed.proj.weight': 0,
+        'stages.0.blocks.0.mixer.in_proj.weight': 1,
+        'stages.1.reducer.proj.weight': 2,
+        'stages.1.blocks.1.layer_scale1': 3,
+        'norm1.weight': 3,
+        'norm3.weight': 5,
+    }.items():
+        assert depth[name] == (expected, 7)
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (6, 7)
 
 
@@ -309,8 +260,7 @@ def test_pretrained_with_prefix(tmp_path):
     init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
     model = ContextCluster(MINI, init_cfg=init_cfg)
     model.init_weights()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name]), name
+    assert_all_close(model.state_dict().values(), source.state_dict().values(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('plan', ['even', 'uneven'])
@@ -319,8 +269,7 @@ def test_compiles_as_one_graph(plan):
     image = torch.randn(1, 3, 64 if plan == 'even' else 72, 64)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend='eager')
-    for out, exp in zip(compiled(image), model(image), strict=True):
-        torch.testing.assert_close(out, exp, rtol=1e-3, atol=1e-4)
+    assert_all_close(compiled(image), model(image), rtol=1e-3, atol=1e-4)
 
 
 def test_state_dict_holds_no_caches():

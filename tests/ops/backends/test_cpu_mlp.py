@@ -2,29 +2,10 @@
 
 import pytest
 import torch
+from ops_cases import PIECES, assert_same_gradients, block, leaves
 
-from coc_mm.models.layers import ContextClusterBlock
 from coc_mm.ops.backends import cpu_mlp as mlp
 from coc_mm.ops.backends.cpu_mlp import MLPWeights, residual_mlp
-
-PIECES = [1 << 23, 2000]  # everything at once, and next to nothing
-
-
-def tensors(*shapes):
-    generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for shape in shapes
-    ]
-
-
-def agree(ours, theirs, inputs, names):
-    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
-    above = torch.randn_like(ours)
-    mine = torch.autograd.grad(ours, inputs, above)
-    other = torch.autograd.grad(theirs, inputs, above)
-    for name, a, b in zip(names, mine, other, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f'{n}: {m}')
 
 
 @pytest.mark.parametrize('residual', [True, False])
@@ -32,22 +13,9 @@ def agree(ours, theirs, inputs, names):
 @pytest.mark.parametrize('shape', [(2, 5, 7, 6), (3, 4, 4, 6)])
 def test_mlp(shape, piece, residual, monkeypatch):
     monkeypatch.setattr(mlp, 'TILE_BYTES', piece)
-    c = shape[-1]
-    inputs = tensors(shape, (c,), (c,), (24, c), (24,), (c, 24), (c,))
-    x, *rest = inputs
-    ours = residual_mlp(x, MLPWeights(*rest), 1e-5, residual)
-    theirs = mlp._whole(x, MLPWeights(*rest), 1e-5, residual)
-    agree(ours, theirs, inputs, ('x', 'norm', 'shift', 'fc1', 'bias1', 'fc2', 'bias2'))
-
-
-def block(**options):
-    torch.manual_seed(0)
-    module = ContextClusterBlock(
-        8, 2, 4, 4, folds=(2, 2), layer_scale_init_value=0.5, **options
-    ).double()
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter)
-    return module
+    x, *rest = inputs = leaves(shape, (6,), (6,), (24, 6), (24,), (6, 24), (6,))
+    args = x, MLPWeights(*rest), 1e-5, residual
+    assert_same_gradients(residual_mlp(*args), mlp._whole(*args), inputs)
 
 
 @pytest.mark.parametrize('piece', PIECES)
@@ -73,7 +41,7 @@ def test_without_gradients_nothing_is_kept_and_nothing_given_is_written(piece, m
 
 
 def test_an_input_that_may_be_replaced_is():
-    x, *rest = tensors((2, 4, 5, 6), (6,), (6,), (24, 6), (24,), (6, 24), (6,))
+    x, *rest = leaves((2, 4, 5, 6), (6,), (6,), (24, 6), (24,), (6, 24), (6,))
     args = (MLPWeights(*rest), 1e-5)
     with torch.no_grad():
         expected = residual_mlp(x, *args)
@@ -81,5 +49,4 @@ def test_an_input_that_may_be_replaced_is():
         out = residual_mlp(given, *args, inplace=True)
     assert out.data_ptr() == given.data_ptr()
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    with_gradient = residual_mlp(x, *args, inplace=True)
-    assert with_gradient.data_ptr() != x.data_ptr()
+    assert residual_mlp(x, *args, inplace=True).data_ptr() != x.data_ptr()
