@@ -6,10 +6,11 @@ or what ``env`` says. Beside ``log`` lie what each rank said, its losses, and ho
 computes with one thread, or ``threads``.
 """
 
-import importlib.util
+import importlib
 import json
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -45,7 +46,6 @@ def record_losses(path):
 
 
 def begin_rank(run, rank, port):
-    """Make this process a rank of a run: its output, variables and threads."""
     with open(f'{run["log"]}.{rank}', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -63,10 +63,7 @@ def begin_rank(run, rank, port):
 
 def run_tool(run):
     path = ROOT / 'tools' / f'{run.get("tool", "train")}.py'
-    spec = importlib.util.spec_from_file_location('tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    status = module.main(run['argv'])
+    status = runpy.run_path(str(path))['main'](run['argv'])
     sys.stdout.flush()
     return status
 
@@ -118,14 +115,8 @@ def main(path):
     for library in {run['library'] for run in runs}:
         importlib.import_module(f'{library}.apis')
         importlib.import_module(f'{library}.utils').register_all_modules(False)
-    for name in [
-        'apis.resolve',
-        'apis.session',
-        'datasets',
-        'engine.fsdp',
-        'models',
-        'visualization',
-    ]:
+    rooms = ('apis.resolve', 'apis.session', 'datasets', 'engine.fsdp', 'models', 'visualization')
+    for name in rooms:
         importlib.import_module(f'coc_mm.{name}')
     fork = multiprocessing.get_context('fork')
     for run in runs:
