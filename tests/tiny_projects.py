@@ -72,6 +72,11 @@ test_evaluator = val_evaluator
 
 DETECTION = """
 metainfo = dict(classes=('disc', 'box'), palette=[(255, 0, 0), (0, 255, 0)])
+regions = dict(
+    type='SingleRoIExtractor', out_channels=8, featmap_strides=[4, 8, 16, 32],
+    roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0))
+proposals = dict(
+    nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
 rcnn_train = dict(
     assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5),
     sampler=dict(type='RandomSampler', num=16, pos_fraction=0.5),
@@ -92,16 +97,12 @@ model = dict(
         loss_bbox=dict(type='L1Loss')),
     roi_head=dict(
         type='StandardRoIHead',
-        bbox_roi_extractor=dict(
-            type='SingleRoIExtractor', out_channels=8, featmap_strides=[4, 8, 16, 32],
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0)),
+        bbox_roi_extractor=regions,
         bbox_head=dict(
             type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=16, roi_feat_size=7,
             num_classes=2, bbox_coder=dict(type='DeltaXYWHBBoxCoder'), reg_class_agnostic=False,
             loss_cls=dict(type='CrossEntropyLoss'), loss_bbox=dict(type='L1Loss')),
-        mask_roi_extractor=dict(
-            type='SingleRoIExtractor', out_channels=8, featmap_strides=[4, 8, 16, 32],
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0)),
+        mask_roi_extractor=regions,
         mask_head=dict(
             type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8, num_classes=2,
             loss_mask=dict(type='CrossEntropyLoss', use_mask=True))),
@@ -112,12 +113,10 @@ model = dict(
             sampler=dict(type='RandomSampler', num=16, pos_fraction=0.5,
                          add_gt_as_proposals=False),
             allowed_border=-1, pos_weight=-1, debug=False),
-        rpn_proposal=dict(
-            nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+        rpn_proposal=proposals,
         rcnn=rcnn_train),
     test_cfg=dict(
-        rpn=dict(
-            nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+        rpn=proposals,
         rcnn=dict(
             score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=5,
             mask_thr_binary=0.5)),
@@ -261,17 +260,9 @@ def _write_coco(data: Path) -> None:
         images.append(dict(id=index, file_name=f'{index}.png', width=64, height=64))
         for label, (x, y, w, h) in enumerate(boxes):
             outline = [x, y, x + w, y, x + w, y + h, x, y + h]
-            annotations.append(
-                dict(
-                    id=len(annotations),
-                    image_id=index,
-                    category_id=label,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0,
-                    segmentation=[outline],
-                )
-            )
+            entry = dict(id=len(annotations), image_id=index, category_id=label, iscrowd=0)
+            entry.update(bbox=[x, y, w, h], area=w * h, segmentation=[outline])
+            annotations.append(entry)
     categories = [dict(id=0, name='disc'), dict(id=1, name='box')]
     content = dict(images=images, annotations=annotations, categories=categories)
     (data / 'annotations.json').write_text(json.dumps(content))

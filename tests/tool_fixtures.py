@@ -1,5 +1,6 @@
 """Fixtures of tests that call tools: in the process, and as subprocesses."""
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -8,9 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import golden
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from tiny_projects import SCOPES, forget_singletons, write_project
 
 from coc_mm.apis.start import build_model
@@ -79,12 +83,7 @@ def run():
 def logs():
     """Read what a run wrote into its log."""
 
-    def read(work_dir='work'):
-        texts = [path.read_text() for path in sorted(Path(work_dir).rglob('*.log'))]
-        assert texts
-        return '\n'.join(texts)
-
-    return read
+    return lambda: '\n'.join(path.read_text() for path in sorted(Path('work').rglob('*.log')))
 
 
 @pytest.fixture
@@ -107,6 +106,38 @@ def refused(capsys):
         return message
 
     return call
+
+
+@pytest.fixture
+def misused(capsys):
+    """Call a tool with arguments that argparse must refuse, and name."""
+
+    def call(tool, *argv, says):
+        with pytest.raises(SystemExit, match='2'):
+            load_tool(tool)([str(arg) for arg in argv])
+        assert says in capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture(scope='session')
+def photo(tmp_path_factory):
+    """A temple, 320 x 213 pixels."""
+    path = tmp_path_factory.mktemp('photo') / 'china.jpg'
+    Image.fromarray(load_sample_image('china.jpg')).resize((320, 213)).save(path)
+    return path
+
+
+@pytest.fixture
+def official_tiny(tmp_path):
+    """Save the rebuilt official classifier as timm's script does."""
+    content = dict(
+        state_dict=golden.official_state_dict('coc_tiny'),
+        args=argparse.Namespace(model='coc_tiny'),
+        optimizer=dict(state={0: dict(exp_avg=torch.zeros(3))}),
+    )
+    torch.save(content, tmp_path / 'official.pth.tar')
+    return tmp_path / 'official.pth.tar'
 
 
 def run_tool(tool, *argv, cwd):

@@ -19,14 +19,7 @@ from coc_mm.errors import UserError, print_rank0
 __all__ = ['resolve_test', 'resolve_train']
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_MMENGINE_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-)
+_MMENGINE_HOOKS = 'runtime_info timer sampler_seed logger param_scheduler checkpoint'
 
 
 def resolve_train(config: Config, args: Namespace) -> Config:
@@ -187,7 +180,7 @@ def _resolve_hooks(config: Config) -> None:
     if isinstance(hooks.nonfinite, dict):
         hooks.nonfinite.setdefault('type', 'coc_mm.NonFiniteHook')
     for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in _MMENGINE_HOOKS:  # mmengine removes its own alone
+        if name not in _MMENGINE_HOOKS.split():  # mmengine removes its own alone
             hooks.pop(name)
 
 

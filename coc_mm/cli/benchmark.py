@@ -25,20 +25,13 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     )
     add = parser.add_argument
     add('--batch-size', type=at_least(1), default=1, help='images at a time; default: 1')
-    add_shape(
-        parser,
-        'height and width, or both; default: 224, detectors 800 1280, segmentors 512',
-        minimum=32,
-    )
+    shapes = 'height and width, or both; default: 224, detectors 800 1280, segmentors 512'
+    add_shape(parser, shapes, minimum=32)
     add_device(parser)
     add('--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU')
     add('--compile', action='store_true', help='run it through torch.compile')
     add('--backend', help='backend of the operator; default: the fastest')
-    add(
-        '--training',
-        action='store_true',
-        help='forward and backward pass (of the mean square of the outputs), without an optimizer',
-    )
+    add('--training', action='store_true', help='forward and backward pass, without an optimizer')
     add('--rounds', type=at_least(2), default=20, help='times it runs; default: 20')
     add('--json', metavar='FILE', help='also write the figures to FILE')
     add_cfg_options(parser)

@@ -31,34 +31,16 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add('--block', type=int, help='block, from 0, or negative from the end; default: -1')
     add('--head', type=int, help='head of the block, from 0; default: all')
     add('--all', action='store_true', help='every block and head, each head in its own file')
-    add(
-        '--alpha',
-        type=between(0, 1, float),
-        default=0.55,
-        help='0: the image, 1: flat colors; default: 0.55',
-    )
+    share = between(0, 1, float)
+    add('--alpha', type=share, default=0.55, help='0: the image, 1: flat colors; default: 0.55')
     add('--centers', '--centres', action='store_true', help='mark the centers, too')
-    add(
-        '--size',
-        type=between(32, 4096),
-        help="longer side of the network's input, in pixels: more are more points to cluster; "
-        "default: what the config's test pipeline makes of an image",
-    )
-    add(
-        '--height',
-        type=between(32, 2048),
-        default=256,
-        help='of pictures on a sheet, in pixels; default: 256',
-    )
+    add('--size', type=between(32, 4096), help="longer side of the network's input, in pixels")
+    height = between(32, 2048)
+    add('--height', type=height, default=256, help='of pictures on a sheet; default: 256')
     add('--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/clusters')
     add_device(parser)
-    add(
-        '--gif',
-        nargs='+',
-        metavar='CKPT',
-        help='checkpoints of one training run, or its folder: show how the clusters form, one '
-        'frame each',
-    )
+    gif = 'checkpoints of one training run, or its folder: show how the clusters form'
+    add('--gif', nargs='+', metavar='CKPT', help=gif)
     args = parser.parse_args(argv)
     if args.all and not (args.block is None and args.head is None):
         parser.error('argument --all: leave out --block and --head, or --all')

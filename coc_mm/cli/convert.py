@@ -24,10 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add('src', help='the official file')
     add('dst', help='the file to write: .pth or .safetensors')
     add('--task', help='classification, detection, segmentation; default: recognised from the keys')
-    add(
-        '--arch',
-        help='default: recognised; to say where weights fit several (tiny, tiny2, tiny_plain)',
-    )
+    add('--arch', help='needed where weights fit several (tiny, tiny2, tiny_plain)')
     add(
         '--denominator',
         choices=('similarity', 'count'),
@@ -38,8 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         '--proposals',
         type=at_least(1),
         metavar='N',
-        help='detection, segmentation: N x N centers per region (2, 5 or 7 are published); '
-        'default: from the config in the file',
+        help='of dense models: N x N centers per region; default: from the config in the file',
     )
     add('--ema', action='store_true', help='take the averaged weights')
     add('--force', action='store_true', help='replace DST if it exists')

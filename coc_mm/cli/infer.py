@@ -16,21 +16,14 @@ __all__ = ['main', 'parse', 'run']
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
-    parser = make_parser(
-        'infer.py',
-        'Predict on an image, or on the images of a folder.',
-        *('image', 'config', 'checkpoint'),
-    )
+    description = 'Predict on an image, or on the images of a folder.'
+    parser = make_parser('infer.py', description, 'image', 'config', 'checkpoint')
     add = parser.add_argument
     add('--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer')
     add_device(parser)
     add('--topk', type=at_least(1), default=5, help='classification: classes to print; default: 5')
-    add(
-        '--score-thr',
-        type=between(0, 1, float),
-        default=0.3,
-        help='detection: least score shown; default: 0.3',
-    )
+    share = between(0, 1, float)
+    add('--score-thr', type=share, default=0.3, help='detection: least score shown; default: 0.3')
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
@@ -51,9 +44,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     default_dir = os.path.join('work_dirs', Path(args.config).stem, 'infer')
     out_dir = Path(args.out_dir or config.get('out_dir') or default_dir)
     if out_dir.exists() and out_dir.resolve() == images[0].parent.resolve():
-        raise UserError(
-            f'--out-dir {out_dir} is the folder of the images; pictures would replace them.'
-        )
+        raise UserError(f'--out-dir {out_dir} is the folder of the images; name another.')
     device = find_device(args.device)
     # A run of another library may have left its scope in this process.
     with DefaultScope.overwrite_default_scope(config.get('default_scope')):

@@ -29,26 +29,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('dataset', choices=list(RECIPES))
     roots = ', '.join(recipe.root for recipe in RECIPES.values())
     add('--root', type=Path, help=f'where the tree shall lie; default: {roots}')
-    add(
-        '--archives',
-        type=Path,
-        metavar='FOLDER',
-        help='holds archives that you have, and gets those that are downloaded; default: '
-        'ROOT/archives',
-    )
+    archives = 'holds archives that you have, gets downloaded ones; default: ROOT/archives'
+    add('--archives', type=Path, metavar='FOLDER', help=archives)
     add('--url', type=_url, help='folder on a web server with the archives, a mirror')
     add('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
     add('--jobs', type=at_least(1), default=3, help='files downloaded at once; default: 3')
-    add(
-        '--skip-checksum',
-        action='store_true',
-        help='trust archives that are not the published ones bit by bit',
-    )
-    add(
-        '--delete-downloads',
-        action='store_true',
-        help='remove what was downloaded once it is unpacked',
-    )
+    add('--skip-checksum', action='store_true', help='trust archives other than the published')
+    add('--delete-downloads', action='store_true', help='remove what was downloaded once unpacked')
     add('--check', action='store_true', help='only say what the tree lacks; status 2 if anything')
     return parser.parse_args(argv)
 
@@ -66,16 +53,8 @@ def run(argv: Sequence[str] | None = None) -> None:
             lines = [f'  {name}: {line}' for name, found in lacking.items() for line in found]
             raise PrepareError('\n'.join([f'{root} lacks', *lines]))
     else:
-        prepare(
-            recipe,
-            root,
-            args.archives,
-            args.url,
-            args.only,
-            args.jobs,
-            args.skip_checksum,
-            args.delete_downloads,
-        )
+        flags = (args.only, args.jobs, args.skip_checksum, args.delete_downloads)
+        prepare(recipe, root, args.archives, args.url, *flags)
     print(f'{root} is complete.')
     if root != Path(recipe.root):
         print(f'The configs look in {recipe.root}: link it there, or {recipe.configs}.')

@@ -20,11 +20,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add = parser.add_argument
     add('src', help='a checkpoint of a training')
     add('dst', help='DIR/NAME.pth or .safetensors; writes DIR/NAME-HASH.pth')
-    add(
-        '--no-ema',
-        action='store_true',
-        help='of a run with EMA, take the weights of training instead of their average',
-    )
+    add('--no-ema', action='store_true', help='take the weights of training, not their average')
     add('--force', action='store_true', help='replace a file of that name')
     return parser.parse_args(argv)
 

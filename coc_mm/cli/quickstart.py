@@ -42,12 +42,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='TASK',
         help=f'{", ".join(TASK_NAMES)}; default: all. The latter two start from the first.',
     )
-    add(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/quickstart'),
-        help='where everything goes; default: work_dirs/quickstart',
-    )
+    work_dir = Path('work_dirs/quickstart')
+    add('--work-dir', type=Path, default=work_dir, help=f'for everything; default: {work_dir}')
     add('--fresh', action='store_true', help='run the tasks anew, whatever has been finished')
     add(
         '--cfg-options',

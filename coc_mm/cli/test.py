@@ -12,16 +12,11 @@ __all__ = ['main', 'parse', 'run']
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
-    parser = make_parser(
-        'test.py', 'Test a model of mmpretrain, mmdet or mmseg.', 'config', 'checkpoint'
-    )
+    description = 'Test a model of mmpretrain, mmdet or mmseg.'
+    parser = make_parser('test.py', description, 'config', 'checkpoint')
     add = parser.add_argument
     add('--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME')
-    add(
-        '--out',
-        help='mmpretrain and mmdet: the .pkl file for the predictions; '
-        'mmseg: the folder for the predicted maps (PNG)',
-    )
+    add('--out', help='a .pkl file for the predictions; of mmseg: a folder for the maps (PNG)')
     add('--show', action='store_true', help='show predictions in a window')
     add('--show-dir', help='where to write pictures; relative to the log folder for mmdet')
     add('--wait-time', type=float, default=2, help='seconds a window stays; default: 2')

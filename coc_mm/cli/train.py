@@ -15,27 +15,14 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = make_parser('train.py', 'Train a model of mmpretrain, mmdet or mmseg.', 'config')
     add = parser.add_argument
     add('--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME')
-    add(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='PATH',
-        help='continue from PATH, or without PATH (or with "auto") from the latest complete '
-        'checkpoint of the work dir; starts anew where there is none',
-    )
+    resume = 'continue from PATH, or from the latest complete checkpoint of the work dir, if any'
+    add('--resume', nargs='?', const='auto', metavar='PATH', help=resume)
     add('--amp', action='store_true', help='mixed precision: float16 on GPU, bfloat16 on CPU')
-    add(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the actual batch over auto_scale_lr.base_batch_size',
-    )
+    scale = 'scale the learning rate by the actual batch over auto_scale_lr.base_batch_size'
+    add('--auto-scale-lr', action='store_true', help=scale)
     add('--no-validate', action='store_true', help='do not evaluate during training')
-    add(
-        '--deterministic',
-        action='store_true',
-        help='results that repeat bit for bit on the same machine, with the seed of the config, '
-        'or 0; slower on GPUs',
-    )
+    repeat = 'results that repeat bit for bit on the same machine; slower on GPUs'
+    add('--deterministic', action='store_true', help=repeat)
     add_cfg_options(parser)
     add_launcher(parser)
     return parser.parse_args(argv)

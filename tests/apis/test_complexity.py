@@ -14,7 +14,6 @@ PAPER = {'tiny': (5.3, 1.0), 'small': (14.0, 2.6), 'medium': (27.9, 5.5)}
 @pytest.mark.parametrize('arch', PAPER)
 def test_paper(arch):
     """It divides parameters by 2^20 and multiply-adds by 2^30: else 5.6 M and 1.1 G stood there."""
-    pytest.importorskip('mmpretrain')
     row = complexity_row(f'coc-{arch}_8xb128_in1k')
     parameters, macs = PAPER[arch]
     assert row['paper parameters'] == parameters
@@ -26,7 +25,6 @@ def test_paper(arch):
 @pytest.mark.parametrize(('size', 'built', 'paper'), [('s', 34.3, 33.6), ('m', 48.9, 42.1)])
 def test_detectors_miss_the_figures_of_the_paper(size, built, paper):
     """What the released code builds has more parameters, counted in either unit."""
-    pytest.importorskip('mmdet')
     row = complexity_row(f'mask-rcnn_coc-{size}-c4_fpn_1x_coco', (64, 64))
     assert row['paper parameters'] == paper
     assert round(row['parameters'] / 1e6, 1) == built
@@ -36,7 +34,6 @@ def test_detectors_miss_the_figures_of_the_paper(size, built, paper):
 
 @pytest.mark.parametrize('arch', ['tiny2', 'tiny-plain', 'base-dim96'])
 def test_metafiles_agree_with_the_built_models(arch):
-    pytest.importorskip('mmpretrain')
     name = f'coc-{arch}_8xb128_in1k'
     row, metadata = complexity_row(name), entries()[name]['Metadata']
     assert row['parameters'] == metadata['Parameters']
@@ -65,7 +62,6 @@ def tiny_config(backend):
 
 
 def test_counts_layer_by_layer_whatever_the_backend():
-    pytest.importorskip('mmpretrain')
     forward = ContextClusterMixer.forward
     counts = [count_complexity(tiny_config(backend), (64, 64)) for backend in (None, 'reference')]
     assert counts[0] == counts[1]

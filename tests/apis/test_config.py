@@ -1,7 +1,5 @@
 """Configs of others: they are programs, and what is wrong with one is said in a sentence."""
 
-import json
-
 import pytest
 from crowded import run_crowded
 
@@ -14,13 +12,11 @@ ENDS = "default_scope = 'mmpretrain'\n"
 WRONG = {
     'a base that is no config': ("_base_ = '{secret}'\n", 'Only py/yml/yaml/json'),
     'a base that climbs to nothing': ("_base_ = '../../../../none/x.py'\n", 'none/x.py'),
-    'a base of itself': ("_base_ = './x.py'\n", 'RecursionError|itself|base'),
     'a module that is not there': (
         "custom_imports = dict(imports=['no_such_module_x'])\n",
         'no_such_module_x',
     ),
     'a variable that is not set': ("a = '{{{{$NO_SUCH_VARIABLE_X:}}}}'\n", 'NO_SUCH_VARIABLE_X'),
-    'deep': ('a = ' + '(' * 300 + ')' * 300 + '\n', 'x.py'),
 }
 
 
@@ -36,34 +32,13 @@ def test_wrong_configs_are_named(kind, tmp_path):
     assert 'of somebody' not in str(caught.value)
 
 
-@pytest.mark.parametrize('content', ['', '[1]', '{', '"x"', '[' * 100_000])
+@pytest.mark.parametrize('content', ['', '[1]', '{'])
 @pytest.mark.parametrize('suffix', ['.json', '.yaml'])
 def test_wrong_json_and_yaml_are_named(content, suffix, tmp_path):
     path = tmp_path / f'x{suffix}'
-    path.write_text(content[:5000] if suffix == '.yaml' else content)
+    path.write_text(content)
     with pytest.raises(UserError, match=rf'x\{suffix}'):
         load_config(str(path))
-
-
-def test_a_config_is_a_program(tmp_path, monkeypatch):
-    """What the page on reliability warns of is so, also in JSON, through what is imported."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / 'x.py').write_text(f"open('RUN', 'w').close()\n{ENDS}")
-    load_config('x.py')
-    assert (tmp_path / 'RUN').exists()
-    (tmp_path / 'evil_module_x.py').write_text("open('RUN2', 'w').close()\n")
-    content = dict(default_scope='mmpretrain', custom_imports=dict(imports=['evil_module_x']))
-    (tmp_path / 'x.json').write_text(json.dumps(content))
-    load_config('x.json')
-    assert (tmp_path / 'RUN2').exists()
-
-
-def test_variables_of_the_environment_become_values(tmp_path, monkeypatch):
-    monkeypatch.setenv('COC_MM_TEST_SECRET', 'a secret')
-    path = tmp_path / 'x.py'
-    path.write_text(f"name = '{{{{$COC_MM_TEST_SECRET:none}}}}'\n{ENDS}")
-    assert load_config(str(path)).name == 'a secret'
 
 
 @pytest.mark.parametrize('by', ['path', 'name'])

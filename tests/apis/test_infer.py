@@ -7,25 +7,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from PIL import Image
-from sklearn.datasets import load_sample_image
-from tiny_projects import SCOPES, forget_singletons
+from tiny_projects import SCOPES
 
 from coc_mm.apis.infer import TASKS, find_device, load_model
 from coc_mm.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _fresh_singletons():
-    yield
-    forget_singletons()
-
-
-@pytest.fixture(scope='module')
-def photo(tmp_path_factory):
-    """A temple, 320 x 213 pixels."""
-    path = tmp_path_factory.mktemp('photo') / 'china.jpg'
-    Image.fromarray(load_sample_image('china.jpg')).resize((320, 213)).save(path)
-    return str(path)
 
 
 def task_of(project, config=None, **settings):
@@ -46,18 +31,18 @@ def test_the_libraries_own_functions(projects, photo):
     inferencer = ImageClassificationInferencer(
         config, pretrained=weights, device='cpu', classes=['a', 'b']
     )
-    (result,) = inferencer(photo)
+    (result,) = inferencer(str(photo))
     assert result['pred_scores'].shape == (2,)
     assert result['pred_scores'].sum() == pytest.approx(1, abs=1e-5)
     assert result['pred_class'] == ['a', 'b'][result['pred_scores'].argmax()]
     for model in (init_detector(*files['mmdet'], device='cpu'), task_of(projects['mmdet']).model):
-        found = inference_detector(model, photo).pred_instances
+        found = inference_detector(model, str(photo)).pred_instances
         assert len(found) == 5  # all that max_per_img lets through, untrained as it is
         assert found.masks.shape == (5, 213, 320)
         assert (found.bboxes >= 0).all()
         assert (found.bboxes <= torch.tensor([320, 213, 320, 213])).all()
     for model in (init_model(*files['mmseg'], device='cpu'), task_of(projects['mmseg']).model):
-        result = inference_model(model, photo)
+        result = inference_model(model, str(photo))
         assert result.pred_sem_seg.data.shape == (1, 213, 320)
         assert result.seg_logits.data.shape == (3, 213, 320)
         assert torch.isfinite(result.seg_logits.data).all()
@@ -70,7 +55,7 @@ def test_class_names_come_from_the_dataset_or_are_numbers(projects, photo):
     config.test_dataloader.dataset.pop('metainfo')
     config.test_dataloader.dataset.type = 'BaseDetDataset'
     task = task_of(project, config, score_thr=0.0)
-    table = task.report(task.predict(photo), title='numbered')
+    table = task.report(task.predict(str(photo)), title='numbered')
     assert set(table.columns[0].cells) <= {'0', '1'}
     assert table.row_count == 5
 
@@ -147,13 +132,11 @@ def test_images_are_read_and_drawn_as_the_config_loads_them(projects, tmp_path, 
 
 def test_a_classifier_of_one_channel(projects, photo, tmp_path):
     config = Config.fromfile(projects['mmpretrain'].config)
-    config.merge_from_dict(
-        dict(model=dict(backbone=dict(in_channels=1), data_preprocessor=dict(mean=[127], std=[64])))
-    )
-    config.model.data_preprocessor.to_rgb = False
+    config.model.backbone.in_channels = 1
+    config.model.data_preprocessor.update(mean=[127], std=[64], to_rgb=False)
     config.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
     task = TASKS['mmpretrain'](load_model(config, None))
-    data, picture = task.read(photo)
+    data, picture = task.read(str(photo))
     assert (picture[..., :1] == picture).all()
     sample = task.predict(data)
     assert sample.pred_score.sum() == pytest.approx(1, abs=1e-5)
@@ -175,8 +158,6 @@ def test_a_segmentor_of_any_bands(projects, tmp_path, bands, backend):
         task = TASKS['mmseg'](load_model(config, None))
         data, picture = task.read(str(tmp_path / 'bands.tif'))
         sample = task.predict(data)
-    assert picture.shape == (40, 50, 3)
-    assert picture.min() == 0
-    assert picture.max() == 255
+    assert (picture.shape, picture.min(), picture.max()) == ((40, 50, 3), 0, 255)
     assert sample.pred_sem_seg.data.shape == (1, 40, 50)
     task.draw(picture, sample, str(tmp_path / 'drawn.png'))

@@ -52,7 +52,6 @@ def test_listing():
 
 
 def test_model_with_weights(tmp_path, monkeypatch):
-    pytest.importorskip('mmpretrain')
     monkeypatch.chdir(tmp_path)
     name = 'coc-tiny_8xb128_in1k'
     with pytest.raises(UserError, match=r'official_to_coc_mm\.py FILE checkpoints/coc-tiny_'):

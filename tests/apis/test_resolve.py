@@ -30,8 +30,8 @@ def trained(configs):
 
 @pytest.fixture
 def tested(configs):
-    def merge(scope, *argv):
-        args = parse_test([str(configs[scope]), 'weights.pth', *argv])
+    def merge(config, *argv):
+        args = parse_test([str(configs.get(config, config)), 'weights.pth', *argv])
         return resolve_test(load_config(args.config, args.cfg_options), args)
 
     return merge
@@ -48,11 +48,10 @@ def test_work_dir_from_flag_config_or_name(trained, tested, scope):
 @pytest.mark.parametrize('scope', SCOPES)
 def test_train_flags(trained, scope):
     plain = trained(scope)
-    assert plain.optim_wrapper.type == 'OptimWrapper'
+    assert (plain.optim_wrapper.type, plain.launcher) == ('OptimWrapper', 'none')
     assert 'enable' not in plain.auto_scale_lr
     assert plain.val_cfg is not None
     assert not plain.get('resume')
-    assert plain.launcher == 'none'
     flags = ('--amp', '--auto-scale-lr', '--no-validate', '--resume', 'a.pth')
     config = trained(scope, *flags, '--launcher', 'pytorch')
     assert config.auto_scale_lr == dict(base_batch_size=16, enable=True)
@@ -97,11 +96,6 @@ def test_options_come_last(trained, scope, flags, option, key, value):
     assert config == value
 
 
-def test_taking_amp_back_leaves_no_loss_scale(trained):
-    options = ('--cfg-options', 'optim_wrapper.type=OptimWrapper')
-    assert 'loss_scale' not in trained('mmdet', '--amp', *options).optim_wrapper
-
-
 def test_loaders_get_the_defaults_of_mmpretrain_there_alone(trained, tested):
     options = ('--cfg-options', 'train_dataloader.num_workers=2', 'test_dataloader.num_workers=2')
     loader = trained('mmpretrain', *options).train_dataloader
@@ -132,23 +126,19 @@ def test_options_reach_nested_entries(trained):
     assert config.model.data_preprocessor.mean == [5, 127, 127]
 
 
-@pytest.mark.parametrize('scope', SCOPES)
-def test_test_flags(tested, scope):
-    config = tested(scope, '--cfg-options', 'resume=False')
-    assert config.load_from == 'weights.pth'
-    assert config.resume is False
+def test_test_flags(tested):
+    config = tested('mmdet')
+    assert (config.load_from, config.resume) == ('weights.pth', False)
 
 
 def test_drawing_as_each_library_does_it(tested):
     flags = ('--show', '--show-dir', 'shown', '--wait-time', '5')
-    hook = tested('mmpretrain', *flags).default_hooks.visualization
-    assert (hook.enable, hook.show, hook.wait_time, hook.out_dir) == (True, True, 5.0, 'shown')
-    hook = tested('mmdet', *flags).default_hooks.visualization
-    assert (hook.draw, hook.show, hook.wait_time, hook.test_out_dir) == (True, True, 5.0, 'shown')
-    config = tested('mmseg', *flags)
-    hook = config.default_hooks.visualization
-    assert (hook.draw, hook.show, hook.wait_time) == (True, True, 5.0)
-    assert config.visualizer.save_dir == 'shown'
+    configs = {scope: tested(scope, *flags) for scope in SCOPES}
+    hooks = {scope: config.default_hooks.visualization for scope, config in configs.items()}
+    assert all((hook.show, hook.wait_time) == (True, 5.0) for hook in hooks.values())
+    assert hooks['mmpretrain'].enable is hooks['mmdet'].draw is hooks['mmseg'].draw is True
+    assert hooks['mmpretrain'].out_dir == hooks['mmdet'].test_out_dir == 'shown'
+    assert configs['mmseg'].visualizer.save_dir == 'shown'
     hook = tested('mmdet', '--show-dir', 'shown').default_hooks.visualization
     assert 'show' not in hook
 
@@ -161,8 +151,7 @@ def test_out_of_mmseg_goes_to_its_metric(tested, configs, tmp_path):
     several = tmp_path / 'several.py'
     text = configs['mmseg'].read_text()
     several.write_text(text + "test_evaluator = [val_evaluator, dict(type='CityscapesMetric')]\n")
-    args = parse_test([str(several), 'weights.pth', '--out', 'maps'])
-    first, second = resolve_test(load_config(args.config), args).test_evaluator
+    first, second = tested(several, '--out', 'maps').test_evaluator
     assert first.output_dir == 'maps'
     assert 'output_dir' not in second
 
@@ -180,14 +169,8 @@ def test_tta_of_mmpretrain(tested):
 
 def test_tta_of_mmdet(tested, configs, tmp_path):
     boxes = tmp_path / 'boxes.py'
-    text = (
-        configs['mmdet']
-        .read_text()
-        .replace('data = dict(', 'model["roi_head"].pop("mask_head")\ndata = dict(')
-    )
-    boxes.write_text(text)
-    args = parse_test([str(boxes), 'weights.pth', '--tta'])
-    config = resolve_test(load_config(args.config), args)
+    boxes.write_text(configs['mmdet'].read_text() + 'model["roi_head"].pop("mask_head")\n')
+    config = tested(boxes, '--tta')
     assert config.model.type == 'DetTTAModel'
     assert config.model.module.type == 'MaskRCNN'
     last = config.test_dataloader.dataset.pipeline[-1]
@@ -201,9 +184,8 @@ def test_tta_of_mmseg(tested, configs, tmp_path):
     assert config.test_dataloader.dataset.pipeline == config.tta_pipeline
     bare = tmp_path / 'bare.py'
     bare.write_text(configs['mmseg'].read_text().replace('tta_model =', 'unused ='))
-    args = parse_test([str(bare), 'weights.pth', '--tta'])
     with pytest.raises(UserError, match='--tta: it sets no tta_model'):
-        resolve_test(load_config(args.config), args)
+        tested(bare, '--tta')
 
 
 def test_amp_on_the_cpu_is_bfloat16(trained, monkeypatch, capsys):

@@ -4,17 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import RUNNERS, DefaultScope
-from mmengine.runner import Runner
 
 from coc_mm.apis import session
 from coc_mm.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def _first_process(monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
 
 
@@ -48,21 +44,6 @@ def test_other_processes_of_a_run_remove_nothing(monkeypatch):
     with pytest.raises(UserError):
         _run_that_fails('work', UserError('no'), 'run.log')
     assert Path('work/run.log').exists()
-
-
-def test_runner_type_is_built_under_the_scope_of_the_config(monkeypatch):
-    @RUNNERS.register_module(force=True)
-    class OwnRunner(Runner):
-        @classmethod
-        def from_cfg(cls, config):
-            scope = DefaultScope.get_current_instance().scope_name
-            return cls.__name__, scope
-
-    try:
-        config = Config(dict(runner_type='OwnRunner', default_scope='mmseg'))
-        assert session.build_runner(config) == ('OwnRunner', 'mmseg')
-    finally:
-        RUNNERS._module_dict.pop('OwnRunner')
 
 
 def test_the_process_is_given_back_as_it_was():

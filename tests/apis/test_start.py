@@ -21,25 +21,16 @@ def test_pretrained_files():
     assert pretrained_files(Config(dict(model=model))) == ['a.pth', '~/b.pth']
 
 
-@pytest.fixture
-def work(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return Path('work')
-
-
-def _resume(**config):
-    config = Config(dict(work_dir='work', resume='auto', **config))
+def test_nothing_to_resume_is_said_and_starts_anew(capsys):
+    config = Config(dict(work_dir='work', resume='auto', model={}))
     check_start(config)
-    return config.resume, config.get('load_from')
-
-
-def test_nothing_to_resume_is_said_and_starts_anew(work, capsys):
-    assert _resume(model={}) == (False, None)
+    assert (config.resume, config.get('load_from')) == (False, None)
     assert 'no checkpoint in work, so training starts anew' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('recorded', ['epoch_4.pth', '/elsewhere/epoch_4.pth'])
-def test_the_latest_checkpoint_is_resumed(work, monkeypatch, capsys, recorded):
+def test_the_latest_checkpoint_is_resumed(monkeypatch, capsys, recorded):
+    work = Path('work')
     monkeypatch.setattr(start, 'build_model', lambda config: nn.Linear(1, 1))
     work.mkdir()
     weights = nn.Linear(1, 1).state_dict()
@@ -56,8 +47,7 @@ def test_the_latest_checkpoint_is_resumed(work, monkeypatch, capsys, recorded):
     assert 'the seed stays 3, not 1' in printed
 
 
-def test_lost_starting_weights_do_not_stop_a_resumed_run(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_lost_starting_weights_do_not_stop_a_resumed_run(capsys):
     torch.save({}, 'there.pth')
     lost = dict(type='Pretrained', checkpoint='lost.pth', prefix='backbone.')
     there = dict(type='Pretrained', checkpoint='there.pth')

@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from coc_mm.apis import export
 from coc_mm.apis.export_check import Exported, batch_of, library_outputs, load_pictures
+from coc_mm.apis.infer import load_model
 from coc_mm.apis.start import build_model
-from coc_mm.models import ContextCluster
 
 TOOL = 'deployment/export'
 
@@ -19,21 +19,18 @@ TOOL = 'deployment/export'
 @pytest.mark.parametrize('format', ['torch-export', 'onnx'])
 def test_classifier(tool, projects, tmp_path, capsys, format):
     project = projects['mmpretrain']
-    net = build_model(Config.fromfile(project.config)).eval()
-    net.load_state_dict(torch.load(project.checkpoint)['state_dict'])
+    net = load_model(Config.fromfile(project.config), str(project.checkpoint))
     out = tmp_path / 'deep' / f'model{export.SUFFIXES[format]}'
     argv = (project.config, project.checkpoint, '--format', format, '--shape', 64, '--out', out)
     assert tool(TOOL)([*map(str, argv), '--rounds', '1']) == 0
     said = capsys.readouterr().out
-    assert '4 of 4 equal' in said
-    assert 'PyTorch' in said
+    assert all(text in said for text in ('4 of 4 equal', 'PyTorch'))
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     exported = Exported(out)
     for count in (1, 3, 5):
         image = batch_of((load_pictures() * 2)[:count], (64, 64))
         found = exported(image)[0][0]
         assert found.shape == (count, 2)
-        torch.testing.assert_close(found.sum(1), torch.ones(count))
         wanted = library_outputs(net, 'mmpretrain', image)[0]
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     if format == 'onnx':
@@ -46,34 +43,23 @@ def test_classifier(tool, projects, tmp_path, capsys, format):
         assert not any('Scatter' in node.op_type for node in written.graph.node)
 
 
-def test_refusals(projects, refused, tool, tmp_path, monkeypatch):
-    project = projects['mmpretrain']
-    rest = ('--format', 'onnx', '--shape', 64)
+def test_refusals(projects, refused, misused, tmp_path, monkeypatch):
+    files = (projects['mmpretrain'].config, projects['mmpretrain'].checkpoint)
+    given = (*files, '--format', 'onnx', '--shape', 64)
     out = tmp_path / 'm.onnx'
-    given = (project.config, project.checkpoint, *rest)
     refused(TOOL, *given, '--out', 'm.pt2', says=['.onnx file'], leaves=['m.pt2'])
     refused(TOOL, *given, '--out', tmp_path, says=['is a folder'])
-    refused(TOOL, 'none.py', project.checkpoint, *rest, says=['none.py', 'does not exist'])
-    refused(TOOL, project.config, 'none.pth', *rest, '--out', out, says=['none.pth'], leaves=[out])
-    other = projects['mmseg'].checkpoint
-    refused(TOOL, project.config, other, *rest, '--out', out, says=['another model'], leaves=[out])
-    empty = tmp_path / 'empty'
-    empty.mkdir()
-    refused(TOOL, *given, '--out', out, '--images', empty, says=['no images'], leaves=[out])
-    small = (project.config, project.checkpoint, '--format', 'onnx', '--shape', 8)
-    refused(TOOL, *small, '--out', out, says=['--shape', '32'], leaves=[out])
-    for bad in (['--format', 'tflite'], ['--format', 'onnx', '--rounds', '0']):
-        with pytest.raises(SystemExit) as stopped:
-            tool(TOOL)([str(project.config), str(project.checkpoint), *bad])
-        assert stopped.value.code == 2
+    refused(TOOL, *given, '--out', out, '--images', tmp_path, says=['no images'], leaves=[out])
+    refused(TOOL, *given, '--out', out, '--shape', 8, says=['--shape', '32'], leaves=[out])
+    misused(TOOL, *files, '--format', 'tflite', says='--format')
+    misused(TOOL, *given, '--rounds', 0, says='--rounds')
 
     def fail(*_):
         raise RuntimeError('cannot be traced')
 
     monkeypatch.setattr(export, 'export_program', fail)
-    deep = tmp_path / 'new'
-    refused(TOOL, *given, '--out', deep / 'm.onnx', says=['cannot be exported'])
-    assert not list(deep.glob('*')), 'something half-written is left'
+    refused(TOOL, *given, '--out', 'new/m.onnx', says=['cannot be exported'])
+    assert not list(Path('new').glob('*')), 'something half-written is left'
 
 
 def test_another_backbone_is_refused(tmp_path, refused):
@@ -84,9 +70,7 @@ def test_another_backbone_is_refused(tmp_path, refused):
         "    neck=dict(type='GlobalAveragePooling'),\n"
         "    head=dict(type='LinearClsHead', num_classes=2, in_channels=512))\n"
     )
-    weights = tmp_path / 'w.pth'
     net = build_model(Config.fromfile(config))
-    assert not isinstance(net.backbone, ContextCluster)
-    torch.save(dict(meta={}, state_dict=net.state_dict()), weights)
-    refused(TOOL, config, weights, '--format', 'onnx', says=['no Context Cluster'])
-    assert not Path('work_dirs').exists()
+    torch.save(dict(meta={}, state_dict=net.state_dict()), 'w.pth')
+    says = ['no Context Cluster']
+    refused(TOOL, config, 'w.pth', '--format', 'onnx', says=says, leaves=['work_dirs'])

@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from tiny_projects import SCOPES
-
-
-@pytest.fixture(scope='module')
-def photo(tmp_path_factory):
-    """A temple, 320 x 213 pixels."""
-    path = tmp_path_factory.mktemp('photo') / 'china.jpg'
-    Image.fromarray(load_sample_image('china.jpg')).resize((320, 213)).save(path)
-    return path
 
 
 def _infer(tool, project, *argv):
@@ -45,43 +36,34 @@ def test_boxes_below_the_threshold_are_said_to_be_there(tool, projects, photo, c
     assert 'no object with a score of 1.0 or more; the best has 0.' in printed
 
 
-@pytest.mark.parametrize('kind', ['absent', 'text', 'cut', 'small', 'empty folder'])
-def test_one_bad_image_is_refused(refused, projects, photo, tmp_path, kind):
+@pytest.mark.parametrize(
+    ('kind', 'says'),
+    [
+        ('absent', 'does not exist'),
+        ('text', 'is not an image'),
+        ('cut', 'is a damaged image'),
+        ('small', '32 x 32'),
+        ('folder', 'holds no images'),
+    ],
+)
+def test_one_bad_image_is_refused(refused, projects, photo, tmp_path, kind, says):
     path = tmp_path / 'image.jpg'
-    says = [str(path)]
-    if kind == 'absent':
-        says.append('does not exist')
-    elif kind == 'text':
-        path.write_text('not an image')
-        says.append('is not an image')
-    elif kind == 'cut':
-        path.write_bytes(photo.read_bytes()[:5000])
-        says.append('is a damaged image')
+    if kind in ('text', 'cut'):
+        path.write_bytes(b'not an image' if kind == 'text' else photo.read_bytes()[:5000])
     elif kind == 'small':
         Image.new('RGB', (20, 40)).save(path)
-        says.append('32 x 32')
-    else:
+    elif kind == 'folder':
         path.mkdir()
-        says.append('holds no images')
-    project = projects['mmpretrain']
-    refused('infer', path, project.config, project.checkpoint, says=says, leaves=['work_dirs'])
+    files = (projects['mmpretrain'].config, projects['mmpretrain'].checkpoint)
+    refused('infer', path, *files, says=[str(path), says], leaves=['work_dirs'])
 
 
-def test_flags_that_cannot_be(refused, tool, projects, photo, capsys):
-    project = projects['mmpretrain']
-    arguments = [photo, project.config, project.checkpoint]
-    refused('infer', *arguments, '--device', 'cuda:99', says=['--device cuda:99', 'try cpu'])
-    refused('infer', *arguments, '--device', 'gpu', says=['--device gpu'])
-    says = ['is the folder of the images']
-    refused('infer', *arguments, '--out-dir', photo.parent, says=says)
-    for flag in (['--topk', '0'], ['--score-thr', '2']):
-        with pytest.raises(SystemExit, match='2'):
-            tool('infer')([*map(str, arguments), *flag])
-        assert f'argument {flag[0]}' in capsys.readouterr().err
-
-
-def test_options_reach_the_model(refused, projects, photo):
-    project = projects['mmpretrain']
-    option = ('--cfg-options', 'model.backbone.arch=tiny')
-    says = ['of another model']
-    refused('infer', photo, project.config, project.checkpoint, *option, says=says)
+def test_flags_that_cannot_be(refused, misused, projects, photo):
+    arguments = ['infer', photo, projects['mmpretrain'].config, projects['mmpretrain'].checkpoint]
+    refused(*arguments, '--device', 'cuda:99', says=['--device cuda:99', 'try cpu'])
+    refused(*arguments, '--device', 'gpu', says=['--device gpu'])
+    refused(*arguments, '--out-dir', photo.parent, says=['is the folder of the images'])
+    # An option reaches the model.
+    refused(*arguments, '--cfg-options', 'model.backbone.arch=tiny', says=['of another model'])
+    misused(*arguments, '--topk', 0, says='argument --topk')
+    misused(*arguments, '--score-thr', 2, says='argument --score-thr')

@@ -19,11 +19,9 @@ def test_amp_without_validation(run, projects, logs, capsys, scope):
     run('train', project, '--amp', '--auto-scale-lr', '--no-validate')
     state = _state()
     weights = [value for value in state['state_dict'].values() if value.is_floating_point()]
-    assert weights
+    assert {value.dtype for value in weights} == {torch.float32}
     assert all(value.isfinite().all() for value in weights)
-    assert all(value.dtype == torch.float32 for value in weights)
-    log = logs()
-    assert 'Epoch(val)' not in log
+    assert 'Epoch(val)' not in (log := logs())
     assert 'current batch size is 2. Scaling the original LR by 0.125' in log
     assert state['optimizer']['param_groups'][0]['lr'] == 0.01 / 8
     if not torch.cuda.is_available():
@@ -42,12 +40,6 @@ def test_a_dense_model_starts_from_a_classifier(run, projects):
     common = [key for key in state if key.startswith('backbone.') and key in classifier]
     assert len(common) > 50
     assert all(torch.equal(state[key], classifier[key]) for key in common)
-
-
-def test_resume_without_a_checkpoint_starts_anew(run, projects, logs, capsys):
-    run('train', projects['mmpretrain'], '--resume', '--no-validate')
-    assert 'no checkpoint in work, so training starts anew' in capsys.readouterr().out
-    assert 'Epoch(train) [1]' in logs()
 
 
 def test_resumed_training_equals_training_in_one_go(run, projects):
@@ -85,50 +77,4 @@ def test_own_data_is_found_trained_tested_and_predicted(tool, projects, tmp_path
     argv = [str(image), str(config), checkpoint, '--cfg-options', *options[1:]]
     assert tool('infer')(argv) == 0
     printed = capsys.readouterr().out
-    assert 'disc' in printed
-    assert 'box' in printed
-
-
-def test_own_data_that_is_not_there(refused):
-    config = ROOT / 'configs' / 'segmentation' / 'fpn_coc-s-c4_1xb4-50e-512x512_custom.py'
-    says = ['data_root data/custom is no folder', '--cfg-options data_root=FOLDER']
-    refused('train', config, says=says, leaves=['work_dirs'])
-
-
-PROJECT = """
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
-
-
-@MODELS.register_module(force=True)
-class TinyProject(BaseModel):
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = MODELS.build(backbone)
-
-    def forward(self, img, mode='tensor', **kwargs):
-        images = img.float().permute(0, 3, 1, 2) / 255
-        return dict(loss=self.backbone(images)[0].square().mean())
-"""
-
-PLAIN = """
-custom_imports = dict(imports=['tiny_project'])
-default_scope = 'coc_mm'
-model = dict(type='TinyProject', backbone=dict(type='ContextCluster', arch='tiny'))
-train_dataloader = dict(
-    batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(type='DigitsDataset', split='train', indices=16, pipeline=[
-        dict(type='mmcv.Resize', scale=(32, 32))]))
-train_cfg = dict(by_epoch=True, max_epochs=1)
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
-"""
-
-
-def test_project_with_a_plain_runner(tool, tmp_path, monkeypatch, logs):
-    (tmp_path / 'tiny_project.py').write_text(PROJECT)
-    (tmp_path / 'plain.py').write_text(PLAIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert tool('train')(['plain.py', '--work-dir', 'work']) == 0
-    assert 'loss: ' in logs()
-    assert Path('work/epoch_1.pth').is_file()
+    assert all(name in printed for name in ('disc', 'box'))

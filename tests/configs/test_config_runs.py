@@ -110,16 +110,3 @@ def test_dense_models_start_from_the_classifier(name, tiny_data, tmp_path):
         f'norm{i}.{p}' for i in range(3) for p in ('weight', 'bias')
     }
     assert all(torch.equal(loaded[k], state[f'backbone.{k}']) for k in common)
-
-
-@pytest.mark.parametrize('name', PRIMITIVES)
-def test_missing_starting_weights_give_one_message(name, tmp_path, monkeypatch, capsys):
-    from coc_mm.cli.train import main as train
-
-    monkeypatch.chdir(tmp_path)
-    assert train([str(CONFIGS / name)]) == 2
-    message = capsys.readouterr().err
-    assert message.count('error:') == 1
-    assert 'checkpoints/coc-small_8xb128_in1k.pth' in message
-    assert 'does not exist' in message
-    assert not list(tmp_path.iterdir())
