@@ -1,3 +1,4 @@
+import golden
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
@@ -31,3 +32,8 @@ def safe_mmengine(monkeypatch):
         monkeypatch.setattr(checkpoint_module, name, getattr(checkpoint_module, name, None))
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     use_safe_loading()
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    return {k: v.float() for k, v in golden.official_state_dict('coc_tiny').items()}

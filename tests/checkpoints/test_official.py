@@ -46,11 +46,6 @@ NAMES = {
 LINEAR = ('token_mixer.proj.weight', 'mlp.fc1.weight')  # 1x1 convolutions are squeezed
 
 
-@pytest.fixture(scope='module')
-def tiny():
-    return {k: v.float() for k, v in golden.official_state_dict('coc_tiny').items()}
-
-
 @pytest.mark.parametrize('layout', OTHER_NAMES)
 @pytest.mark.parametrize('wrapper', ['', 'module.', 'backbone.', 'module.backbone.'])
 def test_every_kind_of_name(layout, wrapper):
@@ -84,21 +79,6 @@ def test_names_of_others():
     assert layout_of(['module.backbone.network.6.11.token_mixer.v.bias', 'neck.weight'])
     assert layout_of(['xnetwork.0.0.token_mixer.v.bias', 'head.weight']) is None
     assert layout_of(['network.0.0.norm1.weight', 'head.fc.weight']) is None
-
-
-def test_features_come_before_values():
-    start = 'backbone.network.2.1.token_mixer.'
-    shapes = [('v.weight', (4, 3, 1, 1)), ('v.bias', (4,)), ('f.bias', (4,))]
-    shapes.append(('f.weight', (4, 3, 1, 1)))
-    given = {start + name: torch.randn(shape) for name, shape in shapes}
-    renamed, others = rename_backbone(given, LAYOUTS['released'])
-    assert not others
-    assert set(renamed) == {f'stages.1.blocks.1.mixer.in_proj.{n}' for n in ('weight', 'bias')}
-    for leaf in ('weight', 'bias'):
-        expected = [given[f'{start}{space}.{leaf}'].reshape(4, -1) for space in 'fv']
-        actual = renamed[f'stages.1.blocks.1.mixer.in_proj.{leaf}']
-        assert actual.dim() == (2 if leaf == 'weight' else 1)
-        assert torch.equal(actual.reshape(8, -1), torch.cat(expected))
 
 
 def test_what_has_no_counterpart_keeps_its_name():
@@ -189,13 +169,14 @@ def archive(weights, **more):
     return dict(epoch=309, state_dict=wrapped, optimizer=dict(state={}), args=options, **more)
 
 
-def test_archive_tells_its_model(tiny):
+def test_the_model_is_told_by_archive_or_name_or_asked_for(tiny):
+    for name, arch in (('coc_tiny_plain_8xb256_ep300', 'tiny_plain'), ('coc-tiny', 'tiny')):
+        assert recognise(tiny, f'/a/{name}.pth').arch() == arch
+    with pytest.raises(CheckpointError, match=r'tiny, tiny2, tiny_plain alike.*--arch'):
+        recognise(tiny, 'bare.pth').arch()
     official = recognise(archive(tiny), 'x.pth.tar')
-    assert (official.task, official.arch(), official.arch('tiny2')) == (
-        'classification',
-        'tiny',
-        'tiny2',
-    )
+    assert official.task == 'classification'
+    assert (official.arch(), official.arch('tiny2')) == ('tiny', 'tiny2')
     assert official.weights.keys() == tiny.keys()
     with pytest.raises(CheckpointError, match='--arch small does not fit'):
         official.arch('small')
@@ -203,26 +184,11 @@ def test_archive_tells_its_model(tiny):
         official.proposals(2)
 
 
-@pytest.mark.parametrize(
-    ('name', 'arch'), [('coc_tiny_plain_8xb256_ep300', 'tiny_plain'), ('coc-tiny', 'tiny')]
-)
-def test_the_name_of_the_file_tells_the_model(tiny, name, arch):
-    assert recognise(tiny, f'/a/{name}.pth').arch() == arch
-
-
-def test_models_alike_are_asked_for(tiny):
-    with pytest.raises(CheckpointError, match=r'tiny, tiny2, tiny_plain alike.*--arch'):
-        recognise(tiny, 'bare.pth').arch()
-
-
-def test_every_arch_is_recognised():
-    visited = 0
-    for arch in ContextCluster.arch_zoo:
-        shapes = json.loads((golden.FOLDER / 'keys' / f'coc_{arch}.json').read_text())
-        weights = {k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}
-        assert arch in recognise(weights, 'bare.pth').archs
-        visited += 1
-    assert visited == 7
+@pytest.mark.parametrize('arch', ContextCluster.arch_zoo)
+def test_every_arch_is_recognised(arch):
+    shapes = json.loads((golden.FOLDER / 'keys' / f'coc_{arch}.json').read_text())
+    weights = {k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}
+    assert arch in recognise(weights, 'bare.pth').archs
 
 
 def test_moving_average_by_choice(tiny):

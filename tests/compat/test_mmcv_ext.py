@@ -1,10 +1,10 @@
 """How the stand-in for mmcv._ext is found, and what it is not."""
 
 import copy
-import importlib
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code, *path):
-    """Run a script or a line of Python in a fresh process that sees ``path`` first."""
+    """Run a line of Python in a fresh process that sees ``path`` first."""
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*map(str, path), str(ROOT)])}
-    return subprocess.run(
-        [sys.executable, *([code] if isinstance(code, Path) else ['-c', code])],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, '-c', code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
 def test_import_is_cheap_and_brings_in_neither_mmcv_nor_torchvision():
@@ -87,27 +82,18 @@ def test_broken_compiled_module_is_not_hidden(bare_mmcv):
     assert 'undefined symbol' in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize('error', ['ImportError("no such")', 'RuntimeError("no such")'])
-def test_unusable_torchvision_is_named(bare_mmcv, error):
-    (bare_mmcv.parent / 'torchvision.py').write_text(f'raise {error}')
+def test_unusable_torchvision_is_named(bare_mmcv):
+    (bare_mmcv.parent / 'torchvision.py').write_text('raise RuntimeError("no such")')
     result = run('import coc_mm, mmcv._ext', bare_mmcv.parent)
     assert result.returncode != 0
     message = result.stderr.splitlines()[-1]
-    assert message.startswith('ModuleNotFoundError: mmcv._ext: ')
-    assert 'torchvision' in message
-    assert 'no such' in message
+    assert re.match('ModuleNotFoundError: mmcv._ext: .*torchvision.*no such', message)
 
 
 def test_missing_operator_says_so_at_the_call_only(stand_in):
-    assert hasattr(stand_in, 'carafe_forward')
     assert stand_in.carafe_forward is stand_in.carafe_forward
-    for call in (
-        lambda: stand_in.carafe_forward(1, key=2),
-        lambda: mmcv.ops.roi_pool(torch.ones(1, 1, 4, 4), torch.zeros(1, 5), 2),
-    ):
-        with pytest.raises(NotImplementedError, match='MMCV_WITH_OPS=1') as caught:
-            call()
-        assert "'carafe_forward'" in str(caught.value) or "'roi_pool_forward'" in str(caught.value)
+    with pytest.raises(NotImplementedError, match=r"'roi_pool_forward'.*MMCV_WITH_OPS=1"):
+        mmcv.ops.roi_pool(torch.ones(1, 1, 4, 4), torch.zeros(1, 5), 2)
 
 
 def test_mmcv_finds_every_operator(stand_in):
@@ -121,15 +107,10 @@ def test_mmcv_finds_every_operator(stand_in):
 
 def test_module_behaves_like_a_module(stand_in):
     for name in ('__wrapped__', '__path__', '__all__', '_repr_html_', '__torch_function__'):
-        with pytest.raises(AttributeError, match=name):
-            getattr(stand_in, name)
         assert not hasattr(stand_in, name)
-    assert inspect.ismodule(stand_in)
     assert {'nms', 'roi_align_forward'} <= dict(inspect.getmembers(stand_in)).keys()
-    assert copy.copy(stand_in.nms) is stand_in.nms
     assert copy.deepcopy(stand_in.carafe_forward) is stand_in.carafe_forward
     assert pickle.loads(pickle.dumps(stand_in.nms)) is stand_in.nms
-    assert stand_in.carafe_forward.__name__ == 'carafe_forward'
 
 
 def test_environment_report(stand_in):
@@ -139,11 +120,3 @@ def test_environment_report(stand_in):
     assert 'torchvision' in report['MMCV Compiler']
     assert report['MMCV CUDA Compiler'] == 'not available'
     assert mmcv.ops.get_compiler_version() == report['MMCV Compiler']
-
-
-@pytest.mark.parametrize(
-    'name', ['mmdet.models', 'mmdet.apis', 'mmseg.apis', 'mmpretrain.apis', 'mmdet.utils']
-)
-def test_task_libraries_import(name):
-    pytest.importorskip(name.split('.')[0])
-    assert importlib.import_module(name).__name__ == name
