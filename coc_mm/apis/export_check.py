@@ -8,6 +8,7 @@ have made otherwise must be such a tie, and is counted.
 
 import contextlib
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.table import Table
@@ -37,43 +37,24 @@ _MAX_PICTURES = 8
 
 
 def load_pictures(folder: str | None = None, channels: int = 3) -> list[torch.Tensor]:
-    """Read photographs.
+    """Read at most eight photographs of a folder, or scikit-image's: (1, C, H, W), RGB, 0 to 255.
 
-    Args:
-        folder (str, optional): Of images; by default those of scikit-image, else scikit-learn.
-        channels (int): C; other than three are gray or repeated bands. Defaults to 3.
-
-    Returns:
-        list[Tensor]: (1, C, H, W), RGB, 0 to 255, float32; at most eight.
-
-    Raises:
-        UserError: No image, or one that cannot be read.
+    Bands are repeated or left out for other than three channels.
     """
-    if folder is None:
-        images = _own_pictures()
-    else:
+    if folder is not None:
         files = find_images(folder)[:_MAX_PICTURES]
         images = [to_picture(read_image(file)['img']) for file in files]
-    bands = [i % 3 for i in range(channels)]
-    return [torch.tensor(x[..., bands]).permute(2, 0, 1)[None].float() for x in images]
-
-
-def _own_pictures() -> list[np.ndarray]:
-    try:
-        from skimage import data
-
-        return [getattr(data, name)() for name in _PICTURES]
-    except (ImportError, OSError):
-        pass
-    try:
-        from sklearn.datasets import load_sample_images
-
-        return load_sample_images().images
-    except ImportError:
+    elif importlib.util.find_spec('skimage') is None:
         raise UserError(
             'no photographs to check on: name some with --images FOLDER, '
             'or pip install scikit-image'
-        ) from None
+        )
+    else:
+        from skimage import data
+
+        images = [getattr(data, name)() for name in _PICTURES]
+    bands = [i % 3 for i in range(channels)]
+    return [torch.tensor(x[..., bands]).permute(2, 0, 1)[None].float() for x in images]
 
 
 def batch_of(pictures: Sequence[torch.Tensor], shape: tuple[int, int]) -> torch.Tensor:
@@ -86,12 +67,7 @@ def batch_of(pictures: Sequence[torch.Tensor], shape: tuple[int, int]) -> torch.
 
 
 class Exported:
-    """An exported file, ready to run.
-
-    Args:
-        path (Path): ``.onnx``, else a program of torch.export.
-        watched (bool): Whether the centers that it chose are wanted too. Defaults to False.
-    """
+    """An exported file, ready to run; if ``watched``, it also tells the centers it chose."""
 
     def __init__(self, path: Path, watched: bool = False) -> None:
         self.onnx, self.watched = path.suffix == '.onnx', watched
@@ -115,15 +91,10 @@ class Exported:
             self.module = torch.export.load(path).module()
 
     def __call__(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Run on images (B, C, H, W).
-
-        Returns:
-            tuple[list[Tensor], list[Tensor]]: The outputs; if watched, the choices, one map of
-            indices (B, R, N, E) per mixer.
-        """
+        """Run on images (B, C, H, W): outputs and choices, indices (B, R, N, E) per mixer."""
         if self.onnx:
-            outs = self.session.run(None, {'image': image.numpy()})
-            outs = [torch.from_numpy(x) for x in outs]
+            found = self.session.run(None, {'image': image.numpy()})
+            outs = [torch.from_numpy(x) for x in found]
             return outs[: self.count], outs[self.count :]
         with torch.no_grad():
             if not self.watched:
@@ -133,8 +104,6 @@ class Exported:
 
 
 class _Watch(torch.fx.Interpreter):
-    """Run a graph and note the choices of centers."""
-
     def __init__(self, module):
         super().__init__(module)
         self.choices = []
@@ -164,30 +133,16 @@ def library_outputs(model: Any, scope: str, image: torch.Tensor) -> list[torch.T
 
 @dataclass
 class AssignmentTies:
-    """Choices that PyTorch would make otherwise.
+    """Choices that PyTorch would make otherwise."""
 
-    Attributes:
-        points (int): Choices made.
-        other (int): Those that differ.
-        widest (float): Greatest difference in similarity between what the two chose.
-    """
-
-    points: int = 0
-    other: int = 0
-    widest: float = 0.0
+    points: int = 0  # choices made
+    other: int = 0  # those that differ
+    widest: float = 0.0  # greatest difference in similarity between what the two chose
 
 
 @contextlib.contextmanager
 def replaying(model: torch.nn.Module, choices: Sequence[torch.Tensor]) -> Iterator[AssignmentTies]:
-    """Let mixers take choices instead of making them, by the reference.
-
-    Args:
-        model (nn.Module): The model.
-        choices (list[Tensor]): (B, R, N, E) each, in the order of the mixers.
-
-    Yields:
-        AssignmentTies: What the mixers would have chosen otherwise.
-    """
+    """Let mixers, in their order, take choices (B, R, N, E); yield what they chose otherwise."""
     ties, left = AssignmentTies(), list(choices)
 
     def forward(mixer, x):
@@ -209,20 +164,14 @@ def replaying(model: torch.nn.Module, choices: Sequence[torch.Tensor]) -> Iterat
         return mixer.out_proj(out.flatten(-2))
 
     with contextlib.ExitStack() as stack:
-        for mixer in model.modules():
-            if isinstance(mixer, ContextClusterMixer):
-                stack.enter_context(
-                    mock.patch.object(mixer, 'forward', functools.partial(forward, mixer))
-                )
+        for mixer in _mixers(model):  # each, or blocks bypass their mixer
+            bound = functools.partial(forward, mixer)
+            stack.enter_context(mock.patch.object(mixer, 'forward', bound))
         yield ties
 
 
-def _shapes(scope: str, shape: tuple[int, int], count: int) -> list[tuple[int, int, int]]:
-    """Batches and sizes to check on: for dense models also odd ones."""
-    if scope == 'mmpretrain':
-        return [(1, *shape), (count, *shape)]
-    height, width = shape
-    return [(1, height, width), (min(2, count), height - height // 5, width - width // 7 + 1)]
+def _mixers(model):
+    return [module for module in model.modules() if isinstance(module, ContextClusterMixer)]
 
 
 def check(
@@ -235,16 +184,8 @@ def check(
 ) -> tuple[Table, str]:
     """Compare an exported file with PyTorch, up to the first thing that differs.
 
-    Args:
-        model (nn.Module): The model.
-        scope (str): Its library.
-        path (Path): The file.
-        names (list[str]): Of the outputs.
-        pictures (list[Tensor]): From :func:`load_pictures`.
-        shape (tuple[int, int]): Height and width.
-
-    Returns:
-        tuple[Table, str]: A row per batch; why the check failed, empty if it passed.
+    ``names`` are those of its outputs, ``shape`` is height and width. Returned are a table with a
+    row per batch and why the check failed, empty if it passed.
     """
     exported = Exported(path, watched=True)
     table = Table(
@@ -252,10 +193,12 @@ def check(
         title='the exported model beside PyTorch',
     )
     least = min_size(scope, model.backbone.folds)
-    mixers = sum(isinstance(m, ContextClusterMixer) for m in model.modules())
-    for count, height, width in _shapes(scope, shape, len(pictures)):
-        height, width = max(height, least), max(width, least)
-        image = batch_of(pictures[:count], (height, width))
+    mixers = len(_mixers(model))
+    count, last, (height, width) = len(pictures), shape, shape
+    if scope != 'mmpretrain':  # dense models take odd sizes, too
+        count, last = min(2, count), (height - height // 5, width - width // 7 + 1)
+    for batch, size in ((1, shape), (count, last)):
+        image = batch_of(pictures[:batch], (max(size[0], least), max(size[1], least)))
         found, choices = exported(image)
         if len(choices) != mixers:
             raise RuntimeError(f'{len(choices)} choices in the graph, {mixers} mixers in the model')
@@ -276,9 +219,8 @@ def check(
         if not error <= TOLERANCE:
             return table, f'{label}: maps differ by {error:.1e} of their greatest value'
         if ties.widest > TIE:
-            return table, (
-                f'{label}: a point joined a center {ties.widest:.1e} less similar than the best'
-            )
+            why = f'a point joined a center {ties.widest:.1e} less similar than the best'
+            return table, f'{label}: {why}'
         if not same:
             return table, f'{label}: the likeliest class differs'
     return table, ''
@@ -287,7 +229,7 @@ def check(
 def _compare_labels(
     scope: str, found: torch.Tensor, replayed: torch.Tensor, plain: torch.Tensor
 ) -> tuple[str, bool]:
-    """Say how many labels equal PyTorch's own; whether a classifier's may be so."""
+    """Say how many labels equal PyTorch's own, and whether that may be so."""
     if scope == 'mmdet':
         return '', True
     ours, theirs = found.argmax(1), plain.argmax(1)
@@ -312,18 +254,14 @@ def speed(
     runtime = 'onnxruntime' if exported.onnx else 'torch.export'
     for batch in (1, 8) if scope == 'mmpretrain' else (1,):
         image = batch_of([pictures[i % len(pictures)] for i in range(batch)], shape)
-        calls = (
-            lambda image=image: exported(image),
-            lambda image=image: library_outputs(model, scope, image),
-        )
-        seconds: list[list[float]] = [[], []]
-        for turn in range(rounds + 1):
-            for call, kept in zip(calls, seconds, strict=True):
-                start = time.perf_counter()
-                call()
-                if turn:
-                    kept.append(time.perf_counter() - start)
-        ours, theirs = map(statistics.median, seconds)
+        seconds = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            exported(image)
+            middle = time.perf_counter()
+            library_outputs(model, scope, image)
+            seconds.append((middle - start, time.perf_counter() - middle))
+        ours, theirs = map(statistics.median, zip(*seconds[1:], strict=True))
         yield (
             f'{"x".join(map(str, image.shape))}, {torch.get_num_threads()} threads, medians of '
             f'{rounds}: {runtime} {1000 * ours:.1f} ms, PyTorch {1000 * theirs:.1f} ms '

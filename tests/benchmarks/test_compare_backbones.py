@@ -1,8 +1,6 @@
 """The comparison of backbones: published figures come from metafiles, labels do not overlap."""
 
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,10 @@ FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 @pytest.fixture(scope='module')
 def compare():
-    if importlib.util.find_spec('mmpretrain') is None:
-        pytest.skip('compares with models of mmpretrain')
-    sys.path.insert(0, str(FOLDER))
-    try:
+    pytest.importorskip('mmpretrain')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
         yield importlib.import_module('compare_backbones')
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 def test_published_figures_are_found(compare):
@@ -43,9 +38,6 @@ def test_rows_and_plot(compare, tmp_path):
 
 
 def test_labels_do_not_overlap(compare):
-    import matplotlib
-
-    matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), dpi=150)
