@@ -12,7 +12,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-TRAVELS = ('configs', 'tools', 'model-index.yml')
+TRAVELS = ('configs', 'tools', 'projects', 'model-index.yml')
 
 
 class BuildPyWithMim(build_py):

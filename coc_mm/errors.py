@@ -91,6 +91,8 @@ def explain(error: BaseException) -> str | None:
             f'{error.filename or "a file"} cannot be written ({error.strerror}); what was written '
             'before is whole.\nMake room; a training goes on with --resume.'
         )
+    if isinstance(error, ModuleNotFoundError) and not (error.name or '').startswith('coc_mm'):
+        return f'the package {error.name} is needed and not installed.\n{_HINT}'
     if isinstance(error, AssertionError) and text.startswith('failed to load image: '):
         path = text.removeprefix('failed to load image: ')
         return f'{path} is not an image that can be read; replace or remove it.'

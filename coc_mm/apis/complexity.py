@@ -71,8 +71,7 @@ def count_complexity(config: Config, shape: tuple[int, int]) -> Complexity:
         clusters.append(cluster_macs(x.shape[1], x.shape[2], *settings))
         return mixer.out_proj(mixer.in_proj(x).chunk(2, dim=-1)[1])
 
-    image = torch.empty(
-        1, getattr(model.backbone, 'in_channels', 3), *shape, device='meta')
+    image = torch.empty(1, getattr(model.backbone, 'in_channels', 3), *shape, device='meta')
     counter = FlopCounterMode(display=False)
     patch = mock.patch.object(ContextClusterMixer, 'forward', count_mixer)
     with torch.no_grad(), patch, counter:

@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from coc_mm.errors import UserError
+from coc_mm.utils.package_files import find_config
 
 __all__ = ['PARSING', 'SCOPES', 'check_scope', 'load_config', 'merge_options', 'read_config']
 
@@ -43,10 +44,12 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config file and see that its library is there.
 
     Args:
-        path: The file.
+        path: The file, or the name of a config of this package.
         options: The ``--cfg-options``, of which only a ``default_scope`` counts here.
     """
     file = Path(path)
+    if not file.suffix and len(file.parts) == 1 and not file.exists():
+        file = find_config(path)
     if not file.is_file():
         raise UserError(_no_such_config(file))
     if file.suffix not in ('.py', '.json', '.yaml', '.yml'):
@@ -54,7 +57,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
             f'config {path} is no config file: a .py file (or .json, .yaml) is expected.'
         )
     try:
-        config = read_config(path)
+        config = read_config(file)
     except Exception as error:
         raise UserError(f'config {path} cannot be read: {_config_problem(error, path)}') from error
     check_scope((options or {}).get('default_scope', config.get('default_scope')), path)

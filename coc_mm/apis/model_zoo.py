@@ -13,13 +13,14 @@ import yaml
 from coc_mm.apis.config import read_config
 from coc_mm.compat.inferencers import add_model_names
 from coc_mm.errors import UserError
+from coc_mm.utils.package_files import zoo_root
 
 if TYPE_CHECKING:  # a list of names must not cost the import of torch
     import torch
     from mmengine.config import Config
     from torch import nn
 
-__all__ = ['ModelEntry', 'entries', 'get_model', 'list_models', 'register_model_zoo', 'zoo_root']
+__all__ = ['ModelEntry', 'entries', 'get_model', 'list_models', 'register_model_zoo']
 
 #: Folder of a family of configs -> the default scope of its library.
 SCOPES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
@@ -53,18 +54,6 @@ class ModelEntry(dict):
         """Published weights, or ``checkpoints/NAME.pth`` where that exists, else None."""
         local = Path('checkpoints') / f'{self.name}.pth'
         return self.get('Weights') or (str(local) if local.is_file() else None)
-
-
-def zoo_root() -> Path:
-    """Find the folder with ``configs``, of the installed package or of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for root in (package / '.mim', package.parent):
-        if (root / 'model-index.yml').is_file() and (root / 'configs').is_dir():
-            return root
-    raise UserError(
-        f'no configs belong to coc_mm in {package}; install the package anew (pip install .), '
-        'which packs them, or work in a checkout.'
-    )
 
 
 @functools.cache

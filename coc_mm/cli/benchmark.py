@@ -18,7 +18,6 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'benchmark.py',
         'Measure throughput, latency and peak memory of a model on random images; of detectors '
         'backbone and neck, since the work of their heads depends on what is seen.',
         *('config', 'checkpoint?'),

@@ -18,7 +18,6 @@ _MAX_ROWS = 12  # of the sheet that shows all images of a folder
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'clusters.py',
         'Draw which cluster every point of an image belongs to. Written are, for each image, a '
         'row over the stages, a grid of all heads of each block asked for and, with --head or '
         '--all, each head by itself.',
@@ -64,20 +63,16 @@ def _find_checkpoints(paths: Sequence[str]) -> list[Path]:
 
 
 def _load(name: str, checkpoint: str | None, device: str) -> tuple[Any, Any]:
-    """Load a model by the path of its config or by its name; return it and its config."""
+    """Load a model by its config, a file or a name; return it and the config."""
     import torch
 
     from coc_mm.apis.config import load_config
     from coc_mm.apis.infer import load_model
-    from coc_mm.apis.model_zoo import get_model
 
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # an untrained model gives the same picture every time
-        if Path(name).suffix or Path(name).exists():
-            config = load_config(name)
-            return load_model(config, checkpoint, device), config
-        model: Any = get_model(name, pretrained=checkpoint or False, device=device)
-        return model, getattr(model, 'cfg', None) or model._config
+        config = load_config(name)
+        return load_model(config, checkpoint, device), config
 
 
 def _read(path: Path) -> Any:

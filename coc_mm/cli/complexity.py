@@ -16,9 +16,7 @@ __all__ = ['main', 'parse', 'run']
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
-    parser = make_parser(
-        'model_complexity.py', "Parameters and multiply-adds of models, beside the paper's."
-    )
+    parser = make_parser("Parameters and multiply-adds of models, beside the paper's.")
     parser.add_argument(
         'names', nargs='*', help='names of models, * and ? understood; default: the classifiers'
     )

@@ -15,7 +15,6 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'official_to_coc_mm.py',
         'Convert official Context-Cluster weights: archives of timm (.pth.tar), checkpoints of '
         'mmdet 2.x and mmseg 0.x, in the layouts of the release, of the submission and of '
         'openmixup.',

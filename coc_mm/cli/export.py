@@ -19,7 +19,6 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'export.py',
         'Write a trained model as ONNX or as a program of torch.export, after checking it against '
         'PyTorch on photographs.',
         *('config', 'checkpoint'),

@@ -17,7 +17,7 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     description = 'Predict on an image, or on the images of a folder.'
-    parser = make_parser('infer.py', description, 'image', 'config', 'checkpoint')
+    parser = make_parser(description, 'image', 'config', 'checkpoint')
     add = parser.add_argument
     add('--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/infer')
     add_device(parser)

@@ -18,16 +18,16 @@ __all__ = [
 ]
 
 _POSITIONALS = {
-    'config': 'the config file',
+    'config': 'the config file, or the name of a config of coc_mm',
     'checkpoint': 'the checkpoint file',
     'checkpoint?': 'the checkpoint file; default: no weights',
     'image': 'an image file, or a folder of them',
 }
 
 
-def make_parser(prog: str, description: str, *positionals: str) -> argparse.ArgumentParser:
+def make_parser(description: str, *positionals: str) -> argparse.ArgumentParser:
     """Make a parser, with the positional arguments that several commands have."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = argparse.ArgumentParser(description=description)
     for name in positionals:
         optional = '?' if name.endswith('?') else None
         parser.add_argument(name.rstrip('?'), nargs=optional, help=_POSITIONALS[name])

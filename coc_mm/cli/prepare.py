@@ -21,7 +21,6 @@ def _url(text: str) -> str:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'prepare.py',
         'Fetch, verify and unpack a data set into the layout that the configs expect. A second '
         'run does only what is missing.',
     )

@@ -13,7 +13,6 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'publish.py',
         'Keep the weights of a training checkpoint and what prediction needs of its metadata; '
         'name the file by a hash of the weights.',
     )

@@ -31,7 +31,6 @@ def _key_value(text: str) -> str:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
-        'quickstart.py',
         'Train and test a classifier, a detector and a segmentor on handwritten digits that come '
         'with scikit-learn. What is finished is reused, what was interrupted is continued.',
     )

@@ -13,7 +13,7 @@ __all__ = ['main', 'parse', 'run']
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
     description = 'Test a model of mmpretrain, mmdet or mmseg.'
-    parser = make_parser('test.py', description, 'config', 'checkpoint')
+    parser = make_parser(description, 'config', 'checkpoint')
     add = parser.add_argument
     add('--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME')
     add('--out', help='a .pkl file for the predictions; of mmseg: a folder for the maps (PNG)')

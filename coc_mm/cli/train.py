@@ -12,7 +12,7 @@ __all__ = ['main', 'parse', 'run']
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""
-    parser = make_parser('train.py', 'Train a model of mmpretrain, mmdet or mmseg.', 'config')
+    parser = make_parser('Train a model of mmpretrain, mmdet or mmseg.', 'config')
     add = parser.add_argument
     add('--work-dir', help='where logs and checkpoints go; default: ./work_dirs/CONFIG_NAME')
     resume = 'continue from PATH, or from the latest complete checkpoint of the work dir, if any'

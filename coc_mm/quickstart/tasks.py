@@ -11,9 +11,9 @@ from mmengine.config import Config
 
 import coc_mm
 from coc_mm.apis.config import load_config, merge_options
-from coc_mm.apis.model_zoo import zoo_root
 from coc_mm.datasets.digits.scenes import generator_fingerprint
 from coc_mm.utils.cfg_options import parse_options
+from coc_mm.utils.package_files import zoo_root
 
 __all__ = ['TASKS', 'Metric', 'Task', 'fingerprint', 'shipped', 'task_config', 'task_options']
 

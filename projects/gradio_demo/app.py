@@ -26,7 +26,7 @@ THREADS = 8  # for files and drawing; models run in threads of their own
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Parse the arguments of the demo."""
-    parser = argparse.ArgumentParser(prog='app.py', description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
         '--checkpoints',

@@ -13,9 +13,7 @@ _SUFFIXES = ('.png', '.html')
 
 def parse(argv=None):
     """Parse the flags, see ``--help``."""
-    parser = make_parser(
-        'point_clusters.py', 'Color a cloud by its context clusters or by its sampled centers.'
-    )
+    parser = make_parser('Color a cloud by its context clusters or by its sampled centers.')
     add = parser.add_argument
     add(
         'cloud',

@@ -115,7 +115,7 @@ def test_malformed_options_are_usage_errors(tool, projects, capsys, option):
         tool('train')([str(projects['mmpretrain'].config), '--cfg-options', option])
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert 'usage: train.py' in said
+    assert said.startswith('usage: ')
     assert 'error: argument --cfg-options' in said
 
 
