@@ -206,11 +206,11 @@ def _compile(case):
             sys.exit('compiled-small: compiled code gives something else, not timed')
     from torch.utils.flop_counter import FlopCounterMode
 
-    # The arithmetic of the textbook, whichever part of it is left out by algebra.
+    # The arithmetic of the equations, whichever part of it is left out by algebra.
     case.use('reference')
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         case.model(case.image)
-    return compiled, f'compiled in {spent:.0f} s; textbook flops {counter.get_total_flops():.3e}'
+    return compiled, f'compiled in {spent:.0f} s; reference flops {counter.get_total_flops():.3e}'
 
 
 def _measure_memory(name):

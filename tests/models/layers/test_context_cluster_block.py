@@ -10,7 +10,7 @@ def test_block_equals_its_modules(options):
     module = block(**options)
     x = torch.randn(4, 8, 11, 8, dtype=torch.float64, requires_grad=True)
     found = []
-    for backend in ('fused', 'reference'):  # in pieces and by the textbook
+    for backend in ('fused', 'reference'):  # in tiles and by the equations
         module.mixer.backend = backend
         torch.manual_seed(1)
         out = module(x)
@@ -25,7 +25,7 @@ def calls(monkeypatch):
     return record_calls(monkeypatch, 'residual_mixer', 'residual_mlp')
 
 
-def test_runs_in_pieces_unless_somebody_looks_inside(calls):
+def test_runs_in_tiles_unless_somebody_looks_inside(calls):
     module, x = block(), torch.randn(1, 8, 8, 8, dtype=torch.float64)
     module(x)
     assert calls == ['residual_mixer', 'residual_mlp']
@@ -41,7 +41,7 @@ def test_runs_in_pieces_unless_somebody_looks_inside(calls):
     assert calls[5:] == ['residual_mlp']
 
 
-def test_textbook_backend_and_dropout_go_module_by_module(calls, monkeypatch):
+def test_reference_backend_and_dropout_go_module_by_module(calls, monkeypatch):
     x = torch.randn(1, 8, 8, 8, dtype=torch.float64)
     block(backend='reference')(x)
     module = block(drop_rate=0.1)

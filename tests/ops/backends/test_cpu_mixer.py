@@ -1,4 +1,4 @@
-"""The halves of a block in pieces against the same in one, forward and backward."""
+"""The halves of a block in tiles against the whole map at once, forward and backward."""
 
 import pytest
 import torch
