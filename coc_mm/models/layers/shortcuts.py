@@ -40,14 +40,14 @@ def can_bypass(x: torch.Tensor, modules: Iterable[nn.Module], classes: tuple[typ
     ):
         return False
     for module in modules:
-        for part in (module, *module.children()):
-            if type(part) not in classes or part._forward_hooks or part._forward_pre_hooks:
+        for part in (module, *module._modules.values()):
+            if part is None or type(part) not in classes:
+                return False
+            if part._forward_hooks or part._forward_pre_hooks:
                 return False
             if part._backward_hooks or part._backward_pre_hooks or 'forward' in part.__dict__:
                 return False
             for weight in part._parameters.values():
-                if weight is not None and type(weight) not in plain:
+                if type(weight) not in plain and (weight is not None or type(part) is nn.Linear):
                     return False
-            if isinstance(part, nn.Linear) and (part.weight is None or part.bias is None):
-                return False
     return True
