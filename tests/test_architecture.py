@@ -25,7 +25,8 @@ ROWS = [
     ('cli',),
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
-FILES = sorted(p for p in PACKAGE.rglob('*.py') if '.mim' not in p.parts)
+MADE = {PACKAGE / '.mim', PACKAGE / 'configs'}  # by an installation
+FILES = sorted(p for p in PACKAGE.rglob('*.py') if not MADE & {*p.parents})
 DOOR = PACKAGE / '__init__.py'  # connects the rooms, when others are imported
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 

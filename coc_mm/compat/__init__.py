@@ -8,7 +8,8 @@ mmcv_operators      installed without it                 operators; mmdet does n
 transformers5       ``mmpretrain.utils.dependency``      transformers 5 ends the import of      b
                     ``.WITH_MULTIMODAL``                 mmpretrain's, mmseg's, mmdet's models
 config_scopes       ``mmengine.config.utils``            ``_base_ = ['mmseg::...']`` and        c
-                    ``.MODULE2PACKAGE``                  ``['coc_mm::...']`` are not found
+                    ``.MODULE2PACKAGE``, ``Config``'s    ``['coc_mm::...']`` are not found, or
+                    scope of a base                      not built
 exif                ``mmcv.image.io.imfrombytes``        OpenCV does not turn WebP and AVIF     d
 inferencers         ``mmengine.infer`` base class:       they know the models of their own      c
                     names of models                      packages alone
@@ -34,7 +35,7 @@ with transformers 5; c, an mmengine that does it; d, an OpenCV that turns them.
 What needs more than ``coc_mm.errors`` and ``coc_mm.utils`` gets it from ``coc_mm/__init__.py``.
 """
 
-from coc_mm.compat.config_scopes import add_scopes
+from coc_mm.compat.config_scopes import add_scopes, keep_default_scope
 from coc_mm.compat.exif import turn_by_exif
 from coc_mm.compat.mmcv_ext import install as install_mmcv_ext
 from coc_mm.compat.on_import import on_import
@@ -47,5 +48,6 @@ def install() -> None:
     """Let the libraries be changed when they are imported."""
     install_mmcv_ext()
     on_import('mmengine.config.utils', add_scopes)
+    on_import('mmengine.config.config', keep_default_scope)
     on_import('mmcv.image.io', turn_by_exif)
     on_import('mmpretrain.utils.dependency', leave_out_multimodal)

@@ -22,6 +22,8 @@ def test_a_base_of_an_installed_package(base, model, tmp_path):
     config = Config.fromfile(path)
     assert config.model.type == model
     assert config.work_dir == 'here'
+    if base == OURS:  # as if it stood there
+        assert config.to_dict() == {**get_config(OURS).to_dict(), 'work_dir': 'here'}
 
 
 def test_get_config():
