@@ -17,8 +17,13 @@ from coc_mm.utils.package_files import find_config
 
 __all__ = ['PARSING', 'SCOPES', 'check_scope', 'load_config', 'merge_options', 'read_config']
 
-#: Default scopes that can be run, with the extra that installs the library.
-SCOPES = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': 'seg', 'coc_mm': None}
+#: Default scopes that can be run, with the distribution that installs the library.
+SCOPES = {
+    'mmpretrain': 'onedl-mmpretrain',
+    'mmdet': 'onedl-mmdetection',
+    'mmseg': 'onedl-mmsegmentation',
+    'coc_mm': None,
+}
 
 # Top-level entries that Runner, FlexibleRunner and the libraries' tools read.
 _TOP_LEVEL = (
@@ -103,8 +108,7 @@ def check_scope(scope: str | None, path: str | os.PathLike) -> None:
         raise UserError(f'config {path} has default_scope {scope!r}; known are {known}.')
     if importlib.util.find_spec(scope) is None:
         raise UserError(
-            f'config {path} needs {scope}, which is not installed: '
-            f'pip install "coc-mm[{SCOPES[scope]}]"'
+            f'config {path} needs {scope}, which is not installed: pip install {SCOPES[scope]}'
         )
 
 

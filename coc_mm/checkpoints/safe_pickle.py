@@ -267,12 +267,8 @@ def _check_zip(path: str, size: int) -> None:
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError:
-        raise CheckpointError(
-            f'reading {path} needs the package safetensors: pip install safetensors'
-        ) from None
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, 'pt') as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

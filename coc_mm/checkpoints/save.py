@@ -1,6 +1,5 @@
 """Writing checkpoints, ``.pth`` or ``.safetensors``."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -27,10 +26,6 @@ def check_target(path: str | os.PathLike, force: bool = False) -> Path:
         )
     if path.exists() and not force:
         raise CheckpointError(f'{path} exists; name another file, or replace it with --force.')
-    if path.suffix == '.safetensors' and importlib.util.find_spec('safetensors') is None:
-        raise CheckpointError(
-            f'writing {path} needs the package safetensors: pip install safetensors'
-        )
     return path
 
 

@@ -10,8 +10,6 @@ from coc_mm.errors import CheckpointError
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
 def test_files_are_written_whole(name, monkeypatch):
-    if name.endswith('.safetensors'):
-        pytest.importorskip('safetensors')
     path = check_target(f'new/{name}')
     content = dict(meta=dict(dataset_meta=dict(classes=['a'])), state_dict={'w': torch.ones(3)})
     save_checkpoint(content, path)

@@ -1,7 +1,7 @@
 """Use this package with one task library: ``python one_library.py mmdet [--hide]``.
 
 With ``--hide`` the other two libraries are made absent where they are installed; without it they
-must be absent, as in an environment of ``pip install coc-mm[det]``. Prints what was done.
+must be absent, as where onedl-mmdetection alone was installed. Prints what was done.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path for path in (ROOT / 'tools').rglob('*.py'))
 # Library -> a config of ours for it, the extra that installs it.
 LIBRARIES = dict(
-    mmpretrain=('classification/coc-tiny_8xb128_in1k.py', 'cls'),
-    mmdet=('detection/mask-rcnn_coc-s-c4_fpn_1x_coco.py', 'det'),
-    mmseg=('segmentation/fpn_coc-s-c4_4xb4-80k_ade20k-512x512.py', 'seg'),
+    mmpretrain=('classification/coc-tiny_8xb128_in1k.py', 'mmpretrain'),
+    mmdet=('detection/mask-rcnn_coc-s-c4_fpn_1x_coco.py', 'mmdetection'),
+    mmseg=('segmentation/fpn_coc-s-c4_4xb4-80k_ade20k-512x512.py', 'mmsegmentation'),
 )
 
 
@@ -81,7 +81,7 @@ def refuse(library):
     from coc_mm.apis.config import load_config
     from coc_mm.errors import UserError
 
-    config, extra = LIBRARIES[library]
+    config, full = LIBRARIES[library]
     for ask, name in (
         (load_config, str(ROOT / 'configs' / config)),
         (get_model, Path(config).stem),
@@ -92,7 +92,7 @@ def refuse(library):
         except UserError as error:
             said = str(error)
         assert f'needs {library}, which is not installed' in said, said
-        assert f'coc-mm[{extra}]' in said, said
+        assert f'pip install onedl-{full}' in said, said
 
 
 def main(library, hide):

@@ -73,7 +73,10 @@ def test_library_that_is_not_installed(train, monkeypatch):
     monkeypatch.setattr(
         importlib.util, 'find_spec', lambda name, *a: None if name == 'mmseg' else find_spec(name)
     )
-    train(scope='mmseg', says=['needs mmseg, which is not installed', 'pip install "coc-mm[seg]"'])
+    train(
+        scope='mmseg',
+        says=['needs mmseg, which is not installed', 'pip install onedl-mmsegmentation'],
+    )
 
 
 # Options

@@ -64,7 +64,7 @@ def server(checkpoints, tmp_path_factory):
 
     Each module has its own: one of them ends it.
     """
-    pytest.importorskip('gradio', reason='the demo needs gradio: pip install "coc-mm[demo]"')
+    pytest.importorskip('gradio', reason='the demo needs gradio: pip install gradio')
     from demo_client import Server
 
     arguments = ['--checkpoints', checkpoints, '--max-mb', '1', '--max-megapixels', '2']

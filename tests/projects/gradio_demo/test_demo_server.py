@@ -7,7 +7,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-pytest.importorskip('gradio', reason='the demo needs gradio: pip install "coc-mm[demo]"')
+pytest.importorskip('gradio', reason='the demo needs gradio: pip install gradio')
 pytest.importorskip('mmpretrain')
 import httpx
 from cluster_demo.allowlist import RefusedError, file_inside

@@ -24,9 +24,7 @@ def read_h5(path):
     try:
         import h5py
     except ModuleNotFoundError:
-        raise PointCloudError(
-            f'reading {path} needs the package h5py: pip install "coc-mm[points]"'
-        ) from None
+        raise PointCloudError(f'reading {path} needs the package h5py: pip install h5py') from None
     if not Path(path).is_file():
         raise PointCloudError(
             f'{path} does not exist; projects/point_cloud/README.md says where the data come from. '

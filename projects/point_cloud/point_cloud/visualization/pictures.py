@@ -73,7 +73,7 @@ def save_html(cloud, path, title='', up='z'):
         import plotly.graph_objects as go
     except ModuleNotFoundError:
         raise PointCloudError(
-            f'writing {path} needs the package plotly: pip install "coc-mm[points]"'
+            f'writing {path} needs the package plotly: pip install plotly'
         ) from None
     colors, of_groups = (
         [f'rgb({r},{g},{b})' for r, g, b in rgb.astype(int)] for rgb in _colors(cloud)
