@@ -21,6 +21,7 @@ COMMANDS = {
     'infer': 'infer.py',
     'clusters': 'visualization/clusters.py',
     'export': 'deployment/export.py',
+    'serve': 'deployment/serve.py',
     'benchmark': 'analysis_tools/benchmark.py',
     'complexity': 'analysis_tools/model_complexity.py',
     'prepare': 'dataset_converters/prepare.py',

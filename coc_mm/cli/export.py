@@ -105,7 +105,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     console = Console()
     with atomic_write(out, suffix=out.suffix) as part:
         console.print('tracing, which takes a minute or several ...')
-        _write(args, model, deployable, shape, part)
+        _write(args, model, deployable, shape, part, console)
         table, reason = check(model, scope, part, deployable.output_names, pictures, shape)
         console.print(table)
         if reason:
@@ -118,8 +118,23 @@ def run(argv: Sequence[str] | None = None) -> None:
     console.print(f'written: {out}', markup=False, highlight=False, soft_wrap=True)
 
 
+def _describe(model: Any, scope: str, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    import cv2
+    import numpy as np
+
+    from coc_mm.apis.infer import TASKS
+    from coc_mm.apis.serving import describe_pipeline, preprocess
+
+    task = TASKS[scope](model)
+    steps = describe_pipeline(model, [task.load, *task.steps])
+    picture = cv2.imencode('.png', np.zeros((600, 800, 3), np.uint8))[1].tobytes()
+    if scope == 'mmpretrain' and preprocess(picture, steps)[0].shape[2:] != shape:
+        raise UserError('a test pipeline of another size than --shape')
+    return steps
+
+
 def _write(
-    args: Namespace, model: Any, deployable: Any, shape: tuple[int, int], path: Path
+    args: Namespace, model: Any, deployable: Any, shape: tuple[int, int], path: Path, console: Any
 ) -> None:
     from coc_mm.apis.export import export_program, save_program
 
@@ -130,6 +145,11 @@ def _write(
         config=Path(args.config).name,
         classes=json.dumps(list(meta.get('classes') or [])),
     )
+    if deployable.scope != 'mmdet':
+        try:
+            facts['preprocessing'] = json.dumps(_describe(model, deployable.scope, shape))
+        except UserError as reason:
+            console.print(f'the file cannot be served by coc serve: it does not record {reason}')
     try:
         save_program(export_program(deployable, shape), path, deployable.output_names, facts)
     except (UserError, OSError, KeyboardInterrupt):

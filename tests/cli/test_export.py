@@ -21,7 +21,11 @@ def test_classifier(tool, projects, tmp_path, capsys, format):
     project = projects['mmpretrain']
     net = load_model(Config.fromfile(project.config), str(project.checkpoint))
     out = tmp_path / 'deep' / f'model{export.SUFFIXES[format]}'
-    argv = (project.config, project.checkpoint, '--format', format, '--shape', 64, '--out', out)
+    config = tmp_path / 'resizes.py'
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
+    dataset = dict(dataset=dict(pipeline=steps))
+    config.write_text(f'_base_ = {str(project.config)!r}\ntest_dataloader = {dataset}\n')
+    argv = (config, project.checkpoint, '--format', format, '--shape', 64, '--out', out)
     assert tool(TOOL)([*map(str, argv), '--rounds', '1']) == 0
     said = capsys.readouterr().out
     assert all(text in said for text in ('4 of 4 equal', 'PyTorch'))
@@ -38,6 +42,8 @@ def test_classifier(tool, projects, tmp_path, capsys, format):
         facts = {prop.key: prop.value for prop in written.metadata_props}
         assert facts['input'].startswith('RGB')
         assert isinstance(json.loads(facts['classes']), list)
+        recorded = json.loads(facts['preprocessing'])
+        assert [step['type'] for step in recorded] == ['LoadImageFromFile', 'Resize']
         assert [x.name for x in written.graph.input] == ['image']
         assert [x.name for x in written.graph.output] == ['scores']
         assert not any('Scatter' in node.op_type for node in written.graph.node)
