@@ -148,8 +148,8 @@ def _write(
     if deployable.scope != 'mmdet':
         try:
             facts['preprocessing'] = json.dumps(_describe(model, deployable.scope, shape))
-        except UserError as reason:
-            console.print(f'the file cannot be served by coc serve: it does not record {reason}')
+        except UserError as error:
+            console.print(f'the file cannot be served by coc serve: it does not record {error}')
     try:
         save_program(export_program(deployable, shape), path, deployable.output_names, facts)
     except (UserError, OSError, KeyboardInterrupt):
