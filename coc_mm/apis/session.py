@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from coc_mm.checkpoints.load import use_safe_loading
 from coc_mm.compat.cpu_distributed import process_group_on_cpu, use_cpu_wrappers
 from coc_mm.compat.results_folder import gather_in_log_dir
-from coc_mm.engine import PreemptionHook, StepSeedHook, ValidateOnResumeHook
+from coc_mm.engine import ClassCheckHook, PreemptionHook, StepSeedHook, ValidateOnResumeHook
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
 from coc_mm.errors import explain, print_rank0
 from coc_mm.utils.image_checks import naming_bad_files
@@ -63,6 +63,7 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
         runner = RUNNERS.build(config)
     else:
         runner = Runner.from_cfg(config)
+    runner.register_hook(ClassCheckHook())
     if signals is not None:
         for hook in (StepSeedHook(), ValidateOnResumeHook(), PreemptionHook(signals)):
             runner.register_hook(hook)

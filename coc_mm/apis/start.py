@@ -14,6 +14,7 @@ from torch import nn
 from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_safely
 from coc_mm.checkpoints.pretrained import check_pretrained
 from coc_mm.compat.cpu_distributed import name_rank
+from coc_mm.datasets import check_categories, inner_datasets
 from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
 from coc_mm.engine.fault_tolerance.seeding import adopt_seed
 from coc_mm.errors import UserError, print_rank0
@@ -90,6 +91,7 @@ def check_start(config: Config) -> None:
     the seed that of the resumed run. What cannot be used is a ``UserError``.
     """
     _check_launcher(config.get('launcher'))
+    _check_categories(config, 'train_dataloader', 'val_dataloader')
     out_dir = _out_dir(config)
     if int(os.environ.get('RANK', 0)) == 0:
         for folder in {config.work_dir, out_dir}:
@@ -119,10 +121,26 @@ def check_start(config: Config) -> None:
 def check_test_start(config: Config) -> None:
     """Check launcher and checkpoint of a test, where that is a local file."""
     _check_launcher(config.get('launcher'))
+    _check_categories(config, 'test_dataloader')
     start = config.load_from
     if is_local(start):
         checkpoint = load_checkpoint_safely(start, hold=True)
         check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
+
+
+def _check_categories(config: Config, *loaders: str) -> None:
+    """See that the files of ``CocoDataset`` have the classes of the config, before it is built."""
+    for loader in loaders if config.get('default_scope') == 'mmdet' else ():
+        for dataset in inner_datasets((config.get(loader) or {}).get('dataset') or {}):
+            if dataset.get('type') not in ('CocoDataset', 'mmdet.CocoDataset'):
+                continue
+            classes = (dataset.get('metainfo') or {}).get('classes')
+            if classes is None:
+                from mmdet.datasets import CocoDataset
+
+                classes = CocoDataset.METAINFO['classes']
+            if not isinstance(classes, str):  # a file of names
+                check_categories(dataset, classes)
 
 
 def _check_launcher(launcher: str | None) -> None:

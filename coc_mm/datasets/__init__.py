@@ -1,6 +1,7 @@
 """Embedded data for the quickstart (digits, scenes made of them), and your own data."""
 
-from coc_mm.datasets.custom import resolve_custom, set_classes
+from coc_mm.datasets.coco import check_categories
+from coc_mm.datasets.custom import inner_datasets, resolve_custom, set_classes
 from coc_mm.datasets.digits.datasets import digit_scenes_coco, digit_scenes_seg
 from coc_mm.datasets.digits.digits import DigitsDataset, load_digits_split
 from coc_mm.datasets.digits.render import SceneDigit, SceneSpec, compose_scene
@@ -13,10 +14,12 @@ __all__ = [
     'ImageMaskFolders',
     'SceneDigit',
     'SceneSpec',
+    'check_categories',
     'compose_scene',
     'digit_scenes_coco',
     'digit_scenes_seg',
     'ensure_digit_scenes',
+    'inner_datasets',
     'load_digits_split',
     'resolve_custom',
     'set_classes',

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
-__all__ = ['count_training', 'missing_images', 'read_coco']
+__all__ = ['check_categories', 'count_training', 'missing_images', 'read_coco']
 
 
 def _is_number(value: Any) -> bool:
@@ -217,3 +218,24 @@ def missing_images(folder: Path, content: dict) -> list[str]:
     """Return the names of a COCO file's images that are not in a folder."""
     names = (image['file_name'] for image in content['images'])
     return [name for name in names if not os.path.isfile(folder / name)]
+
+
+def check_categories(dataset: dict, classes: Sequence[str]) -> None:
+    """Raise a ValueError if a config's ``CocoDataset`` names classes that its file lacks."""
+    file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    if not file.is_file():
+        return
+    text = file.read_text(encoding='utf-8')
+    try:  # the last entry of most files, which may be large
+        start = text.rindex('"categories"') + len('"categories"')
+        listed, _ = json.JSONDecoder().raw_decode(text, text.index('[', start))
+        names = [category['name'] for category in listed]
+    except (ValueError, TypeError, KeyError):
+        return  # said by who reads it
+    absent = [name for name in classes if name not in names]
+    if absent:
+        raise ValueError(
+            f'{file} has no category for {len(absent)} of the {len(classes)} classes '
+            f'({", ".join(absent[:8])}); it has {", ".join(map(str, names[:8]))}. Name the classes '
+            'that it has: metainfo=dict(classes=...) of the dataset, num_classes of the heads.'
+        )

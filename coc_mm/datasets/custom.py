@@ -26,7 +26,7 @@ from coc_mm.datasets.folder_datasets import (
 from coc_mm.datasets.mask_values import mask_values
 from coc_mm.utils.images import IMAGE_SUFFIXES
 
-__all__ = ['resolve_custom', 'set_classes']
+__all__ = ['inner_datasets', 'resolve_custom', 'set_classes']
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Settings of a dataset that say where the data lie, which are found out.
@@ -128,13 +128,13 @@ def _relative(path: Path, root: Path) -> str:
     return '' if text == '.' else text
 
 
-def _inner_datasets(dataset: dict) -> list[dict]:
+def inner_datasets(dataset: dict) -> list[dict]:
     """The datasets inside of wrappers, or the dataset itself."""
     inner = dataset.get('dataset') or dataset.get('datasets')
     if inner is None:
         return [dataset]
     children = inner if isinstance(inner, (list, tuple)) else [inner]
-    return [found for child in children for found in _inner_datasets(child)]
+    return [found for child in children for found in inner_datasets(child)]
 
 
 def _set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> None:
@@ -147,7 +147,7 @@ def _set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> Non
             dataset = cfg[name].dataset
             if any(d.get('type', '').endswith('KFoldDataset') for d in _dicts(dataset)):
                 found = dict(train, **({'part': 'all'} if 'part' in train else {}))
-            for inner in _inner_datasets(dataset):
+            for inner in inner_datasets(dataset):
                 for key in _FOUND:
                     inner.pop(key, None)
                 inner.update(found, data_root=str(root))
@@ -313,11 +313,11 @@ def _resolve_coco(cfg, root, classes):
     set_classes(cfg, classes)
     for found in sets.values():
         found['metainfo'] = dict(classes=classes, palette=_palette(len(classes)))
-    for inner in _inner_datasets(cfg.train_dataloader.dataset):
+    for inner in inner_datasets(cfg.train_dataloader.dataset):
         inner.setdefault('filter_cfg', dict(filter_empty_gt=True, min_size=32))
     val = dict(sets['val'], test_mode=True) if 'val' in sets else None
     _set_datasets(cfg, root, sets['train'], val)
-    dataset = _inner_datasets(cfg.train_dataloader.dataset)[0]
+    dataset = inner_datasets(cfg.train_dataloader.dataset)[0]
     trained, more = count_training(files['train'], contents['train'], classes, dataset)
     if val:
         for metric in _dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):

@@ -4,11 +4,13 @@ from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import AtomicCheckpoin
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHook
 from coc_mm.engine.fault_tolerance.seeding import StepSeedHook
 from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResumeHook
+from coc_mm.engine.hooks.class_check_hook import ClassCheckHook
 from coc_mm.engine.hooks.nonfinite_hook import NonFiniteHook
 from coc_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
+    'ClassCheckHook',
     'LayerDecayOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',

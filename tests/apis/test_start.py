@@ -63,3 +63,15 @@ def test_lost_starting_weights_do_not_stop_a_resumed_run(capsys):
     assert config.model.neck.init_cfg == [there]
     assert config.model.head[0].init_cfg == remote
     assert 'starting weights lost.pth are gone' in capsys.readouterr().out
+
+
+def test_a_detector_with_classes_that_its_file_lacks_does_not_start(projects):
+    config = Config.fromfile(projects['mmdet'].config)
+    config.work_dir = 'work'
+    config.val_dataloader.dataset = dict(
+        type='RepeatDataset', dataset=config.val_dataloader.dataset
+    )
+    check_start(config)
+    config.val_dataloader.dataset.dataset.pop('metainfo')  # those of COCO, then
+    with pytest.raises(ValueError, match='has no category for 80 of the 80 classes'):
+        check_start(config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from own_data import change_entries, write_coco
 
-from coc_mm.datasets.coco import count_training, missing_images, read_coco
+from coc_mm.datasets.coco import check_categories, count_training, missing_images, read_coco
 
 mask_utils = pytest.importorskip('pycocotools.mask')
 
@@ -160,3 +160,13 @@ def test_missing_images(tmp_path):
     names = ['a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'x' * 5000 + '/1.jpg']
     content = dict(images=[dict(file_name=name) for name in names])
     assert missing_images(tmp_path, content) == names[1:]
+
+
+def test_classes_that_a_file_lacks(tmp_path):
+    write_coco(tmp_path, lambda content: content.setdefault('info', dict(note='"categories": []')))
+    dataset = dict(data_root=str(tmp_path), ann_file='annotations/train.json')
+    check_categories(dataset, ('a', 'b'))
+    check_categories(dict(dataset, ann_file='none.json'), ('cat',))  # said when it is opened
+    says = r'train\.json has no category for 2 of the 3 classes \(cat, dog\); it has a, b'
+    with pytest.raises(ValueError, match=says):
+        check_categories(dataset, ('cat', 'a', 'dog'))
