@@ -67,7 +67,7 @@ def convert_checkpoint(
         facts.append(f'denominator: {official.denominator} ({official.denominator_is})')
     fitted = _fit(weights, build_model(config), official)
     if official.layout.target is None:
-        fitted._metadata.setdefault('backbone', {})['denominator'] = official.denominator
+        fitted._metadata['backbone'] = official.metadata()
     fit = f'{len(weights)} weights fit, {len(dataset_meta["classes"])} classes'
     for line in (*official.remarks, f'{official.task}, {name}: {fit}', *facts):
         print_rank0(line)

@@ -74,7 +74,7 @@ def load_model(
             f'prediction works for configs of {", ".join(TASKS)}, not for default_scope {scope!r}.'
         )
     config = deepcopy(config)
-    apply_record(config, content, keep)
+    apply_record(config, content, checkpoint or '', keep)
     meta = content.get('meta') or {}
     classes = (meta.get('dataset_meta') or {}).get('classes')
     if config.get('custom_data') is not None and classes:  # the data itself may be elsewhere

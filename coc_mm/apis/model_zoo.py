@@ -180,5 +180,5 @@ def _find(scope: str | None, name: str) -> tuple | None:
     if weights is not None:
         from coc_mm.checkpoints.load import apply_record, load_checkpoint_safely
 
-        apply_record(config, load_checkpoint_safely(weights))
+        apply_record(config, load_checkpoint_safely(weights), weights)
     return config, weights

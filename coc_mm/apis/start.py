@@ -1,7 +1,7 @@
 """What a run starts from: its model, its folders and the checkpoints that the config names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -11,7 +11,12 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from coc_mm.checkpoints.load import check_weights, is_local, load_checkpoint_safely
+from coc_mm.checkpoints.load import (
+    apply_record,
+    check_weights,
+    is_local,
+    load_checkpoint_safely,
+)
 from coc_mm.checkpoints.pretrained import check_pretrained
 from coc_mm.compat.cpu_distributed import name_rank
 from coc_mm.datasets import check_categories, inner_datasets
@@ -84,11 +89,12 @@ def _drop_pretrained(node: Any, paths: set[str]) -> None:
         _drop_pretrained(child, paths)
 
 
-def check_start(config: Config) -> None:
+def check_start(config: Config, given: Iterable[str] = ()) -> None:
     """Check launcher, folders and every local checkpoint that a training starts from.
 
-    In the config ``resume='auto'`` becomes True with the checkpoint to go on from, or False, and
-    the seed that of the resumed run. What cannot be used is a ``UserError``.
+    In the config ``resume='auto'`` becomes True with the checkpoint to go on from, or False, the
+    seed that of the resumed run, and the denominator that of converted weights, unless it is among
+    the ``given`` options. What cannot be used is a ``UserError``.
     """
     _check_launcher(config.get('launcher'))
     _check_categories(config, 'train_dataloader', 'val_dataloader')
@@ -112,19 +118,27 @@ def check_start(config: Config) -> None:
         return
     if checkpoint is not None and resume:
         _check_resumable(config, checkpoint, start)
+    for path in () if resume else (*pretrained, start):
+        if path and is_local(path) and os.path.isfile(os.path.expanduser(path)):
+            content = load_checkpoint_safely(path, hold=True)
+            apply_record(config, content, path, (*given, 'proposals'))
     model = build_model(config)
     check_pretrained(model, pretrained)
     if checkpoint is not None:
         check_weights(model, checkpoint, start, strict=bool(resume))
 
 
-def check_test_start(config: Config) -> None:
-    """Check launcher and checkpoint of a test, where that is a local file."""
+def check_test_start(config: Config, given: Iterable[str] = ()) -> None:
+    """Check launcher and checkpoint of a test, where that is a local file.
+
+    What converted weights record goes into the config, less the ``given`` options.
+    """
     _check_launcher(config.get('launcher'))
     _check_categories(config, 'test_dataloader')
     start = config.load_from
     if is_local(start):
         checkpoint = load_checkpoint_safely(start, hold=True)
+        apply_record(config, checkpoint, start, given)
         check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
 
 

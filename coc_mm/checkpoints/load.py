@@ -211,13 +211,24 @@ def check_weights(model: nn.Module, checkpoint: Mapping, path: str, strict: bool
     print_rank0(f'load_from {path}: {comparison.describe()}')
 
 
-def apply_record(config: Any, checkpoint: dict, given: Iterable[str] = ()) -> None:
+def apply_record(config: Any, checkpoint: dict, path: str, given: Iterable[str] = ()) -> None:
     """Give a config the mixer that converted weights were trained with, if ``meta`` records one.
 
-    The denominator, proposals and folds of its backbone change in place, less those ``given``.
+    The denominator and the centers of its backbone change in place, less those ``given`` (as
+    names or dotted keys) and an assumed denominator where the config names one. What is overruled
+    is printed.
     """
     record = (checkpoint.get('meta') or {}).get('coc_mm') or {}
+    backbone = config.model.get('module', config.model).get('backbone') or {}
+    assumed = str(record.get('denominator_is')).startswith('assumed')
+    kept = {name.rsplit('.', 1)[-1] for name in given}
     for key, value in record.get('backbone', {}).items():
-        default = 'similarity' if key == 'denominator' else None
-        if key not in given and config.model.backbone.get(key, default) != value:
-            config.model.backbone[key] = value
+        said = backbone.get(key)
+        if key in kept or (key == 'denominator' and assumed and said is not None):
+            continue
+        if said not in (None, value):
+            print_rank0(
+                f'{path}: its weights were trained with {key}={value!r}, which goes before '
+                f'{said!r} of the config.'
+            )
+        backbone[key] = value

@@ -251,6 +251,11 @@ class Official:
         except ValueError as error:
             raise CheckpointError(f'{self.path}: {error}') from None
 
+    def metadata(self) -> dict[str, str]:
+        """Give what the weights of the backbone record: the denominator, unless it is assumed."""
+        assumed = self.denominator_is.startswith('assumed')
+        return {} if assumed else dict(denominator=self.denominator)
+
     def record(self) -> dict[str, Any]:
         """Give what a converted checkpoint keeps of this under ``meta['coc_mm']``."""
         record: dict[str, Any] = dict(converted_from='official Context-Cluster weights')
@@ -279,7 +284,8 @@ class Official:
             return wanted or named or self.archs[0]
         raise CheckpointError(
             f'{self.path}: the weights fit {", ".join(self.archs)} alike, which differ only in '
-            'centers and regions, and the file does not name its model; say which with --arch.'
+            'centers and regions, and the file does not name its model; say which with --arch, or '
+            'call the file coc_ARCH.pth.'
         )
 
     def proposals(self, wanted: int | None = None) -> int | None:
@@ -343,7 +349,7 @@ def _pick_weights(checkpoint: Mapping, path: str, ema: bool) -> tuple[dict[str, 
         if isinstance(value, Tensor):
             weights[re.sub(r'^(module\.)+', '', str(name))] = value
     # mmcv's EMA hook keeps the other set of weights in buffers of flattened names.
-    buffers = [name for name in weights if re.match(r'ema_(backbone|neck|\w+_head)_', name)]
+    buffers = [name for name in weights if re.match(r'ema_(backbone|neck|head|\w+_head)_', name)]
     if buffers:
         remarks.append(f'left out {len(buffers)} buffers ema_* of mmcv: the weights of training')
     return {name: v for name, v in weights.items() if name not in buffers}, remarks
@@ -398,7 +404,7 @@ def _denominator(layout: Layout, git_id: str, time: str) -> tuple[str, str]:
     except ValueError:
         return 'similarity', (
             'assumed, as of the release of June 2023; weights from before 2023-05-31 need '
-            '--denominator count'
+            '--denominator count, in a config model.backbone.denominator=count'
         )
     if trained < _MENDED:
         return 'count', f'inferred: trained on {trained:%Y-%m-%d}, before 2023-05-31'
@@ -416,7 +422,7 @@ def convert_in_memory(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     weights: Any = OrderedDict(official.converted())
     said = ''
     if official.layout.task is None:
-        weights._metadata = {'backbone': dict(denominator=official.denominator)}
+        weights._metadata = {'backbone': official.metadata()}
         said = f'; denominator: {official.denominator} ({official.denominator_is})'
     print_rank0(f'{path}: official weights, {official.layout.name} layout{said}')
     meta = checkpoint.get('meta')

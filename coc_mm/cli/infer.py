@@ -48,7 +48,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     device = find_device(args.device)
     # A run of another library may have left its scope in this process.
     with DefaultScope.overwrite_default_scope(config.get('default_scope')):
-        model = load_model(config, args.checkpoint, device)
+        model = load_model(config, args.checkpoint, device, keep=args.cfg_options or ())
         task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
         failed = _predict_all(task, images, out_dir, Console())
     if failed:

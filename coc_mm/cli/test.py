@@ -35,7 +35,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, float]:
     from coc_mm.apis.start import check_test_start
 
     config = resolve_test(load_config(args.config, args.cfg_options), args)
-    check_test_start(config)
+    check_test_start(config, args.cfg_options or ())
     with session(config):
         return build_runner(config).test()
 

@@ -42,7 +42,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         keep_freed_memory()
     config = resolve_train(load_config(args.config, args.cfg_options), args)
     with PreemptionHandler() as signals:
-        check_start(config)
+        check_start(config, args.cfg_options or ())
         with session(config):
             build_runner(config, signals).train()
 

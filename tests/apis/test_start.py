@@ -2,11 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import in_layout, official_state_dict
 from mmengine.config import Config
 from torch import nn
 
 from coc_mm.apis import start
-from coc_mm.apis.start import check_start, drop_missing_pretrained, pretrained_files
+from coc_mm.apis.model_zoo import config_of
+from coc_mm.apis.start import (
+    check_start,
+    check_test_start,
+    drop_missing_pretrained,
+    pretrained_files,
+)
 
 
 def test_pretrained_files():
@@ -75,3 +82,33 @@ def test_a_detector_with_classes_that_its_file_lacks_does_not_start(projects):
     config.val_dataloader.dataset.dataset.pop('metainfo')  # those of COCO, then
     with pytest.raises(ValueError, match='has no category for 80 of the 80 classes'):
         check_start(config)
+
+
+STARTS = [  # layout, what the config and an option say -> what is used, whether a line tells it
+    ('submission', None, (), 'count', False),
+    ('submission', 'similarity', (), 'count', True),
+    ('openmixup', 'similarity', ['model.backbone.denominator'], 'similarity', False),
+    ('released', 'count', (), 'count', False),  # nothing in the file says otherwise
+    ('released', None, (), 'similarity', False),
+]
+
+
+@pytest.mark.parametrize(('layout', 'said', 'given', 'used', 'told'), STARTS)
+def test_official_weights_bring_their_formula(layout, said, given, used, told, capsys):
+    weights = {k: v.float() for k, v in official_state_dict('coc_tiny').items()}
+    torch.save(dict(state_dict=in_layout(layout, weights)), 'coc_tiny.pth.tar')
+    start = dict(type='Pretrained', checkpoint='coc_tiny.pth.tar')
+    for init_cfg, load_from, check in (
+        (start, None, check_start),
+        (dict(start, prefix='backbone.'), None, check_start),
+        (None, 'coc_tiny.pth.tar', check_start),
+        (None, 'coc_tiny.pth.tar', check_test_start),
+    ):
+        config = config_of('coc-tiny_8xb128_in1k')
+        config.merge_from_dict(dict(work_dir='work', load_from=load_from))
+        config.model.backbone.init_cfg = init_cfg
+        if said:
+            config.model.backbone.denominator = said
+        check(config, given)
+        assert config.model.backbone.denominator == used
+        assert ('goes before' in capsys.readouterr().out) == told

@@ -59,7 +59,10 @@ def test_read_safely_and_told_if_in_part(saved, tmp_path, capsys):
     weights._metadata['']['denominator'] = 'count'
     saved(dict(state_dict=weights))
     with pytest.warns(UserWarning, match="trained with denominator='count'"):
-        ContextCluster(MINI, init_cfg=init_cfg).init_weights()
+        ContextCluster(MINI, init_cfg=init_cfg, denominator='similarity').init_weights()
+    (model := ContextCluster(MINI, init_cfg=init_cfg)).init_weights()
+    assert model.blocks[3][0].mixer.denominator == 'count'
+    assert model.state_dict()._metadata['']['denominator'] == 'count', 'training keeps it'
     said = capsys.readouterr().out
     assert '1 of another shape (patch_embed.proj.weight is 8x6x4x4' in said
     assert '1 missing (stages.0.blocks.0.norm1.bias)' in said

@@ -44,8 +44,9 @@ class ContextCluster(BaseModule):
         drop_rate (float): Dropout in mixers and MLPs.
         drop_path_rate (float): Stochastic depth of the last block, rising linearly from 0.
         layer_scale_init_value (float): Start of the layer scale, 0 for none.
-        denominator (str): What a cluster's sum is divided by: 'similarity', or 'count' for weights
-            published before June 2023, among them those for COCO and ADE20K.
+        denominator (str | None): What a cluster's sum is divided by: 'similarity', or 'count' for
+            weights published before June 2023, among them those for COCO and ADE20K. None is
+            'similarity', until weights are loaded that record the other.
         frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and the first k stages
             (1-4), norms of their outputs included.
         norm_eval (bool): Keep norms in evaluation mode, which changes nothing for group norm.
@@ -92,7 +93,7 @@ class ContextCluster(BaseModule):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1e-5,
-        denominator: str = 'similarity',
+        denominator: str | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -106,6 +107,8 @@ class ContextCluster(BaseModule):
         )
         self.folds = self._per_stage('folds', setting['folds'] if folds is None else folds)
         self.out_indices = self._parse_out_indices(out_indices)
+        self.denominator = denominator
+        denominator = denominator or 'similarity'
         if denominator not in DENOMINATORS:
             raise ValueError(f'unknown denominator {denominator!r}: choose one of {DENOMINATORS}')
         if not (isinstance(frozen_stages, _WHOLE) and -1 <= frozen_stages <= self.num_stages):
@@ -165,16 +168,23 @@ class ContextCluster(BaseModule):
                     trunc_normal_init(layer, std=0.02)
         super().init_weights()
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        record = getattr(destination, '_metadata', {}).get(prefix[:-1], {})
+        record['denominator'] = self.blocks[0][0].mixer.denominator
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
-        denominator = self.blocks[0][0].mixer.denominator
-        trained = local_metadata.get('denominator', denominator)
-        if trained != denominator:
+        trained = local_metadata.get('denominator')
+        if trained is not None and self.denominator not in (None, trained):
             warnings.warn(
                 f'these weights were trained with denominator={trained!r}, the backbone that loads '
-                f'them has {denominator!r}: to predict with them as they are, build it with '
+                f'them has {self.denominator!r}: to predict with them as they are, build it with '
                 f'denominator={trained!r}',
                 stacklevel=2,
             )
+        elif trained is not None:
+            for block in chain(*self.blocks):
+                block.mixer.denominator = trained
         for convert in self.state_dict_converters:
             convert(state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

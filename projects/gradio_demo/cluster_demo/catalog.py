@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from coc_mm.apis import get_model, list_models
+from coc_mm.apis.convert import convert_checkpoint
 from coc_mm.apis.infer import load_model
 from coc_mm.checkpoints.load import load_checkpoint_safely
 from coc_mm.errors import UserError
@@ -21,7 +22,7 @@ __all__ = ['TASK_NAMES', 'ModelSource', 'find_models', 'load_source']
 #: Default scope -> what its models do.
 TASK_NAMES = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 QUICKSTART = ('classification', 'detection', 'segmentation')
-_SUFFIXES = ('.pth', '.safetensors')
+_SUFFIXES = ('.pth', '.pth.tar', '.safetensors')
 _MOST = 200  # checkpoints of a folder
 _DEPTH = 4  # of folders inside the folder
 
@@ -63,7 +64,7 @@ def _checkpoints(folder: Path, depth: int = _DEPTH) -> list[Path]:
             inside = sorted(place.iterdir())
         except OSError:
             return
-        files = [x for x in inside if x.suffix.lower() in _SUFFIXES and x.is_file()]
+        files = [x for x in inside if x.name.lower().endswith(_SUFFIXES) and x.is_file()]
         found.extend(sorted(files, key=_age, reverse=True))
         for x in inside:
             if left and x.is_dir() and not x.is_symlink() and not x.name.startswith('.'):
@@ -100,7 +101,8 @@ def find_models(
     known, sources, root = set(list_models()), [], folder.resolve()
     for path in found:
         config = _config_beside(path, root)
-        name = path.stem if config is None and path.stem in known else None
+        stem = path.name.removesuffix('.tar').rsplit('.', 1)[0]
+        name = stem if config is None and stem in known else None
         sources.append(ModelSource(path.relative_to(folder).as_posix(), path, config, name))
     for pattern in names:
         matching = list_models(pattern)
@@ -119,6 +121,8 @@ def _config_of(source: ModelSource) -> Config:
     if source.config is not None:
         return read_config(source.config)
     meta = load_checkpoint_safely(source.path).get('meta') or {}
+    if 'cfg' not in meta and 'coc_mm' in meta:  # an official file, of a published model
+        meta = convert_checkpoint(str(source.path))['meta']
     text = meta.get('cfg')
     if not isinstance(text, str):
         raise UserError(

@@ -1,5 +1,6 @@
 """What is offered, and that reading it runs nothing."""
 
+import golden
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from cluster_demo.config_text import parse_config, read_config
 
 from coc_mm.apis.config import load_config
 from coc_mm.apis.infer import load_model
+from coc_mm.checkpoints import convert_official
 from coc_mm.errors import UserError
 
 PLAIN = "default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n"
@@ -80,6 +82,18 @@ def test_config_inside_the_checkpoint_or_known_by_name(checkpoints, tmp_path):
     other.mkdir()
     torch.save(content, other / 'coc-tiny_8xb128_in1k.pth')
     assert find_models(other)[0].name == 'coc-tiny_8xb128_in1k'
+
+
+@pytest.mark.parametrize('layout', ['released', 'submission', 'openmixup'])
+def test_official_files_of_the_folder(layout, tmp_path):
+    weights = golden.official_state_dict('coc_tiny')
+    path = tmp_path / 'coc_tiny_plain.pth.tar'
+    torch.save(dict(state_dict=golden.in_layout(layout, weights)), path)
+    (source,) = find_models(tmp_path)
+    model, _ = load_source(source)
+    assert model.backbone.proposals[0] == (4, 4)
+    expected = convert_official(weights)['head.fc.weight'].float()
+    assert torch.equal(model.head.fc.weight, expected)
 
 
 def test_code_in_a_config_is_not_run(tmp_path):
