@@ -1,13 +1,15 @@
 """Read a config file and override entries of it."""
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import os
 import re
 import threading
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -31,8 +33,19 @@ _TOP_LEVEL = (
     'auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks '
     'custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level '
     'visualizer vis_backends default_scope randomness experiment_name compile strategy runner_type '
-    'model_wrapper_cfg tta_model tta_pipeline test_pipeline'
+    'model_wrapper_cfg find_unused_parameters tta_model tta_pipeline test_pipeline'
 )
+# Entries whose numbers mmcv and the libraries want as a tuple.
+_SIZES = [
+    'scale',
+    'scales',
+    'img_scale',
+    'crop_size',
+    'ratio_range',
+    'size',
+    'stride',
+    'kernel_size',
+]
 #: Hold this while configs are parsed: early releases of Python 3.11 count the depth of a syntax
 #: tree in one place for all threads, and end one of two that parse at once with a SystemError
 #: (python/cpython#106905).
@@ -40,9 +53,42 @@ PARSING = threading.RLock()
 
 
 def read_config(path: str | os.PathLike) -> Config:
-    """Read a config as mmengine does, in one thread at a time."""
+    """Read a config as mmengine does, in one thread at a time.
+
+    Its values become such as a copy can hold: a ``Path`` becomes text, names that the file imports
+    are dropped, and of JSON and YAML, which have lists alone, sizes and colors become tuples.
+    """
     with PARSING:
-        return Config.fromfile(path)
+        config = Config.fromfile(path)
+    if config._imported_names:
+        return config  # of read_base: its copy holds more
+    tuples = Path(path).suffix != '.py'
+    for key, value in list(config.items()):
+        if isinstance(value, type) or inspect.isroutine(value):
+            config.pop(key)
+        else:
+            config[key] = _plain(value, key, tuples)
+    return config
+
+
+def _plain(value: Any, key: str, tuples: bool, name: str = '') -> Any:
+    here = f'{name}.{key}'.removeprefix('.')
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, functools.partial):
+        raise UserError(
+            f"{here} is a functools.partial, which the config's copy in the work dir cannot hold: "
+            'register a function or class of your own and name it by type=...'
+        )
+    if isinstance(value, dict):
+        for child, content in value.items():
+            value[child] = _plain(content, str(child), tuples, here)
+    elif type(value) in (list, tuple):
+        value = type(value)(_plain(x, key, tuples, name) for x in value)
+        numbers = value and all(isinstance(x, (int, float)) for x in value)
+        if tuples and numbers and (key in _SIZES or key == 'palette'):
+            return tuple(value)
+    return value
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -63,6 +109,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
         )
     try:
         config = read_config(file)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f'config {path} cannot be read: {_config_problem(error, path)}') from error
     check_scope((options or {}).get('default_scope', config.get('default_scope')), path)

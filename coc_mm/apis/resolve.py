@@ -12,7 +12,7 @@ from mmengine.device import get_device
 
 from coc_mm.apis.config import merge_options
 from coc_mm.apis.values import check_values
-from coc_mm.datasets import resolve_custom
+from coc_mm.datasets import inner_datasets, resolve_custom
 from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import use_atomic_checkpoints
 from coc_mm.errors import UserError, print_rank0
 
@@ -231,9 +231,8 @@ def _flip_tta(pack: list[dict]) -> dict:
 
 def _set_tta(config: Config, path: str) -> None:
     """Wrap model and pipeline as each library's tool does."""
-    dataset = config.test_dataloader.dataset
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset.dataset
+    inner: list[Any] = inner_datasets(config.test_dataloader.dataset)
+    dataset = inner[0]
     if config.default_scope == 'mmpretrain':
         model: dict[str, Any] | None = dict(type='mmpretrain.AverageClsScoreTTA')
         pack = [deepcopy(dataset.pipeline[-1])]
@@ -256,7 +255,8 @@ def _set_tta(config: Config, path: str) -> None:
     if config.get('tta_pipeline') is None:
         config.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), _flip_tta(pack)]
     config.model = ConfigDict(**config.tta_model, module=config.model)
-    dataset.pipeline = config.tta_pipeline
+    for dataset in inner:
+        dataset.pipeline = config.tta_pipeline
 
 
 def _set_out(config: Config, out: str) -> None:

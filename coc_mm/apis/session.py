@@ -5,19 +5,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from coc_mm.checkpoints.load import use_safe_loading
 from coc_mm.compat.cpu_distributed import process_group_on_cpu, use_cpu_wrappers
 from coc_mm.compat.results_folder import gather_in_log_dir
-from coc_mm.engine import ClassCheckHook, PreemptionHook, StepSeedHook, ValidateOnResumeHook
+from coc_mm.engine import (
+    ClassCheckHook,
+    PreemptionHook,
+    ScheduleOnResumeHook,
+    StepSeedHook,
+    ValidateOnResumeHook,
+)
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
-from coc_mm.errors import explain, print_rank0
+from coc_mm.errors import UserError, explain, print_rank0
 from coc_mm.utils.image_checks import naming_bad_files
 
 __all__ = ['build_runner', 'session']
@@ -65,10 +73,42 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
         runner = Runner.from_cfg(config)
     runner.register_hook(ClassCheckHook())
     if signals is not None:
-        for hook in (StepSeedHook(), ValidateOnResumeHook(), PreemptionHook(signals)):
+        hooks = StepSeedHook(), ValidateOnResumeHook(), PreemptionHook(signals)
+        for hook in (*hooks, ScheduleOnResumeHook()):
             runner.register_hook(hook)
+    _check_loaders(runner)
     gather_in_log_dir(runner)
     return runner
+
+
+def _check_loaders(runner: Runner) -> None:
+    """Let every loader that the runner builds be refused if it gives no batch."""
+    build = runner.build_dataloader
+
+    def build_dataloader(given, *args, **kwargs):
+        loader = build(given, *args, **kwargs)
+        for part in ('train', 'val', 'test'):
+            if given is getattr(runner, f'_{part}_dataloader', None):
+                _check_loader(f'{part}_dataloader', loader)
+        return loader
+
+    runner.build_dataloader = build_dataloader
+
+
+def _check_loader(name: str, loader: Any) -> None:
+    count, batch, processes = len(loader.dataset), loader.batch_size, get_world_size()
+    if not count:
+        raise UserError(
+            f'{name} has no images that can be used: see its folder, annotation file and '
+            'filter_cfg.' + (' Or leave validation out: --no-validate.' if 'val' in name else '')
+        )
+    if not len(loader):
+        several = f' in each of {processes} processes' if processes > 1 else ''
+        raise UserError(
+            f'{name} gives no batch: {count} images make no batch of {batch}{several}, and '
+            f'incomplete ones are dropped; set {name}.batch_size={max(count // processes, 1)} or '
+            f'less, or {name}.drop_last=False.'
+        )
 
 
 @contextmanager

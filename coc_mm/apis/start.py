@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -114,6 +116,7 @@ def check_start(config: Config, given: Iterable[str] = ()) -> None:
         checkpoint = (
             verify_checkpoint(start) if resume else load_checkpoint_safely(start, hold=True)
         )
+    _check_unread_levels(config)
     if checkpoint is None and not pretrained:
         return
     if checkpoint is not None and resume:
@@ -126,6 +129,8 @@ def check_start(config: Config, given: Iterable[str] = ()) -> None:
     check_pretrained(model, pretrained)
     if checkpoint is not None:
         check_weights(model, checkpoint, start, strict=bool(resume))
+        if resume:
+            _check_optimizer(config, model, checkpoint['optimizer'], start)
 
 
 def check_test_start(config: Config, given: Iterable[str] = ()) -> None:
@@ -211,6 +216,79 @@ def _check_resumable(config: Config, checkpoint: dict, path: str) -> None:
     differing = adopt_seed(config, checkpoint['meta'])
     if differing:
         print_rank0(f'resume: the seed stays {differing[1]}, not {differing[0]} as in the config.')
+
+
+def _check_optimizer(config: Config, model: nn.Module, state: dict, path: str) -> None:
+    """Refuse to resume with another optimizer than the checkpoint's, as far as it shows."""
+    if 'param_groups' not in state or 'runner_type' in config:
+        return  # several optimizers, or sharded
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # which parameter gets which options is said again later
+    try:
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            wrapper = build_optim_wrapper(model, deepcopy(config.optim_wrapper))
+    finally:
+        logger.setLevel(level)
+    here, there = wrapper.optimizer.param_groups, state['param_groups']
+    kind = type(wrapper.optimizer).__name__
+    sizes = [[len(group['params']) for group in groups] for groups in (here, there)]
+    if not set(wrapper.optimizer.defaults) - _VARYING <= set(there[0]):
+        differs = f'its settings ({", ".join(sorted(_settings(there[0])))}) are not those of {kind}'
+    elif sizes[0] != sizes[1]:
+        says = [f'{sum(counts)} parameters in {len(counts)} groups' for counts in sizes]
+        differs = f'it has {says[1]}, the config {says[0]}'
+    else:
+        return
+    raise UserError(
+        f'checkpoint {path} cannot be resumed with the optimizer of the config: {differs}.\n'
+        f'Resume with the same optim_wrapper, or start from its weights: --cfg-options '
+        f'load_from={path}'
+    )
+
+
+# Settings that come and go with the release of torch.
+_VARYING = {'foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay'}
+
+
+def _settings(group: dict) -> set[str]:
+    return {key for key in group if not key.startswith('initial_')} - _VARYING - {'params'}
+
+
+def _check_unread_levels(config: Config) -> None:
+    """Refuse several processes where a norm of the backbone would get no gradient."""
+    model = config.model
+    if config.get('launcher', 'none') == 'none' or model.get('type') is None:
+        return
+    wrapper = config.get('model_wrapper_cfg') or {}
+    backbone, neck = model.get('backbone') or {}, model.get('neck')
+    if config.get('find_unused_parameters') or wrapper.get('find_unused_parameters'):
+        return
+    if not str(backbone.get('type')).endswith('ContextCluster'):
+        return
+    levels = range(len(backbone.get('out_indices') or (3,)))
+    if isinstance(neck, dict):
+        unread = [i for i in levels if i < neck.get('start_level', 0)]
+    else:
+        heads = [model.get('decode_head'), model.get('auxiliary_head')]
+        heads = [x for head in heads if head for x in (head if isinstance(head, list) else [head])]
+        read = {
+            i % len(levels)
+            for head in heads
+            for x in [head.get('in_index', -1), head.get('c1_in_index', ())]
+            for i in (x if isinstance(x, (list, tuple)) else [x])
+        }
+        unread = [i for i in levels if heads and i not in read]
+        # DeepLabV3+ reads its shallow map first, without an index.
+        if any('c1_in_channels' in head for head in heads):
+            unread = [i for i in unread if i]
+    if unread:
+        raise UserError(
+            f'nothing reads the levels {unread} of the backbone: their norms get no gradient, and '
+            'several processes stop in the second step.\nLeave them out of '
+            'model.backbone.out_indices (and count in_channels, start_level and in_index anew), or '
+            'set --cfg-options find_unused_parameters=True.'
+        )
 
 
 def _without_tta(config: Config) -> Config:

@@ -50,7 +50,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     with DefaultScope.overwrite_default_scope(config.get('default_scope')):
         model = load_model(config, args.checkpoint, device, keep=args.cfg_options or ())
         task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
-        failed = _predict_all(task, images, out_dir, Console())
+        failed = _predict_all(task, images, out_dir, Console(markup=False))
     if failed:
         listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
         raise UserError(
@@ -72,7 +72,7 @@ def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any)
                 raise
             if len(images) == 1:
                 raise UserError(f'image {image}: {message}') from error
-            console.print(f'skipped {image}: {message}', style='red', markup=False)
+            console.print(f'skipped {image}: {message}', style='red')
             failed.append(image.name)
             continue
         # Other formats than the usual ones become PNG.
@@ -81,7 +81,7 @@ def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any)
         target.parent.mkdir(parents=True, exist_ok=True)
         task.draw(picture, sample, str(target))
         console.print(task.report(sample, title=str(image)))
-        console.print(f'picture: {target}', markup=False, highlight=False, soft_wrap=True)
+        console.print(f'picture: {target}', highlight=False, soft_wrap=True)
     return failed
 
 

@@ -2,6 +2,7 @@
 
 from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import AtomicCheckpointHook
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHook
+from coc_mm.engine.fault_tolerance.schedule_on_resume_hook import ScheduleOnResumeHook
 from coc_mm.engine.fault_tolerance.seeding import StepSeedHook
 from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResumeHook
 from coc_mm.engine.hooks.class_check_hook import ClassCheckHook
@@ -14,6 +15,7 @@ __all__ = [
     'LayerDecayOptimWrapperConstructor',
     'NonFiniteHook',
     'PreemptionHook',
+    'ScheduleOnResumeHook',
     'StepSeedHook',
     'ValidateOnResumeHook',
 ]

@@ -1,5 +1,7 @@
 """Configs of others: they are programs, and what is wrong with one is said in a sentence."""
 
+import json
+
 import pytest
 from crowded import run_crowded
 
@@ -59,3 +61,32 @@ def test_default_scope_from_an_option(tmp_path):
         load_config(str(config))
     config.write_text("default_scope = 'coc_mm'")
     assert load_config(str(config)).default_scope == 'coc_mm'
+
+
+def test_values_that_a_copy_cannot_hold(tmp_path):
+    """Paths become text, imported names go, a partial is refused by name."""
+    path = tmp_path / 'x.py'
+    head = 'from functools import partial\nfrom pathlib import Path\nroot = Path("/a/b")\n'
+    path.write_text(head + 'data = dict(roots=[root], size=(1, 2))\n' + ENDS)
+    config = load_config(str(path))
+    assert (config.root, config.data.roots, config.data.size) == ('/a/b', ['/a/b'], (1, 2))
+    assert 'partial' not in config
+    config.dump(tmp_path / 'copy.py')
+    assert load_config(str(tmp_path / 'copy.py')).to_dict() == config.to_dict()
+    path.write_text(head + 'data = dict(steps=[dict(at=partial(int, base=2))])\n' + ENDS)
+    with pytest.raises(UserError, match=r'data.steps.at is a functools.partial'):
+        load_config(str(path))
+
+
+def test_json_sizes_and_colors_are_tuples(tmp_path):
+    step = dict(type='Resize', scale=[64, 48], prob=[0.5, 0.5])
+    steps = [step, dict(scales=[[1, 2], [3, 4]])]
+    content = dict(default_scope='mmdet', p=steps, metainfo=dict(palette=[[1, 2, 3], [4, 5, 6]]))
+    content['neck'] = dict(in_channels=[1, 2], strides=[4, 8])
+    path = tmp_path / 'x.json'
+    path.write_text(json.dumps(content))
+    config = load_config(str(path))
+    assert (config.p[0].scale, config.p[0].prob) == ((64, 48), [0.5, 0.5])
+    assert config.p[1].scales == [(1, 2), (3, 4)]
+    assert config.metainfo.palette == [(1, 2, 3), (4, 5, 6)]
+    assert config.neck == content['neck']

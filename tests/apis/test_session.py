@@ -1,6 +1,8 @@
 """What a run does to the process and its folders."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,3 +54,23 @@ def test_the_process_is_given_back_as_it_was():
         torch.backends.cudnn.deterministic = True
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize(
+    ('count', 'settings', 'says'),
+    [
+        (3, dict(batch_size=4, drop_last=True), 'batch_size=3 or less'),
+        (0, dict(batch_size=1), 'has no images'),
+        (3, dict(batch_size=4), None),
+    ],
+)
+def test_a_loader_without_a_batch_is_refused(count, settings, says):
+    data = torch.utils.data.TensorDataset(torch.zeros(count, 1))
+    loader = torch.utils.data.DataLoader(data, **settings)
+    given = dict(batch_size=4)
+    runner = SimpleNamespace(build_dataloader=lambda given, seed: loader, _val_dataloader=given)
+    session._check_loaders(runner)
+    assert runner.build_dataloader({}, seed=1) is loader  # of nobody's
+    context = pytest.raises(UserError, match=says) if says else contextlib.nullcontext()
+    with context:
+        runner.build_dataloader(given, seed=1)

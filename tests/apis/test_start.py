@@ -1,3 +1,5 @@
+import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from coc_mm.apis.start import (
     drop_missing_pretrained,
     pretrained_files,
 )
+from coc_mm.errors import UserError
 
 
 def test_pretrained_files():
@@ -112,3 +115,50 @@ def test_official_weights_bring_their_formula(layout, said, given, used, told, c
         check(config, given)
         assert config.model.backbone.denominator == used
         assert ('goes before' in capsys.readouterr().out) == told
+
+
+def optimizer_state(kind, groups=1):
+    net = nn.Linear(2, 2)
+    params = [[net.weight, net.bias]] if groups == 1 else [[net.weight], [net.bias]]
+    return kind([dict(params=each) for each in params], lr=0.1).state_dict()
+
+
+@pytest.mark.parametrize(
+    ('state', 'says'),
+    [
+        (optimizer_state(torch.optim.AdamW), None),
+        (optimizer_state(torch.optim.Adam), None),
+        (optimizer_state(torch.optim.SGD), 'its settings .*momentum.* are not those of AdamW'),
+        (optimizer_state(torch.optim.AdamW, 2), '2 parameters in 2 groups, the config 2 .* in 1'),
+    ],
+)
+def test_resuming_needs_the_same_optimizer(state, says):
+    optimizer = dict(type='AdamW', lr=0.1)
+    config = Config(dict(default_scope='mmengine', optim_wrapper=dict(optimizer=optimizer)))
+    context = pytest.raises(UserError, match=says) if says else contextlib.nullcontext()
+    with context:
+        start._check_optimizer(config, nn.Linear(2, 2), state, 'x.pth')
+
+
+@pytest.mark.parametrize(
+    ('unread', 'parts'),
+    [
+        ([0], dict(neck=dict(type='FPN', start_level=1))),
+        ([], dict(neck=dict(type='FPN'))),
+        ([0, 1, 2], dict(decode_head=dict(in_index=3))),
+        ([0, 1], dict(decode_head=dict(type='X'), auxiliary_head=[dict(in_index=2)])),
+        ([], dict(decode_head=dict(in_index=[0, 1, 2, 3]))),
+        ([1, 2], dict(decode_head=dict(in_index=3, c1_in_channels=64))),
+        ([], dict(bbox_head=dict())),
+    ],
+)
+def test_levels_that_nothing_reads(unread, parts):
+    backbone = dict(type='coc_mm.ContextCluster', out_indices=(0, 1, 2, 3))
+    config = Config(dict(launcher='pytorch', model=dict(type='X', backbone=backbone, **parts)))
+    if unread:
+        with pytest.raises(UserError, match=re.escape(f'the levels {unread}')):
+            start._check_unread_levels(config)
+    config.find_unused_parameters = True
+    start._check_unread_levels(config)
+    config.update(launcher='none', find_unused_parameters=not unread)
+    start._check_unread_levels(config)
