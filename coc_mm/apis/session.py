@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from coc_mm.checkpoints.load import use_safe_loading
 from coc_mm.compat.cpu_distributed import process_group_on_cpu, use_cpu_wrappers
+from coc_mm.compat.picture_names import keep_folders
 from coc_mm.compat.results_folder import gather_in_log_dir
 from coc_mm.engine import (
     ClassCheckHook,
@@ -77,6 +78,7 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
         for hook in (*hooks, ScheduleOnResumeHook()):
             runner.register_hook(hook)
     _check_loaders(runner)
+    keep_folders(runner)
     gather_in_log_dir(runner)
     return runner
 

@@ -25,6 +25,8 @@ cpu_distributed     the process group, before mmengine   mmengine knows accelera
                     makes one
 results_folder      metrics' ``collect_dir``, and who    results lie in the current folder, and c
                     writes scores, with processes        all processes write the same file
+picture_names       names of written pictures, while      of images of the same name in        c
+                    testing                              different folders one is left
 malloc              glibc's settings, while training     each step asks for all memory anew     -
 =================== ==================================== ====================================== ===
 

@@ -6,6 +6,7 @@ mmcv's loaders. It can go once OpenCV turns them itself.
 
 import functools
 import io
+import sys
 from typing import Any
 
 __all__ = ['turn_by_exif']
@@ -35,7 +36,9 @@ def turn_by_exif(module: Any) -> None:
             image = image[..., ::-1]
         return image.copy()
 
-    module.imfrombytes = imfrombytes
+    for name in (module.__name__, 'mmcv.image', 'mmcv'):  # the packages may have it already
+        if getattr(sys.modules.get(name), 'imfrombytes', None) is plain:
+            sys.modules[name].imfrombytes = imfrombytes  # type: ignore[attr-defined]
 
 
 def _orientation(content: bytes) -> int:

@@ -3,6 +3,7 @@ import sys
 
 import mmcv.ops  # noqa: F401
 import pytest
+from tool_fixtures import fresh_singletons, one_process, projects, run  # noqa: F401
 
 from coc_mm.compat.mmcv_ext import _FINDER
 

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import mmcv
 import numpy as np
@@ -30,3 +32,11 @@ def test_every_format_is_turned_as_pillow_turns_it(form):
 
 def test_what_is_no_image_stays_none():
     assert mmcv.imfrombytes(b'RIFF\0\0\0\0WEBPVP8 ') is None
+
+
+def test_an_mmcv_that_was_imported_first():
+    code = (
+        'import mmcv; plain = mmcv.imfrombytes; import coc_mm; found = mmcv.imfrombytes; '
+        'assert plain is not found is mmcv.image.imfrombytes is mmcv.image.io.imfrombytes'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
