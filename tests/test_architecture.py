@@ -21,7 +21,7 @@ ROWS = [
     ('checkpoints', 'datasets'),
     ('visualization', 'engine'),
     ('apis',),
-    ('quickstart', 'prepare'),
+    ('quickstart', 'prepare', 'timm'),
     ('cli',),
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

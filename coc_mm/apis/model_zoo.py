@@ -100,6 +100,20 @@ def find_entry(name: str) -> ModelEntry:
     return entry
 
 
+def find_weights(name: str) -> str:
+    """Find the weights of a model: what ``pretrained=True`` takes."""
+    entry = find_entry(name)
+    if entry.weights is None:
+        raise UserError(
+            f'no weights of {entry.name} are hosted. Get the official file from '
+            'https://github.com/ma-xu/Context-Cluster and run\n'
+            'python tools/model_converters/official_to_coc_mm.py FILE '
+            f'checkpoints/{entry.name}.pth\n'
+            'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
+        )
+    return entry.weights
+
+
 def config_of(name: str) -> 'Config':
     """Load the config of a model afresh."""
     return read_config(find_entry(name).config)
@@ -136,15 +150,7 @@ def get_model(
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)
-    path = entry.weights if pretrained is True else pretrained and os.fspath(pretrained)
-    if pretrained is True and path is None:
-        raise UserError(
-            f'no weights of {entry.name} are hosted. Get the official file from '
-            'https://github.com/ma-xu/Context-Cluster and run\n'
-            'python tools/model_converters/official_to_coc_mm.py FILE '
-            f'checkpoints/{entry.name}.pth\n'
-            'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
-        )
+    path = find_weights(name) if pretrained is True else pretrained and os.fspath(pretrained)
     config = config_of(name)
     config.merge_from_dict({'model': overrides})
     return load_model(config, path or None, device, keep=overrides.get('backbone', ()))

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from mmengine.model import BaseModule, trunc_normal_init
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from coc_mm.models.base_module import LazyBaseModule
+from coc_mm.models.hub import HubMixin
 from coc_mm.models.layers import ContextClusterBlock, GroupNorm1, PointReducer, append_positions
 from coc_mm.ops.functional import DENOMINATORS
 from coc_mm.registry import MODELS
@@ -24,7 +25,7 @@ _SMALL = dict(_COMMON, dims=(64, 128, 320, 512), head_dim=32)
 
 
 @MODELS.register_module()
-class ContextCluster(BaseModule):
+class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extraction'):
     """Context Cluster, a backbone that sees an image as a set of points.
 
     `Image as Set of Points <https://arxiv.org/abs/2303.01494>`_, for classification and dense
@@ -163,10 +164,15 @@ class ContextCluster(BaseModule):
     def init_weights(self) -> None:
         """Initialise as the paper's code does, then as ``init_cfg`` says."""
         if not self.is_init:
-            for block in chain(*self.blocks):
-                for layer in (block.mlp.fc1, block.mlp.fc2):
-                    trunc_normal_init(layer, std=0.02)
+            self.init_mlps()
         super().init_weights()
+
+    def init_mlps(self) -> None:
+        """Draw the MLPs as the paper's code does, all else as PyTorch does."""
+        for block in chain(*self.blocks):
+            for layer in (block.mlp.fc1, block.mlp.fc2):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -189,8 +195,34 @@ class ContextCluster(BaseModule):
             convert(state_dict, prefix, local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
+    def _hub_arguments(self):
+        return dict(denominator=self.blocks[0][0].mixer.denominator)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map that is returned."""
+        return self.feature_info[-1]['num_chs']
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, stride and module of each map that is returned, under timm's keys."""
+        dims = self.arch['dims']
+        return [
+            dict(num_chs=dims[i], reduction=4 * 2**i, module=f'norm{i}') for i in self.out_indices
+        ]
+
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute the maps of ``out_indices``, (B, C_i, H_i, W_i) each, in channels-last memory."""
+        x = self.forward_stem(x)
+        outs = []
+        for i in range(len(self.stages)):
+            x = self.forward_stage(i, x)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
+        return tuple(outs)
+
+    def forward_stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Turn an image (B, C, H, W) into points (B, H/4, W/4, C_0)."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
@@ -200,20 +232,21 @@ class ContextCluster(BaseModule):
                 f'ContextCluster needs inputs of at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
                 f'{x.shape[2]} x {x.shape[3]}: resize or pad the images in the pipeline'
             )
-        x = self.patch_embed(append_positions(x))
-        outs = []
-        stage: Any  # a bare module with a reducer, but in the first, and blocks
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                x = stage.reducer(x)
-            for block in stage.blocks:
-                if self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
-            if i in self.out_indices:
-                outs.append(getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2))
-        return tuple(outs)
+        return self.patch_embed(append_positions(x))
+
+    def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """Run a stage on the points of the one before; its map is not normalised."""
+        stage: Any = self.stages[
+            index
+        ]  # a bare module with a reducer, but in the first, and blocks
+        if index > 0:
+            x = stage.reducer(x)
+        for block in stage.blocks:
+            if self.with_cp and x.requires_grad:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
 
     def train(self, mode: bool = True) -> 'ContextCluster':
         """Set the mode; frozen stages, and norms if asked, stay in evaluation."""

@@ -1,0 +1,108 @@
+"""Models to and from a folder or the Hugging Face hub: safetensors, arguments, a model card."""
+
+import json
+from typing import Any
+
+from coc_mm.errors import UserError
+from coc_mm.utils.package_files import zoo_root
+
+__all__ = ['HubMixin']
+
+_CARD = """---
+{{ card_data }}
+---
+
+# Context Cluster, {{ arch }}
+
+A `{{ kind }}` of coc_mm with {{ parameters }} parameters, from the paper
+[Image as Set of Points](https://arxiv.org/abs/2303.01494) (ICLR 2023).
+
+```python
+from {{ module }} import {{ kind }}
+
+model = {{ kind }}.from_pretrained('FOLDER or OWNER/NAME')
+```
+
+## Results
+
+{{ results | default("Not measured with these weights.", true) }}
+{% if figures %}
+ImageNet-1k top-1 at 224 x 224 that others give for this architecture:
+
+| source | top-1 |
+|---|---|
+{% for source, value in figures -%}
+| {{ source }} | {{ value }} |
+{% endfor %}{% endif %}
+## Arguments
+
+```json
+{{ arguments }}
+```
+"""
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin
+except ModuleNotFoundError:
+
+    class PyTorchModelHubMixin:  # type: ignore[no-redef]
+        """Says what is missing."""
+
+        _hub_mixin_config = None
+
+        def __init_subclass__(cls, **_: Any) -> None:
+            super().__init_subclass__()
+
+        def save_pretrained(*_: Any, **__: Any) -> None:
+            raise UserError('the hub needs huggingface_hub: pip install huggingface_hub')
+
+        push_to_hub = save_pretrained
+        from_pretrained = classmethod(save_pretrained)
+
+
+class HubMixin(
+    PyTorchModelHubMixin,
+    library_name='coc_mm',
+    tags=['context-cluster'],
+    model_card_template=_CARD,
+):
+    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of huggingface_hub.
+
+    The card tells figures of the architecture; text about these weights is given as
+    ``model_card_kwargs=dict(results=...)``.
+    """
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Any:
+        model = super()._from_pretrained(strict=strict, **kwargs)
+        model.is_init = True  # else the model that it becomes a part of draws the weights anew
+        return model
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
+        """Write the card; ``kwargs`` are entries of its template."""
+        config: Any = self._hub_mixin_config or {}
+        arch = config.get('arch', 'small')
+        facts = dict(
+            arch=arch if isinstance(arch, str) else 'of its own kind',
+            kind=type(self).__name__,
+            module=type(self).__module__.partition('.backbones')[0],
+            parameters=f'{sum(p.numel() for p in self.parameters()):,}',  # type: ignore[attr-defined]
+            figures=_figures(arch),
+            arguments=json.dumps(config, indent=2, sort_keys=True),
+        )
+        return super().generate_model_card(*args, **{**facts, **kwargs})
+
+
+def _figures(arch: Any) -> list[tuple[str, float]]:
+    """List what the metafile says of an architecture, with its source."""
+    import yaml
+
+    name = f'coc-{str(arch).replace("_", "-")}_8xb128_in1k'
+    index = yaml.safe_load((zoo_root() / 'configs/classification/metafile.yml').read_text())
+    figures: dict = next((m['Figures'] for m in index['Models'] if m['Name'] == name), {})
+    sources = dict(paper='the paper', released="the authors' release")
+    return [
+        (source, figures[key]['top-1'])
+        for key, source in sources.items()
+        if (figures.get(key) or {}).get('top-1')
+    ]
