@@ -116,3 +116,15 @@ def test_configs_of_the_wheel_in_somebodys_own(run, tmp_path):
     done = run('-c', code)
     assert done.returncode == 0, done.stderr
     assert re.search(r'^EncoderDecoder \S*/site0?/coc_mm/', done.stdout, re.M), done.stdout
+
+
+@pytest.mark.parametrize(
+    ('heading', 'needs'), [('backbone', 'huggingface_hub'), ('In timm', 'timm')]
+)
+def test_the_code_of_the_docs_runs(run, heading, needs):
+    pytest.importorskip(needs)
+    section = re.split('^## ', (ROOT / 'docs/install.md').read_text(), flags=re.M)
+    (text,) = [x for x in section if x.splitlines()[0].endswith(heading)]
+    (code,) = re.findall('```python\n(.*?)```', text, re.DOTALL)
+    done = run('-c', code)
+    assert done.returncode == 0, done.stderr
