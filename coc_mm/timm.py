@@ -130,9 +130,14 @@ class ContextClusterClassifier(nn.Module, HubMixin, pipeline_tag='image-classifi
         """Put another linear layer in, or none for 0 classes."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
-        config: Any = self._hub_mixin_config or {}
-        pool = self.head.global_pool.pool_type
-        self._hub_mixin_config = {**config, 'num_classes': num_classes, 'global_pool': pool}
+
+    def _hub_arguments(self):
+        given: Any = self._hub_mixin_config or {}
+        return dict(
+            num_classes=self.num_classes,
+            global_pool=self.head.global_pool.pool_type,
+            backbone={**(given.get('backbone') or {}), **self.backbone._hub_arguments()},
+        )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass to save memory."""
@@ -160,8 +165,10 @@ def _read(path: str, in_chans: int) -> tuple[dict[str, torch.Tensor], dict[str, 
         image, positions = stem[:, :-_POSITIONS], stem[:, -_POSITIONS:]
         image = adapt_input_conv(in_chans, image)
         weights['backbone.patch_embed.proj.weight'] = torch.cat([image, positions], 1)
+    # timm copies the weights, without what PyTorch notes beside them.
+    noted = getattr(given, '_metadata', {}).get('backbone', {}).get('denominator')
     record = ((checkpoint.get('meta') or {}).get('coc_mm') or {}).get('backbone') or {}
-    return weights, record
+    return weights, {**(dict(denominator=noted) if noted else {}), **record}
 
 
 def _create(arch: str, pretrained: Any, overlay: dict | None, kwargs: dict[str, Any]) -> Any:

@@ -126,10 +126,19 @@ def test_weights_by_name(checkpoint, image, tmp_path, monkeypatch):
 def test_the_mixer_of_the_weights_is_kept(tmp_path):
     model = coc.ContextClusterClassifier('tiny', 5, backbone=dict(denominator='count'))
     path = tmp_path / 'count.pth'
-    meta = dict(coc_mm=dict(backbone=dict(denominator='count')))
+    torch.save(dict(state_dict=model.state_dict()), path)
+    for kwargs in ({}, dict(features_only=True)):
+        again = timm.create_model('coc_tiny', pretrained=path, **kwargs)
+        mixers = [m for m in again.modules() if hasattr(m, 'denominator') and hasattr(m, 'mix')]
+        assert {mixer.denominator for mixer in mixers} == {'count'}
+    meta = dict(coc_mm=dict(backbone=dict(proposals=5)))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
     again = timm.create_model('coc_tiny', pretrained=path)
-    assert again.backbone.blocks[0][0].mixer.denominator == 'count'
+    assert again.backbone.proposals == ((5, 5),) * 4
+    if hasattr(again, 'generate_model_card'):
+        again.save_pretrained(tmp_path / 'hub')
+        again = coc.ContextClusterClassifier.from_pretrained(tmp_path / 'hub')
+        assert again.backbone.blocks[3][0].mixer.denominator == 'count'
     torch.save(dict(state_dict=dict(w=torch.ones(1))), path)
     with pytest.raises(CheckpointError, match='no weights of a Context Cluster'):
         timm.create_model('coc_tiny', pretrained=path)

@@ -78,6 +78,16 @@ class HubMixin(
         model.is_init = True  # else the model that it becomes a part of draws the weights anew
         return model
 
+    def _hub_arguments(self) -> dict[str, Any]:
+        """Arguments that may have changed since the model was built."""
+        return {}
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> str | None:
+        """Save weights, arguments and card in a folder."""
+        config: Any = self._hub_mixin_config or {}
+        self._hub_mixin_config = {**config, **self._hub_arguments()}
+        return super().save_pretrained(*args, **kwargs)
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> Any:
         """Write the card; ``kwargs`` are entries of its template."""
         config: Any = self._hub_mixin_config or {}

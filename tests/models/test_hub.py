@@ -34,6 +34,17 @@ def test_a_round_trip_is_bit_equal(kwargs, tmp_path):
     assert files == {'config.json', 'model.safetensors', 'README.md'}
 
 
+def test_the_formula_that_weights_bring_is_kept(tmp_path):
+    pytest.importorskip('huggingface_hub')
+    model = ContextCluster(MINI).eval()
+    model.load_state_dict(ContextCluster(MINI, denominator='count').state_dict())
+    model.save_pretrained(tmp_path)
+    again = ContextCluster.from_pretrained(tmp_path)
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(again(image)[0], model(image)[0])
+    assert again.blocks[0][0].mixer.denominator == 'count'
+
+
 def test_the_card_has_figures_and_arguments(tmp_path):
     pytest.importorskip('huggingface_hub')
     ContextCluster('tiny').save_pretrained(tmp_path, model_card_kwargs=dict(results='71.9 %'))
