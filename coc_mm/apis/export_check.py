@@ -36,14 +36,16 @@ _PICTURES = ('astronaut', 'chelsea', 'coffee', 'rocket')
 _MAX_PICTURES = 8
 
 
-def load_pictures(folder: str | None = None, channels: int = 3) -> list[torch.Tensor]:
+def load_pictures(
+    folder: str | None = None, channels: int = 3, load: Any = None
+) -> list[torch.Tensor]:
     """Read at most eight photographs of a folder, or scikit-image's: (1, C, H, W), RGB, 0 to 255.
 
-    Bands are repeated or left out for other than three channels.
+    ``load`` is the config's loader. Bands are repeated or left out for other than three channels.
     """
     if folder is not None:
         files = find_images(folder)[:_MAX_PICTURES]
-        images = [to_picture(read_image(file)['img']) for file in files]
+        images = [to_picture(read_image(file, load)['img']) for file in files]
     elif importlib.util.find_spec('skimage') is None:
         raise UserError(
             'no photographs to check on: name some with --images FOLDER, '

@@ -2,6 +2,7 @@
 
 import re
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -75,16 +76,28 @@ def _load(name: str, checkpoint: str | None, device: str) -> tuple[Any, Any]:
         return load_model(config, checkpoint, device), config
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, load: Any) -> tuple[Any, Any]:
+    """Read an image as the config's loader does: the picture of it, and what was loaded."""
     from coc_mm.utils.images import read_image, to_picture
 
     try:
-        return to_picture(read_image(path)['img'])
+        loaded = read_image(path, load)['img']
+        bgr = getattr(load, 'imdecode_backend', 'cv2') != 'tifffile'
+        return to_picture(loaded, bgr), loaded
     except UserError as error:
         raise UserError(f'image {path} {error}.') from None
 
 
-def _build_writer(args: Namespace, checkpoints: Sequence[Path]) -> Any:
+def _names(images: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """What the pictures of each image are called: its stem, its name, or that with folders."""
+    names = {path: path.stem for path in images}
+    for longer in (lambda x: x.name, lambda x: '_'.join(x.relative_to(folder).parts)):
+        count = Counter(names.values())
+        names |= {path: longer(path) for path, name in names.items() if count[name] > 1}
+    return names
+
+
+def _build_writer(args: Namespace, checkpoints: Sequence[Path], out_dir: Path) -> Any:
     """Load the model and see that it has what is asked for, before anything is drawn."""
     from coc_mm.apis.infer import find_device
     from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely
@@ -102,7 +115,6 @@ def _build_writer(args: Namespace, checkpoints: Sequence[Path]) -> Any:
         raise UserError(f'{args.model}: {error}.') from None
     for path in checkpoints:
         check_weights(model, load_checkpoint_safely(path), str(path), strict=True)
-    out_dir = Path(args.out_dir or Path('work_dirs') / Path(args.model).stem / 'clusters')
     prefix = '' if checkpoint else 'untrained · '
     return FigureWriter(inspector, out_dir, args.alpha, args.height, args.centers, prefix)
 
@@ -114,18 +126,16 @@ def run(argv: Sequence[str] | None = None) -> None:
     from coc_mm.utils.images import find_images
     from coc_mm.visualization.sheets import contact_sheet, save_picture
 
-    images = find_images(args.image)
     checkpoints = _find_checkpoints(args.gif or [])
-    writer = _build_writer(args, checkpoints)
-    out_dir = writer.out_dir
-    stems = [path.stem for path in images]
+    out_dir = Path(args.out_dir or Path('work_dirs') / Path(args.model).stem / 'clusters')
+    images = find_images(args.image, leave=out_dir)
+    writer = _build_writer(args, checkpoints, out_dir)
     failed, moving = [], {}
     rows: list = []
-    for path in images:
-        name = path.stem if stems.count(path.stem) == 1 else path.name
+    for path, name in _names(images, Path(args.image)).items():
         try:
-            image = _read(path)
-            inspection = writer.inspector(image, args.stage, args.block, args.head)
+            image, loaded = _read(path, writer.inspector.load)
+            inspection = writer.inspector(image, args.stage, args.block, args.head, loaded)
         except (UserError, ValueError) as error:
             if len(images) == 1:
                 raise UserError(str(error)) from error
@@ -149,7 +159,8 @@ def run(argv: Sequence[str] | None = None) -> None:
         print(f'all images: {save_picture(out_dir / "stages.png", contact_sheet(rows))}')
     for name, path in moving.items() if checkpoints else ():  # last, as it replaces the weights
         chosen = (args.stage, args.block, args.head)
-        gif = writer.write_gif(name, _read(path), checkpoints, *chosen)
+        image, loaded = _read(path, writer.inspector.load)
+        gif = writer.write_gif(name, image, checkpoints, *chosen, loaded=loaded)
         print(f'how the clusters form: {gif}')
     if failed:
         raise UserError(

@@ -95,13 +95,15 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     from coc_mm.apis.export import SUFFIXES, DeployModel
     from coc_mm.apis.export_check import check, load_pictures, speed
+    from coc_mm.apis.infer import TASKS
 
     out = _target(args, SUFFIXES[args.format])
     if args.format == 'onnx':
         _need_runtime()
     model, scope, shape = _load(args)
     deployable = DeployModel(model, scope)
-    pictures = load_pictures(args.images, deployable.channels)
+    load = TASKS[scope](model).load if args.images else None
+    pictures = load_pictures(args.images, deployable.channels, load)
     console = Console()
     with atomic_write(out, suffix=out.suffix) as part:
         console.print('tracing, which takes a minute or several ...')

@@ -38,19 +38,21 @@ def run(argv: Sequence[str] | None = None) -> None:
     from coc_mm.apis.config import load_config, merge_options
     from coc_mm.apis.infer import TASKS, find_device, load_model
 
-    images = find_images(args.image)
     config = load_config(args.config, args.cfg_options)
     merge_options(config, args.cfg_options)
     default_dir = os.path.join('work_dirs', Path(args.config).stem, 'infer')
     out_dir = Path(args.out_dir or config.get('out_dir') or default_dir)
-    if out_dir.exists() and out_dir.resolve() == images[0].parent.resolve():
+    root = Path(args.image) if Path(args.image).is_dir() else Path(args.image).parent
+    if out_dir.exists() and out_dir.resolve() == root.resolve():
         raise UserError(f'--out-dir {out_dir} is the folder of the images; name another.')
+    images = find_images(args.image, leave=out_dir)
     device = find_device(args.device)
     # A run of another library may have left its scope in this process.
     with DefaultScope.overwrite_default_scope(config.get('default_scope')):
         model = load_model(config, args.checkpoint, device, keep=args.cfg_options or ())
         task = TASKS[config.default_scope](model, topk=args.topk, score_thr=args.score_thr)
-        failed = _predict_all(task, images, out_dir, Console(markup=False))
+        targets = {image: out_dir / image.relative_to(root) for image in images}
+        failed = _predict_all(task, targets, Console(markup=False))
     if failed:
         listed = ', '.join(failed[:10]) + (', ...' if len(failed) > 10 else '')
         raise UserError(
@@ -59,10 +61,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         )
 
 
-def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any) -> list[str]:
-    """Predict on all images; return the names of those that could not be used."""
+def _predict_all(task: Any, targets: dict[Path, Path], console: Any) -> list[str]:
+    """Predict on images and draw each; return the names of those that could not be used."""
     failed = []
-    for image in images:
+    for image, target in targets.items():
         try:
             data, picture = task.read(str(image))
             sample = task.predict(data)
@@ -70,14 +72,14 @@ def _predict_all(task: Any, images: Sequence[Path], out_dir: Path, console: Any)
             message = explain(error)
             if message is None:
                 raise
-            if len(images) == 1:
+            if len(targets) == 1:
                 raise UserError(f'image {image}: {message}') from error
             console.print(f'skipped {image}: {message}', style='red')
             failed.append(image.name)
             continue
         # Other formats than the usual ones become PNG.
-        writable = image.suffix.lower() in WRITABLE_SUFFIXES
-        target = out_dir / (image.name if writable else f'{image.name}.png')
+        if image.suffix.lower() not in WRITABLE_SUFFIXES:
+            target = target.with_name(f'{image.name}.png')
         target.parent.mkdir(parents=True, exist_ok=True)
         task.draw(picture, sample, str(target))
         console.print(task.report(sample, title=str(image)))

@@ -7,7 +7,6 @@ and writes them into datasets, heads and metrics.
 
 import colorsys
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from coc_mm.datasets.folder_datasets import (
     SPLITS,
     hold_out,
     list_class_folders,
-    list_files,
-    list_images,
     pair_masks,
     split_folder,
 )
 from coc_mm.datasets.mask_values import mask_values
-from coc_mm.utils.images import IMAGE_SUFFIXES
+from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files, list_images
 
 __all__ = ['inner_datasets', 'resolve_custom', 'set_classes']
 
@@ -235,15 +232,10 @@ def _resolve_class_folders(cfg, root, classes):
 def _say_left_out(folder: Path, files: dict[str, list], images: dict[str, list]) -> list[str]:
     """Name class folders without images, and count files that are no images by suffix."""
     empty = [name for name in files if not images[name]]
-    suffixes = Counter(
-        Path(file).suffix.lower() or file
-        for name in files
-        for file in sorted(set(files[name]) - set(images[name]))
-    )
+    others = [f for name in files for f in sorted(set(files[name]) - set(images[name]))]
     says = [f'folders without images: {", ".join(empty[:8])}'] if empty else []
-    if suffixes:
-        counted = ', '.join(f'{suffix} ({n})' for suffix, n in suffixes.most_common(8))
-        says.append(f'files that are not read as images: {counted}')
+    if others:
+        says.append(f'files that are not read as images: {count_suffixes(others)}')
     return [f'custom data: {folder}: left out: {"; ".join(says)}.'] if says else []
 
 

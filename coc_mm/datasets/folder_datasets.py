@@ -1,6 +1,5 @@
 """Datasets that are a folder, without a task library: images in class folders or with masks."""
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 from mmengine.dataset import BaseDataset
 
 from coc_mm.registry import DATASETS
-from coc_mm.utils.images import IMAGE_SUFFIXES
+from coc_mm.utils.images import IMAGE_SUFFIXES, list_images
 
 __all__ = ['ClassFolders', 'ImageMaskFolders']
 
@@ -20,28 +19,6 @@ SPLITS = {
     'val': ('val', 'valid', 'validation', 'val2017', 'test', 'testing', 'test2017'),
 }
 T = TypeVar('T')
-
-
-def list_files(folder: str | Path) -> list[str]:
-    """List the files below a folder and the folders it links to, relative to it and sorted.
-
-    Nothing hidden, and nothing of the ``__MACOSX`` that macOS adds to zip files.
-    """
-    found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] != '.' and name != '__MACOSX']
-        found += [Path(parent, name).relative_to(folder) for name in names if name[0] != '.']
-    return sorted(path.as_posix() for path in found)
-
-
-def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
-    """List those of :func:`list_files` that have one of some suffixes, in any case."""
-    return [name for name in list_files(folder) if name.lower().endswith(tuple(suffixes))]
 
 
 def list_class_folders(folder: Path) -> list[str]:

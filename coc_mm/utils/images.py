@@ -1,15 +1,26 @@
 """Find images, read them as a config's loader does, and show what was read."""
 
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coc_mm.errors import UserError
+from coc_mm.errors import UserError, print_rank0
 from coc_mm.utils.image_checks import validate_image
 
-__all__ = ['IMAGE_SUFFIXES', 'WRITABLE_SUFFIXES', 'find_images', 'read_image', 'to_picture']
+__all__ = [
+    'IMAGE_SUFFIXES',
+    'WRITABLE_SUFFIXES',
+    'count_suffixes',
+    'find_images',
+    'list_files',
+    'list_images',
+    'read_image',
+    'to_picture',
+]
 
 #: What the tools write pictures as.
 WRITABLE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
@@ -20,21 +31,55 @@ IMAGE_SUFFIXES = (
 )
 
 
-def find_images(path: str) -> list[Path]:
-    """List a file of any suffix, or the images of a folder but for hidden ones."""
+def list_files(folder: str | Path) -> list[str]:
+    """List the files below a folder and the folders it links to, relative to it and sorted.
+
+    Nothing hidden, and nothing of the ``__MACOSX`` that macOS adds to zip files.
+    """
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if name[0] != '.' and name != '__MACOSX']
+        found += [Path(parent, name).relative_to(folder) for name in names if name[0] != '.']
+    return sorted(path.as_posix() for path in found)
+
+
+def list_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
+    """List those of :func:`list_files` that have one of some suffixes, in any case."""
+    return [name for name in list_files(folder) if name.lower().endswith(tuple(suffixes))]
+
+
+def count_suffixes(names: Iterable[str]) -> str:
+    """Count files by suffix, the most frequent first: ``.txt (3), .heic (1)``."""
+    suffixes = Counter(Path(name).suffix.lower() or Path(name).name for name in names)
+    return ', '.join(f'{suffix} ({count})' for suffix, count in suffixes.most_common(8))
+
+
+def find_images(path: str, leave: Path | None = None) -> list[Path]:
+    """List a file of any suffix, or the images below a folder; print what is left out there.
+
+    ``leave`` is a folder that results go to, which are no images to be read.
+    """
     place = Path(path)
-    if place.is_dir():
-        files = (x for x in place.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES)
-        found = sorted(x for x in files if not x.name.startswith('.'))
-        if not found:
-            raise UserError(
-                f'folder {path} holds no images ({", ".join(IMAGE_SUFFIXES)}); name the folder '
-                'that holds them itself.'
-            )
-        return found
-    if not place.exists():
-        raise UserError(f'image {path} does not exist; name an image file, or a folder of them.')
-    return [place]
+    if not place.is_dir():
+        if not place.exists():
+            raise UserError(f'image {path} does not exist; name an image file, or a folder.')
+        return [place]
+    files = list_files(place)
+    if leave is not None and leave.is_dir():
+        inside = {str(x.resolve()) for x in leave.rglob('*')}
+        files = [name for name in files if str((place / name).resolve()) not in inside]
+    images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not images:
+        has = f', but {found}' if (found := count_suffixes(files)) else ''
+        raise UserError(f'folder {path} holds no images ({", ".join(IMAGE_SUFFIXES)}){has}.')
+    if other := count_suffixes(sorted(set(files) - set(images))):
+        print_rank0(f'{path}: left out, not read as images: {other}')
+    return [place / name for name in images]
 
 
 def read_image(path: str | Path, load: Callable[[dict], Any] | None = None) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class FigureWriter:
         stage: int | None = None,
         block: int | None = -1,
         head: int | None = None,
+        loaded: np.ndarray | None = None,
     ) -> Path:
         """Draw an RGB image with the weights of each checkpoint; the model keeps the last.
 
@@ -98,7 +99,7 @@ class FigureWriter:
             content = load_checkpoint_safely(path)
             weights = state_dict_of(content, str(path))
             self.inspector.model.load_state_dict(weights, strict=False)
-            inspection = self.inspector(image, stage, block, head)
+            inspection = self.inspector(image, stage, block, head, loaded)
             title = f'{_progress(content, path)} · {self.caption(inspection)}'
             if stage is None:
                 frames.append(sheets.contact_sheet([self.row(inspection, 'input')], title))

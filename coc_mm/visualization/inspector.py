@@ -83,6 +83,8 @@ class ClusterInspector:
             steps = [resize, *(s for s in steps if s['type'].split('.')[-1].startswith('Pack'))]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self._steps = [TRANSFORMS.build(step) for step in steps]
+            #: The config's loader, for files; None where it has another.
+            self.load = TRANSFORMS.build(self._loader) if self._loader else None
 
     @property
     def depths(self) -> list[int]:
@@ -106,12 +108,14 @@ class ClusterInspector:
         stage: int | None = None,
         block: int | None = None,
         head: int | None = None,
+        loaded: np.ndarray | None = None,
     ) -> Inspection:
         """Run the model on an image (height, width, 3) uint8, RGB.
 
-        ``stage``, ``block`` and ``head`` are those of ``record_clusters``.
+        ``stage``, ``block`` and ``head`` are those of ``record_clusters``. ``loaded`` is what
+        :attr:`load` gave, where the image is a picture of that: of other bands or values.
         """
-        data = self._prepare(image)
+        data = self._prepare(image, loaded)
         batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
         with torch.no_grad(), record_clusters(self.model, stage, block, head) as record:
             (sample,) = self.model.test_step(batch)
@@ -125,11 +129,11 @@ class ClusterInspector:
         findings = list(zip(names, values, strict=True))
         return Inspection(picture, box, extent, maps, findings, labels, sample)
 
-    def _prepare(self, image: np.ndarray) -> dict:
-        """Send an RGB image through the pipeline."""
-        pixels = np.ascontiguousarray(image[..., ::-1])
+    def _prepare(self, image: np.ndarray, loaded: np.ndarray | None = None) -> dict:
+        """Send an RGB image, or what was loaded, through the pipeline."""
+        pixels = np.ascontiguousarray(image[..., ::-1]) if loaded is None else loaded
         size, flag = image.shape[:2], self._loader.get('color_type', 'color')
-        if flag != 'color':
+        if flag != 'color' and loaded is None:
             coded = cv2.imencode('.png', pixels)[1].tobytes()
             pixels = mmcv.imfrombytes(coded, flag=flag)
         if self._loader.get('to_float32'):

@@ -38,7 +38,8 @@ def fit(picture: np.ndarray, height: int | None = None, longest: int | None = No
 
 
 def picture_of(inputs: torch.Tensor, channel_order: str = 'bgr') -> np.ndarray:
-    """Return the RGB picture (H, W, 3) uint8 of a pipeline's image (C, H, W) of 1 or 3 channels."""
+    """Return the RGB picture (H, W, 3) uint8 of a pipeline's image (C, H, W), C of 1 or more."""
+    inputs = inputs[: 3 if len(inputs) >= 3 else 1]
     picture = np.clip(np.rint(inputs.permute(1, 2, 0).cpu().numpy()), 0, 255).astype(np.uint8)
     picture = picture[..., :: -1 if channel_order == 'bgr' else 1]
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))

@@ -2,10 +2,12 @@
 
 from copy import deepcopy
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from lively import enliven
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 
 from coc_mm.apis.export import DeployModel, export_program, save_program
@@ -75,3 +77,13 @@ def test_segmentor_onnx(projects, tmp_path):
     assert seen == 4
     (found,) = Exported(path)(batch_of(pictures[:3], (61, 47)))[0]
     assert found.shape == (3, 3, 61, 47)
+
+
+def test_pictures_are_read_by_the_loader(tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    pixels = np.random.default_rng(0).random((40, 50, 5), np.float32)
+    tifffile.imwrite(tmp_path / 'bands.tif', pixels, photometric='minisblack')
+    load = LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile')
+    (picture,) = load_pictures(str(tmp_path), 5, load)
+    assert picture.shape == (1, 5, 40, 50)
+    assert (picture.min(), picture.max()) == (0, 255)

@@ -129,3 +129,21 @@ def test_bad_images_of_a_folder_are_skipped_and_counted(draw, project, tmp_path,
     captured = capsys.readouterr()
     assert '2 of 3 images could not be used: a.png, b.png' in captured.err
     assert '32 x 32' in captured.out
+
+
+def test_bands_and_names(draw, tmp_path):
+    """What the config's loader reads is drawn, and images of one name have their own pictures."""
+    tifffile = pytest.importorskip('tifffile')
+    bands = np.random.default_rng(0).integers(0, 4000, (2, 40, 50, 5), dtype=np.uint16)
+    for folder, pixels in zip('ab', bands, strict=True):
+        (tmp_path / 'in' / folder).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / 'in' / folder / '0.tif', pixels, photometric='minisblack')
+    config = write_project(tmp_path / 'project', 'mmseg')
+    config.write_text(
+        config.read_text()
+        + "model['backbone']['in_channels'] = 5\n"
+        + "model['data_preprocessor'].update(mean=None, std=None)\n"
+        + "test_pipeline[0].update(color_type='unchanged', imdecode_backend='tifffile')\n"
+    )
+    status, names = draw(tmp_path / 'in', config, '--stage', 0)
+    assert (status, names) == (0, ['a_0.tif_stage0_block0.png', 'b_0.tif_stage0_block0.png'])

@@ -58,6 +58,20 @@ def test_one_bad_image_is_refused(refused, projects, photo, tmp_path, kind, says
     refused('infer', path, *files, says=[str(path), says], leaves=['work_dirs'])
 
 
+def test_a_folder_with_folders(tool, projects, photo, tmp_path, capsys):
+    """One picture for each image, also the second time, when they lie in the folder."""
+    for name in ('a/0.jpg', 'b/0.jpg', 'a/0.gif'):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(photo).resize((40, 40)).save(tmp_path / 'in' / name)
+    (tmp_path / 'in' / 'notes.txt').touch()
+    out = tmp_path / 'in' / 'out'
+    for _ in range(2):
+        assert _infer(tool, projects['mmpretrain'], tmp_path / 'in', '--out-dir', out) == 0
+        names = sorted(x.relative_to(out).as_posix() for x in out.rglob('*.*'))
+        assert names == ['a/0.gif.png', 'a/0.jpg', 'b/0.jpg']
+        assert 'left out, not read as images: .txt (1)' in capsys.readouterr().out
+
+
 def test_flags_that_cannot_be(refused, misused, projects, photo):
     arguments = ['infer', photo, projects['mmpretrain'].config, projects['mmpretrain'].checkpoint]
     refused(*arguments, '--device', 'cuda:99', says=['--device cuda:99', 'try cpu'])

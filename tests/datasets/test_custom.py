@@ -24,7 +24,7 @@ from PIL import Image
 from shrunk_configs import CONFIGS, make_ade, make_class_folders, make_coco
 
 from coc_mm.datasets import ClassFolders, ImageMaskFolders, resolve_custom
-from coc_mm.datasets.folder_datasets import list_images
+from coc_mm.utils.images import list_images
 
 
 @pytest.fixture(params=[FOLDERS, COCO, BOXES, MASKS])

@@ -7,15 +7,24 @@ from coc_mm.errors import UserError
 from coc_mm.utils.images import find_images, read_image, to_picture
 
 
-def test_images_of_a_folder(tmp_path):
-    for name in ('b.JPG', 'a.webp', '._a.webp', 'notes.txt', 'c.jfif', 'd.avif', 'e.gif'):
-        (tmp_path / name).touch()
-    (tmp_path / 'more').mkdir()
-    names = [path.name for path in find_images(str(tmp_path))]
-    assert names == ['a.webp', 'b.JPG', 'c.jfif', 'd.avif', 'e.gif']
-    assert find_images(str(tmp_path / 'notes.txt')) == [tmp_path / 'notes.txt']
-    with pytest.raises(UserError, match='holds no images'):
-        find_images(str(tmp_path / 'more'))
+def test_images_of_a_folder(tmp_path, capsys):
+    folder = tmp_path / 'in'
+    more = ('sub/f.png', '__MACOSX/f.png', 'sub/.cache/g.png', 'drawn/b.png', 'h.HEIC')
+    for name in ('b.JPG', 'a.webp', '._a.webp', 'n.txt', 'c.jfif', 'd.avif', 'e.gif', *more):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere' / 'i.tif').touch()
+    (folder / 'link').symlink_to(tmp_path / 'elsewhere')
+    found = find_images(str(folder), leave=folder / 'drawn')
+    names = ['a.webp', 'b.JPG', 'c.jfif', 'd.avif', 'e.gif', 'link/i.tif', 'sub/f.png']
+    assert [path.relative_to(folder).as_posix() for path in found] == names
+    assert 'left out, not read as images: .heic (1), .txt (1)' in capsys.readouterr().out
+    assert find_images(str(folder / 'n.txt')) == [folder / 'n.txt']
+    (tmp_path / 'none').mkdir()
+    (tmp_path / 'none' / 'h.HEIC').touch()
+    with pytest.raises(UserError, match=r'holds no images .*, but \.heic \(1\)'):
+        find_images(str(tmp_path / 'none'))
     with pytest.raises(UserError, match='does not exist'):
         find_images(str(tmp_path / 'none.png'))
 
