@@ -28,6 +28,7 @@ COMMANDS = {
     'convert': 'model_converters/official_to_coc_mm.py',
     'publish': 'model_converters/publish.py',
     'models': 'models.py',
+    'tool': 'tool.py',
     'quickstart': 'quickstart.py',
     'demo': 'demo.py',
     'points': 'points.py',

@@ -10,6 +10,8 @@ transformers5       ``mmpretrain.utils.dependency``      transformers 5 ends the
 config_scopes       ``mmengine.config.utils``            ``_base_ = ['mmseg::...']`` and        c
                     ``.MODULE2PACKAGE``, ``Config``'s    ``['coc_mm::...']`` are not found, or
                     scope of a base                      not built
+tight_bbox          ``matplotlib._tight_bbox``           mmpretrain's browse_dataset gives no    e
+                    ``.adjust_bbox``                     renderer
 exif                ``mmcv.image.io.imfrombytes``        OpenCV does not turn WebP and AVIF     d
 inferencers         ``mmengine.infer`` base class:       they know the models of their own      c
                     names of models                      packages alone
@@ -31,7 +33,8 @@ malloc              glibc's settings, while training     each step asks for all 
 =================== ==================================== ====================================== ===
 
 [1] It can go with: a, wheels of mmcv with operators for current torch; b, an mmpretrain that works
-with transformers 5; c, an mmengine that does it; d, an OpenCV that turns them.
+with transformers 5; c, an mmengine that does it; d, an OpenCV that turns them; e, an
+mmpretrain that works with matplotlib 3.11.
 
 ``on_import`` acts on a module when it is imported, so that none of this costs anything before.
 What needs more than ``coc_mm.errors`` and ``coc_mm.utils`` gets it from ``coc_mm/__init__.py``.
@@ -41,6 +44,7 @@ from coc_mm.compat.config_scopes import add_scopes, keep_default_scope
 from coc_mm.compat.exif import turn_by_exif
 from coc_mm.compat.mmcv_ext import install as install_mmcv_ext
 from coc_mm.compat.on_import import on_import
+from coc_mm.compat.tight_bbox import find_renderer
 from coc_mm.compat.transformers5 import leave_out_multimodal
 
 __all__ = ['install', 'on_import']
@@ -52,4 +56,5 @@ def install() -> None:
     on_import('mmengine.config.utils', add_scopes)
     on_import('mmengine.config.config', keep_default_scope)
     on_import('mmcv.image.io', turn_by_exif)
+    on_import('matplotlib._tight_bbox', find_renderer)
     on_import('mmpretrain.utils.dependency', leave_out_multimodal)
