@@ -1,11 +1,13 @@
 """Load a trained model of mmpretrain, mmdet or mmseg and predict on images."""
 
 import colorsys
+import itertools
 import re
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -144,20 +146,46 @@ class _Task:
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self.load, *self.steps = [TRANSFORMS.build(step) for step in kept]
 
-    def read(self, path: str) -> tuple[dict, np.ndarray]:
-        """Read a file as the config's loader does: for :meth:`predict`; as (H, W, 3), RGB."""
-        data = read_image(path, self.load)
+    def read(self, image: str | np.ndarray) -> tuple[dict, np.ndarray]:
+        """Read a file as the config's loader does: for :meth:`predict`; as (H, W, 3), RGB.
+
+        An array, (H, W, 3) BGR, is taken as it is, or as gray where the loader reads that.
+        """
+        if isinstance(image, np.ndarray):
+            gray = getattr(self.load, 'color_type', 'color') == 'grayscale'
+            pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if gray else image
+            if min(pixels.shape[:2]) < 1:
+                raise UserError('an image without pixels')
+            shape = pixels.shape[:2]
+            data = dict(img=pixels, img_path='', img_id=0, img_shape=shape, ori_shape=shape)
+            return data, to_picture(pixels)
+        data = read_image(image, self.load)
         bgr = getattr(self.load, 'imdecode_backend', 'cv2') != 'tifffile'
         return data, to_picture(data['img'], bgr)
 
     def predict(self, image: str | dict) -> Any:
         """Predict on an image file, or what :meth:`read` gave, as ``tools/test.py`` does."""
         data = self.read(image)[0] if isinstance(image, str) else image
-        for step in self.steps:
-            data = step(data)
-        batch = {key: [data[key]] for key in ('inputs', 'data_samples')}
-        with torch.no_grad():
-            return self.model.test_step(batch)[0]
+        return self.predict_batch([data])[0]
+
+    def predict_batch(self, images: Sequence[dict]) -> list[Any]:
+        """Predict on what :meth:`read` gave; neighbors that become equally large go together."""
+        found: list[Any] = []
+        for data in images:
+            for step in self.steps:
+                data = step(data)
+            found.append(data)
+        samples = []
+        for _, group in itertools.groupby(found, lambda data: data['inputs'].shape):
+            listed = list(group)
+            batch = {key: [data[key] for data in listed] for key in ('inputs', 'data_samples')}
+            with torch.no_grad():
+                samples += self.model.test_step(batch)
+        return samples
+
+    def names(self, count: int) -> list[str]:
+        """Names of the first classes."""
+        return _names(self.model.dataset_meta.get('classes'), count)
 
     def _draw(self, visualizer: Any, image: np.ndarray, sample: Any, **settings: Any) -> None:
         visualizer.dataset_meta = self.model.dataset_meta
@@ -174,8 +202,12 @@ class Classification(_Task):
         """Give the model class names."""
         model._dataset_meta = _dataset_meta(meta, config)
 
+    def names(self, count: int) -> list[str]:
+        """Names of the first classes."""
+        return _names(self.model._dataset_meta.get('classes'), count)
+
     def _class_names(self, sample):
-        return _names(self.model._dataset_meta.get('classes'), len(sample.pred_score))
+        return self.names(len(sample.pred_score))
 
     def report(self, sample: Any, title: str) -> Table:
         """Tabulate the likeliest classes."""
@@ -216,7 +248,7 @@ class Detection(_Task):
         columns = ['class', 'score', 'x', 'y', 'width', 'height']
         table = Table(*columns, *([] if masks is None else ['mask pixels']), title=title)
         labels, scores = found.labels.tolist(), found.scores.tolist()
-        names = _names(self.model.dataset_meta.get('classes'), max(labels, default=-1) + 1)
+        names = self.names(max(labels, default=-1) + 1)
         for i in range((found.scores >= self.score_thr).sum()):
             x, y, right, bottom = found.bboxes[i].tolist()
             row = [names[labels[i]], f'{scores[i]:.3f}']
@@ -252,7 +284,7 @@ class Segmentation(_Task):
     def report(self, sample: Any, title: str) -> Table:
         """Tabulate the area of each class, largest first."""
         labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
-        names = _names(self.model.dataset_meta['classes'], int(labels.max()) + 1)
+        names = self.names(int(labels.max()) + 1)
         table = Table('class', 'pixels', 'share of the image', title=title)
         for index in torch.argsort(counts, descending=True).tolist():
             share = 100 * int(counts[index]) / int(counts.sum())

@@ -22,6 +22,7 @@ _POSITIONALS = {
     'checkpoint': 'the checkpoint file',
     'checkpoint?': 'the checkpoint file; default: no weights',
     'image': 'an image file, or a folder of them',
+    'images+': 'images, folders, globs, URLs, videos, or the number of a camera (until Ctrl-C)',
 }
 
 
@@ -29,8 +30,8 @@ def make_parser(description: str, *positionals: str) -> argparse.ArgumentParser:
     """Make a parser, with the positional arguments that several commands have."""
     parser = argparse.ArgumentParser(description=description)
     for name in positionals:
-        optional = '?' if name.endswith('?') else None
-        parser.add_argument(name.rstrip('?'), nargs=optional, help=_POSITIONALS[name])
+        count = name[-1] if name[-1] in '?+' else None
+        parser.add_argument(name.rstrip('?+'), nargs=count, help=_POSITIONALS[name])
     return parser
 
 

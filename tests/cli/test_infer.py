@@ -1,5 +1,8 @@
 """``tools/infer.py`` on a real photograph, and what it refuses."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
@@ -81,3 +84,40 @@ def test_flags_that_cannot_be(refused, misused, projects, photo):
     refused(*arguments, '--cfg-options', 'model.backbone.arch=tiny', says=['of another model'])
     misused(*arguments, '--topk', 0, says='argument --topk')
     misused(*arguments, '--score-thr', 2, says='argument --score-thr')
+
+
+def test_many_images_as_data(tool, projects, photo, tmp_path, capsys):
+    """Folders, in batches, with a bad image; equal names keep their folders."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        Image.open(photo).resize((64, 48)).save(tmp_path / name / 'x.png')
+    (tmp_path / 'b' / 'bad.png').write_text('no image')
+    project = projects['mmseg']
+    argv = ['a', 'b', str(project.config), str(project.checkpoint), '--batch-size', '2']
+    assert tool('infer')([*argv, '--save', 'vis', 'json', 'png', '--out-dir', 'out']) == 2
+    said = capsys.readouterr()
+    assert 'skipped b/bad.png: ' in said.out
+    assert '1 of 3 images could not be used: b/bad.png' in said.err
+    written = {str(path.relative_to('out')) for path in Path('out').rglob('*.*')}
+    masks = {f'masks/{name}/x.png.png' for name in 'ab'}
+    assert written == {'a/x.png', 'b/x.png', 'predictions.json', *masks}
+    with pytest.raises(SystemExit):
+        tool('infer')([*argv, '--save', 'xml'])
+
+
+def test_a_video_becomes_a_video(tool, projects, tmp_path):
+    writer = cv2.VideoWriter('clip.mp4', cv2.VideoWriter.fourcc(*'mp4v'), 10, (64, 48))
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 60 * i, np.uint8))
+    writer.release()
+    assert (
+        _infer(tool, projects['mmdet'], 'clip.mp4', '--out-dir', 'out', '--save', 'vis', 'csv') == 0
+    )
+    assert {path.name for path in Path('out').iterdir()} == {'clip.mp4', 'predictions.csv'}
+    drawn = cv2.VideoCapture('out/clip.mp4')
+    assert (drawn.get(cv2.CAP_PROP_FRAME_COUNT), drawn.get(cv2.CAP_PROP_FPS)) == (3, 10)
+
+
+def test_data_of_another_task(refused, projects, photo):
+    files = (projects['mmpretrain'].config, projects['mmpretrain'].checkpoint)
+    refused('infer', photo, *files, '--save', 'coco', says=['--save coco is for models of mmdet'])
