@@ -8,7 +8,7 @@ ARG BASE=python:3.12-slim
 FROM ${BASE}
 ARG CPU=
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=all,demo,points,export,timm,hub
+ARG EXTRAS=all,demo,points,export,serve,timm
 ENV PATH=/opt/coc/bin:$PATH MPLBACKEND=Agg PIP_NO_CACHE_DIR=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Triton compiles a launcher; OpenCV wants the libraries.

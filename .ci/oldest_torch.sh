@@ -37,7 +37,7 @@ python=$folder/venv/bin/python
 echo "== installing torch $TORCH into $folder/venv"
 "$python" -m pip install --quiet --progress-bar off -c "$constraints" torch torchvision numpy \
   onedl-mmengine onedl-mmcv onedl-mmpretrain onedl-mmdetection onedl-mmsegmentation scikit-learn \
-  scikit-image hypothesis safetensors pytest pytest-timeout
+  scikit-image hypothesis safetensors huggingface_hub pytest pytest-timeout
 "$python" -m pip check
 
 run() {

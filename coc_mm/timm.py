@@ -35,14 +35,8 @@ _POSITIONS = 2  # channels of the first convolution after those of the image
 class ContextClusterClassifier(nn.Module, HubMixin, pipeline_tag='image-classification'):
     """A Context Cluster backbone with a linear head, as timm expects its models.
 
-    Args:
-        arch (str | dict): As for :class:`ContextCluster`, which gets ``backbone``, too.
-        num_classes (int): 0 for none.
-        in_chans (int): Channels of the image.
-        global_pool (str): How points are pooled, '' for not at all.
-        drop_rate (float): Dropout in front of the classifier.
-        drop_path_rate (float): Stochastic depth.
-        backbone (dict | None): Further arguments of the backbone, such as ``proposals``.
+    ``backbone`` are further arguments of :class:`ContextCluster`, such as ``proposals``;
+    ``global_pool=''`` returns maps.
     """
 
     def __init__(
@@ -172,9 +166,9 @@ def _read(path: str, in_chans: int) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 
 def _create(arch: str, pretrained: Any, overlay: dict | None, kwargs: dict[str, Any]) -> Any:
-    name = f'coc_{arch}'
     if pretrained and not overlay:
-        path = find_weights(_zoo_name(arch)) if pretrained is True else os.fspath(pretrained)
+        zoo_name = f'coc-{arch.replace("_", "-")}_8xb128_in1k'
+        path = find_weights(zoo_name) if pretrained is True else os.fspath(pretrained)
         weights, record = _read(path, kwargs.get('in_chans', 3))
         kwargs['backbone'] = {**record, **(kwargs.get('backbone') or {})}
         overlay = dict(state_dict=weights)
@@ -182,7 +176,7 @@ def _create(arch: str, pretrained: Any, overlay: dict | None, kwargs: dict[str, 
             overlay['num_classes'] = len(weights['head.fc.weight'])
             kwargs.setdefault('num_classes', overlay['num_classes'])
     model = build_model_with_cfg(
-        *(ContextClusterClassifier, name, bool(pretrained)),
+        *(ContextClusterClassifier, f'coc_{arch}', bool(pretrained)),
         pretrained_cfg_overlay=overlay,
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
         arch=arch,
@@ -190,10 +184,6 @@ def _create(arch: str, pretrained: Any, overlay: dict | None, kwargs: dict[str, 
     )
     model.pretrained_cfg.pop('state_dict', None)
     return model
-
-
-def _zoo_name(arch: str) -> str:
-    return f'coc-{arch.replace("_", "-")}_8xb128_in1k'
 
 
 def _make_entry(arch: str) -> Callable:

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from coc_mm.errors import UserError
+from huggingface_hub import PyTorchModelHubMixin
+
 from coc_mm.utils.package_files import zoo_root
 
 __all__ = ['HubMixin']
@@ -40,24 +41,6 @@ ImageNet-1k top-1 at 224 x 224 that others give for this architecture:
 {{ arguments }}
 ```
 """
-
-try:
-    from huggingface_hub import PyTorchModelHubMixin
-except ModuleNotFoundError:
-
-    class PyTorchModelHubMixin:  # type: ignore[no-redef]
-        """Says what is missing."""
-
-        _hub_mixin_config = None
-
-        def __init_subclass__(cls, **_: Any) -> None:
-            super().__init_subclass__()
-
-        def save_pretrained(*_: Any, **__: Any) -> None:
-            raise UserError('the hub needs huggingface_hub: pip install huggingface_hub')
-
-        push_to_hub = save_pretrained
-        from_pretrained = classmethod(save_pretrained)
 
 
 class HubMixin(
@@ -110,9 +93,6 @@ def _figures(arch: Any) -> list[tuple[str, float]]:
     name = f'coc-{str(arch).replace("_", "-")}_8xb128_in1k'
     index = yaml.safe_load((zoo_root() / 'configs/classification/metafile.yml').read_text())
     figures: dict = next((m['Figures'] for m in index['Models'] if m['Name'] == name), {})
-    sources = dict(paper='the paper', released="the authors' release")
-    return [
-        (source, figures[key]['top-1'])
-        for key, source in sources.items()
-        if (figures.get(key) or {}).get('top-1')
-    ]
+    named = (('the paper', 'paper'), ("the authors' release", 'released'))
+    found = [(source, (figures.get(key) or {}).get('top-1')) for source, key in named]
+    return [(source, figure) for source, figure in found if figure]
