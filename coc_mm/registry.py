@@ -28,7 +28,7 @@ def _child(kind: str, *locations: str) -> Registry:
 
 DATASETS = _child('DATASETS', 'datasets')
 HOOKS = _child('HOOKS', 'engine', 'visualization.hook')
-METRICS = _child('METRICS', 'registry')
+METRICS = _child('METRICS', 'apis.dump_predictions')
 MODELS = _child('MODELS', 'models')
 OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS', 'engine.cpu_amp')
 OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS', 'engine')

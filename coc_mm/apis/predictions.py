@@ -22,8 +22,10 @@ __all__ = [
     'Found',
     'Prediction',
     'coco_results',
+    'encode_masks',
     'predict',
     'predict_each',
+    'records_to_text',
     'write_predictions',
 ]
 
@@ -63,8 +65,9 @@ class Prediction:
             if self.boxes is not None:
                 x, y, right, bottom = (round(float(v), 3) for v in self.boxes[i])
                 rows[i]['bbox'] = [x, y, round(right - x, 3), round(bottom - y, 3)]
-            if self.masks is not None:
-                rows[i]['segmentation'] = _rle(self.masks[i])
+        if self.masks is not None:
+            for row, rle in zip(rows, encode_masks(self.masks), strict=True):
+                row['segmentation'] = rle
         return rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,11 +105,12 @@ class Found:
     shown: np.ndarray
 
 
-def _rle(mask: np.ndarray) -> dict[str, Any]:
+def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Encode masks, (N, H, W), as COCO does."""
     from pycocotools import mask as mask_util
 
-    found = mask_util.encode(np.asfortranarray(mask, np.uint8))
-    return dict(size=list(found['size']), counts=found['counts'].decode())
+    found = [mask_util.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
+    return [dict(size=list(x['size']), counts=x['counts'].decode()) for x in found]
 
 
 def predict(
@@ -243,11 +247,10 @@ def write_predictions(found: Sequence[Prediction], folder: Path, formats: Sequen
             written += [_write_mask(one, folder) for one in found]
             continue
         name = 'predictions.coco.json' if kind == 'coco' else f'predictions.{kind}'
-        if kind == 'csv':
-            text = _csv(found)
+        if kind == 'coco':
+            text = json.dumps(coco_results(found), ensure_ascii=False)
         else:
-            data = coco_results(found) if kind == 'coco' else [one.to_dict() for one in found]
-            text = json.dumps(data, ensure_ascii=False)
+            text = records_to_text([one.to_dict() for one in found], kind)
         with atomic_write(folder / name) as file:
             file.write_bytes(text.encode())
         written.append(folder / name)
@@ -266,15 +269,20 @@ def _write_mask(one: Prediction, folder: Path) -> Path:
     return path
 
 
-def _csv(found: Sequence[Prediction]) -> str:
+def records_to_text(records: Sequence[dict[str, Any]], kind: str) -> str:
+    """Write what :meth:`Prediction.to_dict` gives as ``'json'`` or ``'csv'``."""
+    if kind == 'json':
+        return json.dumps(records, ensure_ascii=False)
     rows = []
-    for one in found:
-        for i, row in enumerate(one.rows()):
-            flat = dict(image=one.image, index=row['index'], label=row['label'])
+    for record in records:
+        for row in record['predictions']:
+            flat = dict(image=record['image'], index=row['index'], label=row['label'])
             flat['score'] = row['score']
             flat.update(zip(('x', 'y', 'width', 'height'), row.get('bbox', ()), strict=False))
-            if one.masks is not None:
-                flat['mask_pixels'] = int(one.masks[i].sum())
+            if 'segmentation' in row:
+                from pycocotools import mask as mask_util
+
+                flat['mask_pixels'] = int(mask_util.area(row['segmentation']))
             rows.append(flat)
     text = io.StringIO(newline='')
     writer = csv.DictWriter(text, list(rows[0]) if rows else ['image', 'index', 'label', 'score'])

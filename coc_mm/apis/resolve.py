@@ -80,8 +80,7 @@ def resolve_test(config: Config, args: Namespace) -> Config:
     check_values(config)
     # After the options, which are to find evaluator and model where the config has them.
     if args.out and config.default_scope != 'mmseg':
-        kind = 'DumpDetResults' if config.default_scope == 'mmdet' else 'DumpResults'
-        _metrics(config).append(ConfigDict(type=kind, out_file_path=args.out))
+        _add_dump(config, args.out)
     if args.tta:
         _set_tta(config, args.config)
     return config
@@ -261,16 +260,28 @@ def _set_tta(config: Config, path: str) -> None:
 
 def _set_out(config: Config, out: str) -> None:
     if config.default_scope != 'mmseg':
-        if not out.endswith(('.pkl', '.pickle')):
-            raise UserError(f'--out {out}: predictions are written to a .pkl file; name one.')
+        if not out.endswith(('.pkl', '.pickle', '.json', '.csv')):
+            raise UserError(f'--out {out}: a .pkl, .json or .csv file is written; name one.')
         if os.path.isdir(out):
-            raise UserError(f'--out {out} is a folder; name a .pkl file.')
+            raise UserError(f'--out {out} is a folder; name a .pkl, .json or .csv file.')
         return
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f'--out {out} is a file; mmseg writes one map per image into a folder.')
     for metric in _metrics(config):
         if metric.get('type', '').endswith('IoUMetric'):
             metric.update(output_dir=out, keep_results=True)
+
+
+def _add_dump(config: Config, out: str) -> None:
+    """Let a test write its predictions; COCO's own JSON by the metric that has its ids."""
+    metrics, detects = _metrics(config), config.default_scope == 'mmdet'
+    coco = [metric for metric in metrics if str(metric.get('type')).endswith('CocoMetric')]
+    if detects and coco and out.endswith('.json'):
+        coco[0]['outfile_prefix'] = out.removesuffix('.json')  # OUT.bbox.json, OUT.segm.json
+        return
+    kind = 'DumpDetResults' if detects else 'DumpResults'
+    kind = kind if out.endswith(('.pkl', '.pickle')) else 'coc_mm.DumpPredictions'
+    metrics.append(ConfigDict(type=kind, out_file_path=out))
 
 
 def _metrics(config: Config) -> list[dict]:

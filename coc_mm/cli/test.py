@@ -16,7 +16,11 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = make_parser(description, 'config', 'checkpoint')
     add = parser.add_argument
     add('--work-dir', help='where metrics and logs go; default: ./work_dirs/CONFIG_NAME')
-    add('--out', help='a .pkl file for the predictions; of mmseg: a folder for the maps (PNG)')
+    add(
+        '--out',
+        help='a .pkl, .json or .csv file for the predictions (.json of COCO detectors: '
+        'OUT.bbox.json, OUT.segm.json); of mmseg: a folder for the maps (PNG)',
+    )
     add('--show', action='store_true', help='show predictions in a window')
     add('--show-dir', help='where to write pictures; relative to the log folder for mmdet')
     add('--wait-time', type=float, default=2, help='seconds a window stays; default: 2')

@@ -240,6 +240,11 @@ def test_out_is_one_more_metric(tested):
     assert tested('mmdet', '--out', 'x.pkl').test_evaluator[1:] == [
         dict(type='DumpDetResults', out_file_path='x.pkl')
     ]
+    (coco,) = tested('mmdet', '--out', 'x.json').test_evaluator
+    assert coco.outfile_prefix == 'x'
+    for scope, name in (('mmdet', 'x.csv'), ('mmpretrain', 'x.json')):
+        dump = tested(scope, '--out', name).test_evaluator[-1]
+        assert dump == dict(type='coc_mm.DumpPredictions', out_file_path=name)
     options = ('--cfg-options', 'test_evaluator.topk=(1,)')
     first, second = tested('mmpretrain', '--out', 'x.pkl', *options).test_evaluator
     assert (first.topk, second.type) == ((1,), 'DumpResults')
