@@ -1,6 +1,7 @@
 """The one place that changes a config: flags, ``--cfg-options`` and what every run needs."""
 
 import os
+import re
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +20,8 @@ from coc_mm.errors import UserError, print_rank0
 __all__ = ['resolve_test', 'resolve_train']
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# What resolve_custom writes into datasets.
+_FOUND_OUT = 'data_root|ann_file|data_prefix|metainfo|folders|part|reduce_zero_label'
 _MMENGINE_HOOKS = 'runtime_info timer sampler_seed logger param_scheduler checkpoint'
 
 
@@ -50,7 +53,7 @@ def resolve_train(config: Config, args: Namespace) -> Config:
     search = args.resume == 'auto' and 'load_from' not in (args.cfg_options or {})
     if config.get('resume') and (search or config.get('load_from') is None):
         config.resume = 'auto'
-    _complete_data(config)
+    _complete_data(config, args.cfg_options)
     needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     _require(config, needed, args.config, 'training')
     check_values(config)
@@ -75,7 +78,7 @@ def resolve_test(config: Config, args: Namespace) -> Config:
         _set_out(config, args.out)
     _set_loader_defaults(config, ('test_dataloader',))
     merge_options(config, args.cfg_options)
-    _complete_data(config)
+    _complete_data(config, args.cfg_options)
     _require(config, needed, args.config, 'testing')
     check_values(config)
     # After the options, which are to find evaluator and model where the config has them.
@@ -113,8 +116,14 @@ def _set_loader_defaults(config: Config, fields: tuple[str, ...], **defaults) ->
             config[field] = loader
 
 
-def _complete_data(config: Config) -> None:
+def _complete_data(config: Config, options: dict | None) -> None:
     """Find out what a config for own data leaves open, now that its folder is final."""
+    for key in options or () if config.get('custom_data') else ():
+        if found := re.match(rf'\w+_dataloader\.dataset\.(?:.+\.)?({_FOUND_OUT})(\.|$)', key):
+            raise UserError(
+                f'--cfg-options {key}: {found[1]} of own data is found out from the entries at the '
+                'top: data_root=FOLDER, classes=[...], reduce_zero_label=True; set those.'
+            )
     for line in resolve_custom(config):
         print_rank0(line)
     for field in _LOADERS:  # drop what PyTorch refuses without workers

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from coc_mm.datasets.folder_datasets import take
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
@@ -192,11 +193,7 @@ def count_training(
         f'images below {least} pixels (filter_cfg.min_size)': len(content['images']) - len(large),
         'images without boxes (filter_cfg.filter_empty_gt)': len(large) - len(used),
     }
-    indices = dataset.get('indices')
-    if isinstance(indices, int):
-        used = used[:indices] if indices >= 0 else used[indices:]
-    elif indices is not None:
-        used = [used[i] for i in indices]
+    used = take(used, dataset.get('indices'))
     boxes = [entry for image in used for entry in entries[image['id']]]
     learned = Counter(names[e['category_id']] for e in boxes if not e['iscrowd'])
     left_out['boxes of a crowd or to be ignored'] = len(boxes) - sum(learned.values())

@@ -6,11 +6,14 @@ and writes them into datasets, heads and metrics.
 """
 
 import colorsys
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from coc_mm.datasets.coco import count_training, missing_images, read_coco
 from coc_mm.datasets.folder_datasets import (
@@ -19,6 +22,7 @@ from coc_mm.datasets.folder_datasets import (
     list_class_folders,
     pair_masks,
     split_folder,
+    take,
 )
 from coc_mm.datasets.mask_values import mask_values
 from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files, list_images
@@ -180,7 +184,11 @@ def _resolve_class_folders(cfg, root, classes):
     # Without class folders in it, it is no split, but may be a class of that name.
     splits = {split: x for split, x in splits.items() if x and list_class_folders(x)}
     train, val = splits.get('train', root), splits.get('val')
-    names = [name for name in list_class_folders(train) if train / name not in splits.values()]
+    unused = [] if val is None else _other_splits(root, splits)
+    names = list_class_folders(train)
+    if train == root:
+        names = [x for x in names if train / x not in splits.values() and x not in unused]
+        _check_no_splits(root, names)
     files = {name: list_files(train / name) for name in names}
     images = {n: [f for f in files[n] if f.lower().endswith(IMAGE_SUFFIXES)] for n in names}
     if classes is None:
@@ -192,6 +200,8 @@ def _resolve_class_folders(cfg, root, classes):
             f'{train} has no folder for the class {absent[0]!r}; it has '
             f'{", ".join(names[:8]) or "none"}. A class is named like its folder.'
         )
+    share = _val_fraction(cfg)
+    fraction = share.get('val_fraction', 0.2)
     if len(classes) < 2:
         raise ValueError(
             f'{train} holds {len(classes)} folders with images, and a classifier needs at least '
@@ -203,7 +213,7 @@ def _resolve_class_folders(cfg, root, classes):
         if not set(found[val]) & set(folders):
             raise ValueError(f'{val} holds no images of the classes {", ".join(folders[:8])}')
     else:
-        held = sum(len(hold_out(images[name], 'val')) for name in folders)
+        held = sum(len(hold_out(images[name], 'val', fraction)) for name in folders)
         _check_held_out(root, held, 'each class has one image, too few')
     for split, inside in found.items():
         unknown = [name for name in inside if name not in folders]
@@ -214,7 +224,7 @@ def _resolve_class_folders(cfg, root, classes):
                 'add them to the classes (classes.txt).'
             )
     set_classes(cfg, classes)
-    base = dict(type='coc_mm.ClassFolders', metainfo=dict(classes=classes))
+    base = dict(type='coc_mm.ClassFolders', metainfo=dict(classes=classes), **share)
     if folders != classes:
         base['folders'] = folders
     parts = ('all', 'all') if val else ('train', 'val')
@@ -223,10 +233,67 @@ def _resolve_class_folders(cfg, root, classes):
         for folder, part in zip((train, val or train), parts, strict=True)
     ]
     _set_datasets(cfg, root, *sets)
-    count = sum(len(hold_out(images[name], parts[0])) for name in folders)
-    says = f'{count} training images in {_relative(train, root) or "its class folders"}, '
+    labels = [
+        label
+        for label, name in enumerate(folders)
+        for _ in hold_out(images[name], parts[0], fraction)
+    ]
+    labels = _trained(cfg, root, labels)
+    says = f'{len(labels)} training images in {_relative(train, root) or "its class folders"}, '
     says += f'validation in {_relative(val, root)}' if val else 'a fifth held out for validation'
-    return _summary(root, classes, says) + _say_left_out(train, files, images)
+    if share and not val:
+        says = says.replace('a fifth', f'{fraction:g} of each class')
+    remarks = _say_left_out(train, files, images) + _say_unseen(train, classes, set(labels))
+    if unused:
+        remarks.append(f'custom data: {root}: not used: {", ".join(unused)}.')
+    return _summary(root, classes, says) + remarks
+
+
+def _other_splits(root: Path, splits: dict) -> list[str]:
+    """Names of folders that are splits as well, and not used."""
+    known = {name for names in SPLITS.values() for name in names}
+    there = [name for name in list_class_folders(root) if name.casefold() in known]
+    return [x for x in there if root / x not in splits.values() and list_class_folders(root / x)]
+
+
+def _check_no_splits(root: Path, names: list[str]) -> None:
+    """Refuse folders that all hold the same folders: splits of names that are not known."""
+    inside = [set(list_class_folders(root / name)) for name in names]
+    same = set.intersection(*inside) if len(inside) > 1 else set()
+    if len(same) > 1:
+        raise ValueError(
+            f'{root}: {", ".join(names[:5])} all hold the folders {", ".join(sorted(same)[:5])}, '
+            'so they look like splits, not like classes: call them train and val.'
+        )
+
+
+def _val_fraction(cfg: Config) -> dict:
+    """The share that is held out, where a dataset of the config sets it."""
+    loaders = [cfg[name] for name in LOADERS if cfg.get(name)]
+    found = {
+        inner['val_fraction']
+        for loader in loaders
+        for inner in inner_datasets(loader.dataset)
+        if 'val_fraction' in inner
+    }
+    if len(found) > 1:
+        raise ValueError(f'val_fraction differs between the datasets ({sorted(found)})')
+    return {'val_fraction': found.pop()} if found else {}
+
+
+def _trained(cfg: Config, root: Path, items: list) -> list:
+    """The items that the training datasets use, after their ``indices``."""
+    inner = inner_datasets(cfg.train_dataloader.dataset) if cfg.get('train_dataloader') else [{}]
+    used = [item for dataset in inner for item in take(items, dataset.get('indices'))]
+    if not used:
+        raise ValueError(f'{root}: the indices of train_dataloader.dataset leave no image')
+    return used
+
+
+def _say_unseen(folder: Path, classes: list[str], seen: set[int]) -> list[str]:
+    unseen = [name for index, name in enumerate(classes) if index not in seen]
+    shown = ', '.join(unseen[:8]) + (', ...' if len(unseen) > 8 else '')
+    return [f'custom data: {folder}: nothing to train on of {shown}.'] if unseen else []
 
 
 def _say_left_out(folder: Path, files: dict[str, list], images: dict[str, list]) -> list[str]:
@@ -277,6 +344,22 @@ def _coco_images(root: Path, split: str, file: Path, content: dict) -> Path:
     return folder
 
 
+def _set_ann_file(metric: dict, file: str) -> None:
+    """Name the file to a metric that reads one; else drop what is left of ``CocoMetric``."""
+    arguments: Any = ['ann_file']
+    if metric['type'] not in ('CocoMetric', 'mmdet.CocoMetric'):
+        with METRICS.switch_scope_and_registry('mmdet') as registry:
+            kind = registry.get(metric['type'])
+        arguments = inspect.signature(kind).parameters if kind else []
+        for key in {'ann_file', 'format_only', 'backend_args'} & set(metric):
+            if key not in arguments:
+                metric.pop(key)
+        if metric['type'].endswith('VOCMetric') and metric.get('metric') not in ('mAP', 'recall'):
+            metric.pop('metric', None)
+    if 'ann_file' in arguments:
+        metric['ann_file'] = file
+
+
 def _resolve_coco(cfg, root, classes):
     files = {split: file for split in SPLITS if (file := _coco_json(root, split))}
     with_masks = any(step.get('with_mask') for step in _dicts(cfg.train_dataloader))
@@ -309,12 +392,14 @@ def _resolve_coco(cfg, root, classes):
         inner.setdefault('filter_cfg', dict(filter_empty_gt=True, min_size=32))
     val = dict(sets['val'], test_mode=True) if 'val' in sets else None
     _set_datasets(cfg, root, sets['train'], val)
-    dataset = inner_datasets(cfg.train_dataloader.dataset)[0]
-    trained, more = count_training(files['train'], contents['train'], classes, dataset)
+    trained, more = 0, []
+    for dataset in inner_datasets(cfg.train_dataloader.dataset):
+        count, more = count_training(files['train'], contents['train'], classes, dataset)
+        trained += count
     if val:
         for metric in _dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
-            if metric.get('type', '').endswith('CocoMetric'):
-                metric['ann_file'] = str(root / val['ann_file'])
+            if 'type' in metric:
+                _set_ann_file(metric, str(root / val['ann_file']))
     says = {split: f'{len(content["images"])} images' for split, content in contents.items()}
     if trained < len(contents['train']['images']):
         says['train'] = f'{trained} of {says["train"]}'
@@ -356,8 +441,10 @@ def _resolve_image_masks(cfg, root, classes):
     folders = _image_mask_folders(root)
     names = {split: [mask for _, mask in pair_masks(*pair)] for split, pair in folders.items()}
     val = 'val' in folders
+    share = _val_fraction(cfg)
+    fraction = share.get('val_fraction', 0.2)
     if not val:
-        held = len(hold_out(names['train'], 'val'))
+        held = len(hold_out(names['train'], 'val', fraction))
         _check_held_out(root, held, 'there is one image with a mask, too few')
     found = {split: mask_values(folders[split][1], names[split]) for split in folders}
     values = {split: sorted(set().union(*each.values())) for split, each in found.items()}
@@ -393,6 +480,7 @@ def _resolve_image_masks(cfg, root, classes):
         type='coc_mm.ImageMaskFolders',
         metainfo=dict(classes=classes, palette=_palette(len(classes))),
         reduce_zero_label=reduce_zero,
+        **share,
     )
     sets = []
     for split in SPLITS:
@@ -400,6 +488,12 @@ def _resolve_image_masks(cfg, root, classes):
         prefix = dict(img_path=images, seg_map_path=masks)
         sets.append(dict(base, data_prefix=prefix, part='all' if val else split))
     _set_datasets(cfg, root, *sets)
-    other = f'{len(names["val"])} for validation' if val else 'a fifth of them held out'
-    says = f'{len(names["train"])} images with masks for training, {other}'
+    used = names['train'] if val else hold_out(names['train'], 'train', fraction)
+    used = _trained(cfg, root, used)
+    seen = {value - reduce_zero for name in used for value in found['train'][name]}
+    remarks += _say_unseen(folders['train'][1], classes, seen)
+    held_out = f'{fraction:g}' if share else 'a fifth'
+    other = f'{len(names["val"])} for validation' if val else f'{held_out} of them held out'
+    part = f'{len(used)} of ' if len(used) < len(names['train']) else ''
+    says = f'{part}{len(names["train"])} images with masks for training, {other}'
     return _summary(root, classes, says) + remarks

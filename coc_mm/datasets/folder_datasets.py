@@ -13,10 +13,14 @@ from coc_mm.utils.images import IMAGE_SUFFIXES, list_images
 __all__ = ['ClassFolders', 'ImageMaskFolders']
 
 MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
+_STEMS = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validation', 'dev', 'eval', 'test', 'testing'),
+}
+_ENDS = ('', '2017', *(mark + end for end in ('set', 'data', 'images') for mark in ('', '_', '-')))
 #: Names of the folders and files of a split, in any case, the preferred first.
 SPLITS = {
-    'train': ('train', 'training', 'train2017'),
-    'val': ('val', 'valid', 'validation', 'val2017', 'test', 'testing', 'test2017'),
+    split: tuple(stem + end for stem in stems for end in _ENDS) for split, stems in _STEMS.items()
 }
 T = TypeVar('T')
 
@@ -49,6 +53,13 @@ def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
     count = min(max(1, round(len(names) * fraction)), len(names) - 1)
     held = set(random.Random(len(names)).sample(range(len(names)), max(0, count)))
     return [name for i, name in enumerate(names) if (i in held) == (part == 'val')]
+
+
+def take(items: list[T], indices: int | Sequence[int] | None) -> list[T]:
+    """Choose those that the ``indices`` of a dataset leave, as mmengine does."""
+    if isinstance(indices, int):
+        return items[:indices] if indices >= 0 else items[indices:]
+    return items if indices is None else [items[i] for i in indices]
 
 
 @DATASETS.register_module()

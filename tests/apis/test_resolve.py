@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from shrunk_configs import CONFIGS
 from tiny_projects import SCOPES, write_project
 
 from coc_mm.apis import resolve
@@ -248,3 +249,14 @@ def test_out_is_one_more_metric(tested):
     options = ('--cfg-options', 'test_evaluator.topk=(1,)')
     first, second = tested('mmpretrain', '--out', 'x.pkl', *options).test_evaluator
     assert (first.topk, second.type) == ((1,), 'DumpResults')
+
+
+@pytest.mark.parametrize(
+    'key', ['data_root', 'ann_file', 'data_prefix.img', 'dataset.metainfo.classes', 'part']
+)
+def test_what_is_found_out_of_own_data_cannot_be_set(key, tmp_path):
+    config = str(CONFIGS / 'detection/retinanet_coc-s-c4_fpn_1xb2-12e_custom.py')
+    options = [f'data_root={tmp_path}', f'train_dataloader.dataset.{key}=x']
+    args = parse_train([config, '--cfg-options', *options])
+    with pytest.raises(UserError, match=r'is found out from the entries at the top: data_root='):
+        resolve_train(load_config(args.config, args.cfg_options), args)

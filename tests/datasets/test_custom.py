@@ -139,6 +139,44 @@ class TestClassFolders:
         assert 'left out' not in report
         assert len(dataset(cfg)) + len(dataset(cfg, 'val_dataloader')) == 7 + 8
 
+    @pytest.mark.parametrize(
+        ('train', 'val', 'other'),
+        [
+            ('Training_Set', 'Test_Set', None),
+            ('training-images', 'dev', 'test'),
+            ('', 'val', 'test'),
+            ('train', 'val2017', 'Testing'),
+        ],
+    )
+    def test_other_spellings(self, tmp_path, train, val, other):
+        for split in (train, val, *([other] if other else [])):
+            make_class_folders(tmp_path / split, ('a', 'b'), per_class=3 if split == train else 2)
+        cfg, report = resolved(FOLDERS, tmp_path)
+        assert cfg.classes == ['a', 'b']
+        assert (len(dataset(cfg)), len(dataset(cfg, 'val_dataloader'))) == (6, 4)
+        assert (f'not used: {other}.' in report) == bool(other)
+
+    def test_unknown_splits_are_no_classes(self, tmp_path):
+        for split in ('learn', 'check'):
+            make_class_folders(tmp_path / split, ('a', 'b'))
+        says = 'check, learn all hold the folders a, b, so they look like splits'
+        refused(says, FOLDERS, tmp_path)
+
+    def test_counts_are_of_what_is_trained(self, tmp_path):
+        make_class_folders(tmp_path, ('a', 'b'), per_class=10)
+        for options, counts, says in (
+            ({'train_dataloader.dataset.indices': 3}, (3, 4), 'nothing to train on of b.'),
+            ({'train_dataloader.dataset.indices': -9}, (9, 4), '9 training images'),
+            ({'val_dataloader.dataset.val_fraction': 0.4}, (12, 8), '0.4 of each class held out'),
+        ):
+            cfg, report = resolved(FOLDERS, tmp_path, **options)
+            assert (len(dataset(cfg)), len(dataset(cfg, 'val_dataloader'))) == counts
+            assert not set(paths(dataset(cfg))) & set(paths(dataset(cfg, 'val_dataloader')))
+            assert f'{counts[0]} training images' in report
+            assert says in report
+        options = {'train_dataloader.dataset.indices': []}
+        refused('indices of train_dataloader.dataset leave no image', FOLDERS, tmp_path, **options)
+
     def test_messages(self, tmp_path):
         make_class_folders(tmp_path / 'one', ('a',))
         says = 'holds 1 folders with images, and a classifier needs'
@@ -212,6 +250,26 @@ class TestCoco:
         assert cfg.model.bbox_head.num_classes == 2
         refused(r'2 of 2 annotations have no segmentation.*retinanet_', COCO, tmp_path)
 
+    @pytest.mark.parametrize('wrap', [lambda x: x, lambda x: [x], lambda x: dict(metrics=[x])])
+    @pytest.mark.parametrize(
+        ('kind', 'keys'),
+        [
+            ('CocoMetric', {'type', 'metric', 'format_only', 'ann_file'}),
+            ('LVISMetric', {'type', 'metric', 'format_only', 'ann_file'}),
+            ('VOCMetric', {'type'}),
+        ],
+    )
+    def test_evaluators(self, tmp_path, wrap, kind, keys):
+        make_coco(tmp_path)
+        metric = dict(type=kind, metric='bbox', ann_file='of/the/base.json', format_only=False)
+        cfg = Config.fromfile(CONFIGS / BOXES)
+        cfg.data_root, cfg.val_evaluator = str(tmp_path), wrap(metric)
+        resolve_custom(cfg)
+        found = cfg.val_evaluator
+        found = found[0] if isinstance(found, list) else found.get('metrics', [found])[0]
+        assert set(found) == keys
+        assert found.get('ann_file', 'val2017').count('val2017') == 1
+
     def test_messages(self, tmp_path):
         refused(r'no COCO annotations for training.*train\.json', COCO, tmp_path)
         make_coco(tmp_path)
@@ -274,6 +332,15 @@ class TestImageMasks:
         cfg, report = resolved(MASKS, tmp_path)
         assert cfg.model.decode_head.num_classes == 7
         assert 'annotations/validation holds 6, which no mask for training has' in report
+
+    def test_masks_of_fewer_classes_and_images(self, tmp_path):
+        make_ade(tmp_path)
+        (tmp_path / 'classes.txt').write_text('sky\nsea\nsand\nsun\nsnow\n')
+        _, report = resolved(MASKS, tmp_path)
+        assert 'nothing to train on of sea, sand, snow.' in report
+        cfg, report = resolved(MASKS, tmp_path, **{'train_dataloader.dataset.indices': 2})
+        assert len(dataset(cfg)) == 2
+        assert '2 of 4 images with masks for training, 4 for validation' in report
 
     def test_unlabelled_zero(self, tmp_path):
         make_ade(tmp_path)
