@@ -1,11 +1,15 @@
 """``tools/train.py``: train a model of mmpretrain, mmdet or mmseg."""
 
+import os
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
-from coc_mm.errors import run_command
+from coc_mm.errors import print_rank0, run_command
 
 __all__ = ['main', 'parse', 'run']
 
@@ -44,7 +48,21 @@ def run(argv: Sequence[str] | None = None) -> None:
     with PreemptionHandler() as signals:
         check_start(config, args.cfg_options or ())
         with session(config):
-            build_runner(config, signals).train()
+            runner = build_runner(config, signals)
+            runner.train()
+            _say_next(runner)
+
+
+def _say_next(runner: Any) -> None:
+    """Print the best score, where it is, and the commands that use it."""
+    info = runner.message_hub.runtime_info
+    if not (checkpoint := info.get('best_ckpt') or info.get('last_ckpt')):
+        return
+    if 'best_score' in info:
+        print_rank0(f'best score: {info["best_score"]:.4g}')
+    paths = Path(runner.work_dir, Path(runner.cfg.filename).name), checkpoint
+    both = ' '.join(shlex.quote(os.path.relpath(path)) for path in paths)
+    print_rank0(f'next: coc test {both}\n      coc infer IMAGE {both}')
 
 
 main = partial(run_command, run)

@@ -1,5 +1,6 @@
 """Flags that change how a training runs, with real runs in this process."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,13 @@ def test_own_data_is_found_trained_tested_and_predicted(tool, projects, tmp_path
     loaders = [f'{name}_dataloader.num_workers=0' for name in ('train', 'val', 'test')]
     flags = ['--work-dir', 'own', '--cfg-options', *options, *short, *loaders]
     assert tool('train')([str(config), *flags]) == 0
-    assert '2 classes (box, disc)' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '2 classes (box, disc)' in out
+    assert re.search(r'^best score: \d', out, re.MULTILINE)
+    # The two commands that are printed at the end.
+    assert tool('test')(re.search('coc test (.*)', out)[1].split()) == 0
+    named = re.search('coc infer IMAGE (.*)', out)[1].split()
+    assert tool('infer')([str(next(data.rglob('*.png'))), *named]) == 0
     checkpoint = 'own/epoch_1.pth'
     assert tool('test')([str(config), checkpoint, *flags]) == 0
     image = next(data.rglob('*.png'))
