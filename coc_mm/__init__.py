@@ -31,6 +31,15 @@ def _read_safetensors(module):
     )
 
 
+def _fetch_by_name(module):
+    def load_from_coc_mm(filename, map_location=None):
+        from coc_mm.apis.published import load_by_name
+
+        return load_by_name(filename, map_location)
+
+    module.CheckpointLoader.register_scheme('coc_mm://', load_from_coc_mm, force=True)
+
+
 def _rename_official_weights(module):
     # Imported when weights are loaded: coc_mm.checkpoints needs the backbone.
     def rename(state_dict, prefix, metadata):
@@ -54,6 +63,7 @@ def _load_pretrained_safely(module):
 
 compat.install()
 on_import('mmengine.runner.checkpoint', _read_safetensors)
+on_import('mmengine.runner.checkpoint', _fetch_by_name)
 on_import('mmengine.infer.infer', _register_model_zoo)
 on_import('mmpretrain.apis.model', _register_model_zoo)
 on_import('mmengine.model.weight_init', _load_pretrained_safely)

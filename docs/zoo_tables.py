@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from coc_mm.apis.model_zoo import SCOPES, entries
+from coc_mm.apis.model_zoo import SCOPES, entries, find_models
 
+_PUBLISHED = '<!-- published: python docs/zoo_tables.py -->', '<!-- end of published -->'
 _MARKS = '<!-- tables: python docs/zoo_tables.py -->', '<!-- end of tables -->'
 _KINDS = ('paper', 'released', 'converted', 'reproduced')
 
@@ -31,11 +32,26 @@ def _table(task: str) -> str:
     return f'### {task.capitalize()}\n\nFigures: {" / ".join(metrics)}.\n\n{lines}'
 
 
+def _published() -> str:
+    """Tabulate what can be fetched by name."""
+    head = ['model', 'source', 'figure', 'denominator', 'layout', 'file']
+    rows = [head, ['---'] * len(head)]
+    points = 'projects/point_cloud/metafile.yml'
+    for entry in find_models(['all'], [str(Path(__file__).parents[1] / points)]):
+        for name, x in entry.sources.items():
+            used = x.get('Denominator') or ('' if x['Layout'] == 'pointcloud' else 'count')
+            file = f'[{x["File"]}]({x["Address"]})'
+            rows.append([entry.name, name, str(x['Figure']), used, x['Layout'], file])
+    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+
+
 def update_page(text: str) -> str:
     """Put fresh tables, one per family, between the marks of ``docs/model_zoo.md``."""
-    before, rest = text.split(_MARKS[0])
     tables = '\n\n'.join(_table(task) for task in SCOPES)
-    return f'{before}{_MARKS[0]}\n\n{tables}\n\n{_MARKS[1]}{rest.split(_MARKS[1])[1]}'
+    for (begin, end), new in ((_PUBLISHED, _published()), (_MARKS, tables)):
+        before, rest = text.split(begin)
+        text = f'{before}{begin}\n\n{new}\n\n{end}{rest.split(end)[1]}'
+    return text
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,11 @@ class ModelEntry(dict):
         return SCOPES[self.task]
 
     @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """What is published, by the name of the source; see the heads of the metafiles."""
+        return self.get('Sources') or {}
+
+    @property
     def weights(self) -> str | None:
         """Published weights, or ``checkpoints/NAME.pth`` where that exists, else None."""
         local = Path('checkpoints') / f'{self.name}.pth'
@@ -59,13 +65,29 @@ class ModelEntry(dict):
 @functools.cache
 def entries() -> dict[str, ModelEntry]:
     """Read the metafiles; entries by name, in the order of the files."""
-    root = zoo_root()
-    index = yaml.safe_load((root / 'model-index.yml').read_text())
+    return _read(yaml.safe_load((zoo_root() / 'model-index.yml').read_text())['Import'])
+
+
+def _read(metafiles: Iterable[str]) -> dict[str, ModelEntry]:
+    texts = [(zoo_root() / path).read_text() for path in metafiles]
+    models = [model for text in texts for model in yaml.safe_load(text)['Models']]
+    return {model['Name']: ModelEntry(model) for model in models}
+
+
+def find_models(patterns: Iterable[str], metafiles: Iterable[str] = ()) -> list[ModelEntry]:
+    """Find the models that weights are published for, by name, with ``*`` and ``?``, or 'all'.
+
+    ``metafiles`` are more of them, relative to the root, passed over where they are missing.
+    """
+    known = entries() | _read(path for path in metafiles if (zoo_root() / path).is_file())
     found = {}
-    for path in index['Import']:
-        for model in yaml.safe_load((root / path).read_text())['Models']:
-            found[model['Name']] = ModelEntry(model)
-    return found
+    for pattern in patterns:
+        wanted = '*' if pattern == 'all' else pattern.lower()
+        names = [name for name in known if fnmatch.fnmatchcase(name.lower(), wanted)]
+        if not names:
+            find_entry(pattern)  # tells names that come close
+        found.update({name: known[name] for name in names if known[name].sources})
+    return list(found.values())
 
 
 def list_models(pattern: str | None = None, task: str | None = None) -> list[str]:
@@ -100,18 +122,11 @@ def find_entry(name: str) -> ModelEntry:
     return entry
 
 
-def find_weights(name: str) -> str:
-    """Find the weights of a model: what ``pretrained=True`` takes."""
+def find_weights(name: str, source: str | None = None) -> str:
+    """Find the weights of a model: what ``pretrained=True`` takes, or those of a source."""
     entry = find_entry(name)
-    if entry.weights is None:
-        raise UserError(
-            f'no weights of {entry.name} are hosted. Get the official file from '
-            'https://github.com/ma-xu/Context-Cluster and run\n'
-            'python tools/model_converters/official_to_coc_mm.py FILE '
-            f'checkpoints/{entry.name}.pth\n'
-            'then pretrained=True finds it there, and pretrained=PATH anywhere else.'
-        )
-    return entry.weights
+    fetched = f'coc_mm://{entry.name}/{source or ""}'  # see coc_mm.apis.published
+    return fetched if source or entry.weights is None else entry.weights
 
 
 def config_of(name: str) -> 'Config':
@@ -130,7 +145,9 @@ def get_model(
     Args:
         name (str): One of :func:`list_models`.
         pretrained (bool | str): Path or URL of a checkpoint of this model, official,
-            converted or trained; True for ``checkpoints/NAME.pth``; False for random weights.
+            converted or trained; True for ``checkpoints/NAME.pth``, which published weights are
+            fetched to where it is missing; a source of them, e.g. 'openmixup'; False for random
+            weights.
         device (str | torch.device): See :func:`coc_mm.apis.infer.load_model`.
         **overrides: Entries of the model's config, e.g. ``backbone=dict(backend='matmul')``.
 
@@ -150,7 +167,9 @@ def get_model(
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)
-    path = find_weights(name) if pretrained is True else pretrained and os.fspath(pretrained)
+    path = pretrained and os.fspath(pretrained) if pretrained is not True else None
+    if pretrained is True or path in entry.sources:
+        path = find_weights(name, path)
     config = config_of(name)
     config.merge_from_dict({'model': overrides})
     return load_model(config, path or None, device, keep=overrides.get('backbone', ()))
@@ -166,11 +185,14 @@ def register_model_zoo(module: ModuleType) -> None:
     if module.__name__ == 'mmengine.infer.infer':
         add_model_names(module, _find, lambda scope: [entry.name for entry in _own(scope)])
         return
-    root = zoo_root()
-    if not {x.name.lower() for x in _own('mmpretrain')} & module.ModelHub._models_dict.keys():
+    root, own = zoo_root(), _own('mmpretrain')
+    if not {x.name.lower() for x in own} & module.ModelHub._models_dict.keys():
         module.ModelHub.register_model_index(
             root / 'configs' / 'classification' / 'metafile.yml', config_prefix=root
         )
+    for entry in own:
+        if entry.sources:  # fetched when they are asked for
+            module.ModelHub._models_dict[entry.name.lower()].weights = f'coc_mm://{entry.name}'
 
 
 def _own(scope: str | None) -> list[ModelEntry]:
@@ -182,7 +204,8 @@ def _find(scope: str | None, name: str) -> tuple | None:
     entry = next((x for x in _own(scope) if x.name.lower() == name.lower()), None)
     if entry is None:
         return None
-    config, weights = config_of(entry.name), entry.weights
+    config = config_of(entry.name)
+    weights = find_weights(entry.name) if entry.sources else entry.weights
     if weights is not None:
         from coc_mm.checkpoints.load import apply_record, load_checkpoint_safely
 

@@ -26,6 +26,7 @@ COMMANDS = {
     'complexity': 'analysis_tools/model_complexity.py',
     'prepare': 'dataset_converters/prepare.py',
     'convert': 'model_converters/official_to_coc_mm.py',
+    'download': 'model_converters/download.py',
     'publish': 'model_converters/publish.py',
     'models': 'models.py',
     'tool': 'tool.py',

@@ -21,11 +21,12 @@ __all__ = ['download', 'verify_checksum']
 _CHUNK = 1 << 20
 # Other answers of 4xx will not get better by asking again.
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+_ADVICE = 'Name a mirror with --url, or a folder that holds the file with --archives.'
 _HINTS = {401: 'it asks for a login', 403: 'it refuses access', 404: 'no such file'}
 
 
 def verify_checksum(path: Path, checksum: str | None) -> None:
-    """Compare a file with its published checksum, ``'md5:...'`` or ``'sha1:...'``, if any."""
+    """Compare a file with its published checksum, ``'md5:...'``, ``'sha1:...'``, if any."""
     if checksum is None:
         return
     kind, expected = checksum.split(':')
@@ -47,6 +48,7 @@ def download(
     tries: int = 6,
     pause: float = 0.5,
     timeout: float = 30,
+    advice: str = _ADVICE,
 ) -> None:
     """Download a file, going on where an earlier attempt or run stopped.
 
@@ -60,10 +62,11 @@ def download(
         tries (int): Attempts in a row that bring nothing new before giving up.
         pause (float): Seconds before the second attempt, doubling, at most 32 times that.
         timeout (float): Seconds that the server may be silent.
+        advice (str): The way out, at the end of messages.
     """
     if not url.startswith(('http://', 'https://')):
         raise DownloadError(f'{url}: only http:// and https:// can be downloaded.')
-    file = _PartialFile(url, path, on_bytes, stop or threading.Event(), timeout)
+    file = _PartialFile(url, path, on_bytes, stop or threading.Event(), timeout, advice)
     for last in (False, True):
         resumed = file.fetch(tries, pause)
         try:
@@ -81,7 +84,8 @@ def download(
 class _PartialFile:
     """What has arrived of a file, and a note of its URL and edition beside it."""
 
-    def __init__(self, url, path, on_bytes, stop, timeout) -> None:
+    def __init__(self, url, path, on_bytes, stop, timeout, advice) -> None:
+        self.advice = advice
         self.url, self.on_bytes, self.stop, self.timeout = url, on_bytes, stop, timeout
         self.path = path.with_name(path.name + '.part')
         self.note = path.with_name(path.name + '.part.json')
@@ -123,7 +127,7 @@ class _PartialFile:
             if needs > free:
                 raise DownloadError(
                     f'{self.path.name} needs {needs / 1e9:.2f} GB more, {self.path.parent} has '
-                    f'{free / 1e9:.2f} GB free; make room, or name another disk with --archives.'
+                    f'{free / 1e9:.2f} GB free; make room. {self.advice}'
                 )
             self.on_bytes(done, total)
             with self.path.open('ab') as file:
@@ -143,8 +147,7 @@ class _PartialFile:
         if headers.get_content_type() == 'text/html' or start.startswith((b'<!doctype', b'<html')):
             raise DownloadError(
                 f'{self.url} answered with a web page instead of the file, probably a login or a '
-                'notice.\nGet the file with a browser, put it into a folder and name that with '
-                '--archives.'
+                f'notice.\n{self.advice}'
             )
         etag = headers.get('ETag', 'W/')  # If-Range takes strong tags only
         edition = headers.get('Last-Modified') if etag.startswith('W/') else etag
@@ -169,7 +172,7 @@ class _PartialFile:
                 elif error.code not in _TEMPORARY:
                     raise DownloadError(
                         f'{self.url}: HTTP {error.code}, {_HINTS.get(error.code, error.reason)}.\n'
-                        'Name a mirror with --url, or a folder that holds the file with --archives.'
+                        f'{self.advice}'
                     ) from error
                 problem = error
             except (OSError, http.client.HTTPException) as error:
@@ -187,8 +190,7 @@ class _PartialFile:
                 reason = getattr(problem, 'reason', None) or problem or type(problem).__name__
                 raise DownloadError(
                     f'{self.url}: gave up after {failures} attempts in a row that brought nothing '
-                    f'new ({reason}).\nWhat has arrived is kept: run again to go on, name a mirror '
-                    'with --url, or get the file otherwise and name its folder with --archives.'
+                    f'new ({reason}).\nWhat has arrived is kept: run again to go on. {self.advice}'
                 ) from problem
             if self.stop.wait(pause * 2 ** min(failures, 5)):
                 raise DownloadError(f'{self.url}: stopped; run again to go on.')

@@ -8,9 +8,8 @@ Published:  box AP 38.6, AP50 61.1, AP75 41.5;
             mask AP 36.1, AP50 58.2, AP75 38.0 (paper)
 Reproduced:
 
-The paper's number is of weights with the older denominator, as is its converted checkpoint:
-test that with --cfg-options model.backbone.denominator=count. Training anew uses the
-corrected one, 'similarity'.
+The paper's number is of weights with the older denominator, 'count', which the published file
+brings with it. Training anew uses the corrected one, 'similarity', or that of its starting weights.
 """
 
 _base_ = './mask-rcnn_coc-s-c4_fpn_1x_coco.py'

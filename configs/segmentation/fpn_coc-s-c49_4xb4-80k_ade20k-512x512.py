@@ -7,9 +7,8 @@ Parameters: 18.4 M
 Published:  mIoU 36.3 (paper)
 Reproduced:
 
-The paper's number is of weights with the older denominator, as is its converted checkpoint:
-test that with --cfg-options model.backbone.denominator=count. Training anew uses the
-corrected one, 'similarity'.
+The paper's number is of weights with the older denominator, 'count', which the published file
+brings with it. Training anew uses the corrected one, 'similarity', or that of its starting weights.
 """
 
 _base_ = './fpn_coc-s-c4_4xb4-80k_ade20k-512x512.py'

@@ -7,11 +7,10 @@ Parameters: 18.4 M
 Published:  mIoU 36.6 (paper)
 Reproduced:
 
-The paper's number is of weights with the older denominator, as is its converted checkpoint:
-test that with --cfg-options model.backbone.denominator=count. Training anew uses the
-corrected one, 'similarity'.
-Starts from checkpoints/coc-small_8xb128_in1k.pth, converted by
-tools/model_converters/official_to_coc_mm.py or trained here; another file:
+The paper's number is of weights with the older denominator, 'count', which the published file
+brings with it. Training anew uses the corrected one, 'similarity', or that of its starting weights.
+Starts from checkpoints/coc-small_8xb128_in1k.pth, fetched by
+tools/model_converters/download.py or trained here; another file:
 --cfg-options model.backbone.init_cfg.checkpoint=FILE
 """
 

@@ -100,7 +100,7 @@ except ValueError as error:
 else:
     raise AssertionError('a segmentor was taken for a detector')
 from mmseg.apis import MMSegInferencer
-model = MMSegInferencer('fpn_coc-s-c4_4xb4-80k_ade20k-512x512', device='cpu').model
+model = MMSegInferencer('upernet_coc-s-c4_4xb4-80k_ade20k-512x512', device='cpu').model
 assert type(model.backbone).__name__ == 'ContextCluster'
 print('all found')
 """
