@@ -122,7 +122,7 @@ def _explain_missing_file(error: OSError, text: str) -> str:
     place = '' if os.path.isabs(path) else f' (looked for in {os.getcwd()})'
     return (
         f'{path} does not exist{place}.\nIf this is a dataset: put it there, or point the config '
-        'elsewhere, e.g. --cfg-options train_dataloader.dataset.data_root=FOLDER; docs/data.md '
+        'elsewhere, e.g. --cfg-options data_root=FOLDER; docs/data.md '
         'says which data each of our configs expects and how to get it.'
     )
 

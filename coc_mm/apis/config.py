@@ -172,10 +172,28 @@ def merge_options(config: Config, options: dict | None) -> None:
                 f'--cfg-options {key}: the config has no entry {top!r} and nothing reads one; '
                 f'{hint}'
             )
+        if key == 'data_root' and isinstance(value, str) and config.get('custom_data') is None:
+            _move_data(config, str(config.get('data_root')), value)
         try:
             _override(config, key.split('.'), value, '')
         except ValueError as error:
             raise UserError(f'--cfg-options {key}: {error}') from None
+
+
+def _move_data(node: Any, old: str, new: str) -> Any:
+    """Replace the folder of a config's data where loaders and evaluators name it, in place."""
+    if isinstance(node, Config):
+        for key in node:
+            if re.fullmatch(r'(train|val|test)_(dataloader|evaluator)', key):
+                node[key] = _move_data(node[key], old, new)
+    elif isinstance(node, dict):
+        node.update({key: _move_data(value, old, new) for key, value in node.items()})
+    elif isinstance(node, (list, tuple)):
+        return type(node)(_move_data(value, old, new) for value in node)
+    elif isinstance(node, str) and (node == old or node.startswith(old.rstrip('/') + '/')):
+        rest = node[len(old) :].lstrip('/')
+        return os.path.join(new, rest) if rest else new
+    return node
 
 
 def _override(node: Any, steps: Sequence[str], value: Any, name: str) -> Any:

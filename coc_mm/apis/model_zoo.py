@@ -167,12 +167,12 @@ def get_model(
 
     entry = find_entry(name)
     check_scope(entry.scope, entry.config)
-    path = pretrained and os.fspath(pretrained) if pretrained is not True else None
+    path = os.fspath(pretrained) if pretrained and pretrained is not True else None
     if pretrained is True or path in entry.sources:
         path = find_weights(name, path)
     config = config_of(name)
     config.merge_from_dict({'model': overrides})
-    return load_model(config, path or None, device, keep=overrides.get('backbone', ()))
+    return load_model(config, path, device, keep=overrides.get('backbone', ()))
 
 
 def register_model_zoo(module: ModuleType) -> None:

@@ -90,8 +90,6 @@ _IMAGENET = Recipe(
     ),
     where='register at https://image-net.org/download-images (ILSVRC2012: training images for '
     'tasks 1 and 2, validation images, development kit of tasks 1 and 2)',
-    configs='--cfg-options train_dataloader.dataset.data_root=ROOT '
-    'val_dataloader.dataset.data_root=ROOT test_dataloader.dataset.data_root=ROOT',
 )
 
 
@@ -118,7 +116,6 @@ _COCO = Recipe(
     root='data/coco',
     parts=tuple(_coco_part(*row) for row in _COCO_ZIPS),
     where='it can be downloaded from https://cocodataset.org/#download',
-    configs='--cfg-options data_root=ROOT/ (with the slash) and its copies',
 )
 
 _ADE = 'ADEChallengeData2016'
@@ -141,7 +138,7 @@ _ADE20K = Recipe(
         ),
     ),
     where='it can be downloaded from http://sceneparsing.csail.mit.edu',
-    configs=f'--cfg-options train_dataloader.dataset.data_root=ROOT/{_ADE} and its copies',
+    configs=f'--cfg-options data_root=ROOT/{_ADE}',
 )
 
 _SPLIT = 'h5_files/main_split'
@@ -162,7 +159,7 @@ _SCANOBJECTNN = Recipe(
     ),
     where='agree to the terms of use at https://hkust-vgd.github.io/scanobjectnn/, which gives '
     'the link to h5_files.zip',
-    configs='--cfg-options train_dataloader.dataset.data_root=ROOT/h5_files and its copies',
+    configs='--cfg-options data_root=ROOT/h5_files',
 )
 
 #: Data sets by their name on the command line.

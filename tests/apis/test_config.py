@@ -1,14 +1,16 @@
 """Configs of others: they are programs, and what is wrong with one is said in a sentence."""
 
 import json
+from pathlib import Path
 
 import pytest
 from crowded import run_crowded
 
-from coc_mm.apis.config import load_config
+from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.model_zoo import config_of, find_entry
 from coc_mm.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 ENDS = "default_scope = 'mmpretrain'\n"
 
 WRONG = {
@@ -90,3 +92,22 @@ def test_json_sizes_and_colors_are_tuples(tmp_path):
     assert config.p[1].scales == [(1, 2), (3, 4)]
     assert config.metainfo.palette == [(1, 2, 3), (4, 5, 6)]
     assert config.neck == content['neck']
+
+
+@pytest.mark.parametrize(
+    ('name', 'inside'),
+    [
+        ('coc-tiny_8xb128_in1k', ()),
+        ('mask-rcnn_coc-s-c4_fpn_1x_coco', ('annotations/instances_val2017.json',)),
+        ('fpn_coc-s-c4_4xb4-80k_ade20k-512x512', ()),
+        ('projects/point_cloud/configs/pointmlp-coc_1xb32-250e_scanobjectnn.py', ()),
+    ],
+)
+def test_one_option_moves_the_data_of_every_loader_and_evaluator(name, inside):
+    config = load_config(str(ROOT / name) if name.endswith('.py') else name)
+    merge_options(config, {'data_root': '/d'})
+    for split in ('train', 'val', 'test'):
+        assert config[f'{split}_dataloader'].dataset.data_root == '/d'
+    for path in inside:
+        assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == f'/d/{path}'
+    assert 'data/' not in str(config.get('test_evaluator'))

@@ -42,7 +42,8 @@ def test_figures_stand_apart():
 
 def test_listing():
     tiny = ['coc-tiny-plain_8xb128_in1k', 'coc-tiny2_8xb128_in1k', 'coc-tiny_8xb128_in1k']
-    assert list_models('coc-tiny') == list_models('COC-tiny*in1k') == tiny
+    assert list_models('coc-tiny*128_in') == list_models('COC-tiny*128_in1k') == tiny
+    assert len(list_models('coc-tiny')) == 6
     assert list_models('nothing') == []
     assert len(list_models()) == sum(len(list_models(task=family)) for family in FAMILIES)
     with pytest.raises(ValueError, match='unknown task'):

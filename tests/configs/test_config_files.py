@@ -162,8 +162,8 @@ COUNTERPARTS = {
     'datasets/ade20k_512x512': (
         mmseg,
         'datasets/ade20k',
-        # reduce_zero_label is left to the dataset; ResizeToMultiple.
-        'train_pipeline.1 train_dataloader.dataset.pipeline.1 test_pipeline '
+        # reduce_zero_label is left to the dataset; ResizeToMultiple, also of augmentation.
+        'tta_pipeline train_pipeline.1 train_dataloader.dataset.pipeline.1 test_pipeline '
         'val_dataloader.dataset.pipeline test_dataloader.dataset.pipeline',
     ),
     'models/coc_cls': (

@@ -216,6 +216,23 @@ def test_ade20k_pipeline(tiny_data):
         assert result['img'].shape == (height, expected, 3), width
 
 
+def test_ade20k_test_time_augmentation_is_the_originals():
+    _, augment = read(SEGMENTATION).tta_pipeline
+    scales, (align,), flips = augment.transforms[:3]
+    found = []
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        for scale in scales:
+            result = dict(img=torch.zeros(375, 500, 3).byte().numpy())
+            for step in (scale, align):
+                result = TRANSFORMS.build(step)(result)
+            found.append(result['img'].shape[:2])
+    assert found == [
+        *((256, 352), (384, 512), (512, 704), (640, 864), (768, 1024)),
+        (896, 1216),
+    ]
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+
+
 @pytest.mark.parametrize('name', [DETECTION, SEGMENTATION])
 def test_training_anew_uses_the_corrected_denominator(name):
     model = build_model(read(name))

@@ -11,6 +11,8 @@ What mmpretrain's transforms do otherwise than timm's, each by the nearest setti
 - Random erasing, ``pixel`` mode: timm writes noise of N(0, 1) into the normalised image;
   here it is N(mean, std) into the image of bytes, so cut to 0-255, and one attempt at a
   rectangle, clipped to the image, where timm makes ten that must fit.
+- timm erases after mixing two images, on the normalised batch; here each image is erased before.
+- timm drops the last, incomplete batch of an epoch (1251 steps); here the sampler fills it (1252).
 - Images are decoded by OpenCV (which turns them as EXIF says) where timm has Pillow.
 """
 
