@@ -43,6 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add('--host', default='127.0.0.1', help='address to listen on; default: 127.0.0.1')
     add('--port', type=int, help='default: the first free one from 7860')
     add('--share', action='store_true', help='open a public tunnel through the servers of gradio')
+    add('--api', action='store_true', help='offer predict to gradio_client')
     add('--device', default='cpu', help='cpu, cuda, cuda:1; default: cpu')
     add('--max-mb', type=float, default=20, help='of a file, in MB; default: 20')
     add('--max-megapixels', type=float, default=50, help='of an image; default: 50')
@@ -114,7 +115,8 @@ def serve(args: argparse.Namespace, wait: bool = True):
     limits = Limits(args.max_megapixels, args.max_side, args.time_limit)
     engine = Engine(sources, limits, args.device, args.max_models, workers=args.workers)
     examples = write_examples(folder / 'examples')
-    page = build_page(engine, examples, folder / 'pictures', args.workers, round(args.keep))
+    pictures, keep = folder / 'pictures', round(args.keep)
+    page = build_page(engine, examples, pictures, args.workers, keep, args.api)
     page.queue(max_size=args.queue, default_concurrency_limit=args.workers, api_open=False)
     allowlist = Middleware(AllowlistMiddleware, page, folder, args.max_mb)
     try:

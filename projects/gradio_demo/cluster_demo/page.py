@@ -12,6 +12,7 @@ from coc_mm.errors import UserError
 
 from .engine import GONE, Choice, Engine
 from .session import Session
+from .uploads import read_upload
 from .view import MARKS
 
 __all__ = ['CSS', 'THEME', 'build_page']
@@ -316,7 +317,12 @@ def _close(session: Session | None) -> None:
 
 
 def build_page(
-    engine: Engine, examples: Sequence[Path], folder: Path, workers: int = 2, keep: int = 1800
+    engine: Engine,
+    examples: Sequence[Path],
+    folder: Path,
+    workers: int = 2,
+    keep: int = 1800,
+    api: bool = False,
 ) -> gr.Blocks:
     """Lay the page out and connect it.
 
@@ -326,6 +332,7 @@ def build_page(
         folder: For pictures, inside gradio's own temporary folder.
         workers: Requests that are worked on at a time.
         keep: Seconds until an idle visitor is forgotten, and until files are deleted.
+        api: Offer ``predict`` to ``gradio_client``.
     """
     with gr.Blocks(
         title='Context clusters', analytics_enabled=False, delete_cache=(60, keep), fill_width=True
@@ -341,8 +348,40 @@ def build_page(
             with gr.Column(scale=7, min_width=320), gr.Row():
                 panels = [_panel(engine.labels, side, side == 'a') for side in 'ab']
         _connect(do, shared, panels, workers)
+        if api:
+            _offer_predict(engine, workers)
         page.unload(do.leave)
     return page
+
+
+def _offer_predict(engine: Engine, workers: int) -> None:
+    """``client.predict(handle_file(PATH), MODEL, api_name='/predict')`` gives the findings."""
+
+    def predict(image, model):
+        try:
+            if not image:
+                raise UserError('No image was given.')
+            token = engine.keep(read_upload(image['path'], engine.limits)[0])
+            try:
+                result = engine.run(token, model)
+            finally:
+                engine.forget(token)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        found = result.inspection.findings
+        rows = [dict(label=name, score=round(float(score), 6)) for name, score in found]
+        return dict(model=model, task=result.task, predictions=rows)
+
+    labels = engine.labels
+    gr.Button(visible=False).click(
+        predict,
+        [gr.Image(visible=False), gr.Dropdown(labels, value=labels[0], visible=False)],
+        gr.JSON(visible=False),
+        api_name='predict',
+        preprocess=False,
+        concurrency_limit=workers,
+        concurrency_id='models',
+    )
 
 
 def _connect(do: _Page, shared: SimpleNamespace, panels: list, workers: int) -> None:

@@ -68,7 +68,7 @@ def server(checkpoints, tmp_path_factory):
     from demo_client import Server
 
     arguments = ['--checkpoints', checkpoints, '--max-mb', '1', '--max-megapixels', '2']
-    arguments += ['--models', 'coc-tiny-plain_8xb128_in1k', '--time-limit', '600']
+    arguments += ['--models', 'coc-tiny-plain_8xb128_in1k', '--time-limit', '600', '--api']
     running = Server(tmp_path_factory.mktemp('server'), arguments)
     yield running
     running.stop()

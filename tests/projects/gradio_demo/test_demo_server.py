@@ -130,6 +130,30 @@ def test_only_files_inside_can_be_named(tmp_path):
         assert refused.value.status == 403
 
 
+def test_predict_for_programs(server, sources, tmp_path):
+    """What --api offers to gradio_client; without it nothing is."""
+    from cluster_demo.engine import Engine
+    from cluster_demo.page import build_page
+    from gradio_client import Client, exceptions, handle_file
+
+    (tmp_path / 'a.png').write_bytes(encode(1))
+    (tmp_path / 'b.png').write_text('no image')
+    client = Client(server.url, verbose=False)
+    (parameters,) = (
+        x['parameters'] for x in client.view_api(return_format='dict')['named_endpoints'].values()
+    )
+    for label in parameters[1]['type']['enum'][:3]:
+        found = client.predict(handle_file(tmp_path / 'a.png'), label, api_name='/predict')
+        assert found['model'] == label
+        assert all(0 <= row['score'] <= 1 for row in found['predictions'])
+    with pytest.raises(exceptions.AppError, match='not an image'):
+        client.predict(handle_file(tmp_path / 'b.png'), api_name='/predict')
+    with pytest.raises(httpx.HTTPStatusError):
+        client.predict(handle_file(tmp_path / 'a.png'), 'none', api_name='/predict')
+    closed = build_page(Engine(list(sources.values())), [tmp_path / 'a.png'], tmp_path)
+    assert closed.get_api_info()['named_endpoints'] == {}
+
+
 def test_nothing_is_left_when_it_stops(server):
     """Runs last: it ends the server."""
     assert any((server.folder / 'examples').iterdir())
