@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from coc_mm.errors import UserError
+from coc_mm.utils.images import read_image, to_picture
 from coc_mm.visualization import fit
 
 __all__ = ['Limits', 'read_upload']
@@ -47,23 +48,15 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def _as_rgb(image: Image.Image) -> np.ndarray:
-    """Upright, on white where it is transparent, 16 bits scaled to 8."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(('I', 'F')):
-        values = np.asarray(image, dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise UserError('The image holds pixels that are NaN or infinite; it shows nothing.')
-        span = float(np.ptp(values))
-        gray = (values - values.min()) * (255 / span) if span else np.zeros_like(values)
-        return np.repeat(np.rint(gray).astype(np.uint8)[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.array(image.convert('RGB'))
+    """A picture of values of 32 bits, which no loader reads as one: scaled to 8."""
+    values = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise UserError('The image holds pixels that are NaN or infinite; it shows nothing.')
+    return to_picture(values)
 
 
 def read_upload(path: str | Path, limits: Limits | None = None) -> tuple[np.ndarray, str]:
-    """Decode an image file, whatever its name says."""
+    """Decode an image file, whatever its name says, as training and inference do."""
     path, limits = Path(path), limits or Limits()
     try:
         if path.stat().st_size == 0:
@@ -72,7 +65,9 @@ def read_upload(path: str | Path, limits: Limits | None = None) -> tuple[np.ndar
             warnings.simplefilter('ignore')  # Pillow's own, lower limit
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(*image.size, limits)  # before anything is decoded
-                pixels = _as_rgb(image)
+                image.load()
+                deep = image.mode in ('I', 'F')
+                pixels = _as_rgb(image) if deep else to_picture(read_image(path)['img'])
     except UnidentifiedImageError:
         formats = ', '.join(_FORMATS)
         raise UserError(f'The file is not an image that can be read; {formats} are.') from None

@@ -41,14 +41,17 @@ def test_modes_become_rgb(tmp_path):
     deep = np.linspace(0, 60000, 600).reshape(20, 30).astype(np.uint16)
     Image.fromarray(deep).save(path)
     pixels, _ = read_upload(path)
-    assert pixels[0, 0, 0] == 0
-    assert pixels[-1, -1, 0] == 255
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 60000 // 256)  # as training reads it
+    Image.fromarray(deep / np.float32(7)).save(path := tmp_path / 'x.tif')
+    pixels, _ = read_upload(path)
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+    path = tmp_path / 'x.png'
     clear = np.zeros((20, 30, 4), np.uint8)
     clear[:, :15] = (1, 2, 3, 255)
     Image.fromarray(clear).save(path)
     pixels, _ = read_upload(path)
     assert tuple(pixels[0, 0]) == (1, 2, 3)
-    assert tuple(pixels[0, 29]) == (255, 255, 255)
+    assert tuple(pixels[0, 29]) == (0, 0, 0)  # transparency is dropped, as in training
 
 
 def test_turned_upright(tmp_path):
