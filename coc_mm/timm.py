@@ -1,8 +1,8 @@
 """``import coc_mm.timm`` gives timm every architecture: ``timm.create_model('coc_tiny')``.
 
 Weights have the names of mmpretrain's classifiers (``backbone.*``, ``head.fc.*``), so that files of
-either go into the other. ``pretrained`` is True (what ``coc_mm.apis.get_model`` would take) or a
-path or URL of a checkpoint, official ones included.
+either go into the other. ``pretrained`` is what ``coc_mm.apis.get_model`` takes: True, a source of
+published weights, or a path or URL of a checkpoint, official ones included.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coc_mm.apis.model_zoo import find_weights
+from coc_mm.apis.model_zoo import find_entry, find_weights
 from coc_mm.checkpoints.load import load_checkpoint_safely, state_dict_of
 from coc_mm.errors import CheckpointError
 from coc_mm.models import ContextCluster
@@ -168,7 +168,9 @@ def _read(path: str, in_chans: int) -> tuple[dict[str, torch.Tensor], dict[str, 
 def _create(arch: str, pretrained: Any, overlay: dict | None, kwargs: dict[str, Any]) -> Any:
     if pretrained and not overlay:
         zoo_name = f'coc-{arch.replace("_", "-")}_8xb128_in1k'
-        path = find_weights(zoo_name) if pretrained is True else os.fspath(pretrained)
+        path = None if pretrained is True else os.fspath(pretrained)
+        if path is None or path in find_entry(zoo_name).sources:
+            path = find_weights(zoo_name, path)
         weights, record = _read(path, kwargs.get('in_chans', 3))
         kwargs['backbone'] = {**record, **(kwargs.get('backbone') or {})}
         overlay = dict(state_dict=weights)

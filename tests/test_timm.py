@@ -1,9 +1,11 @@
 """The models in timm, and in segmentation_models_pytorch through it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from coc_mm.errors import CheckpointError, UserError
+from coc_mm.errors import CheckpointError
 from coc_mm.models import ContextCluster
 
 timm = pytest.importorskip('timm', reason='coc_mm.timm needs timm: pip install timm')
@@ -115,12 +117,17 @@ def test_weights_from_a_file(checkpoint, image):
 def test_weights_by_name(checkpoint, image, tmp_path, monkeypatch):
     model, _ = checkpoint
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match='no weights of coc-tiny_8xb128_in1k'):
-        timm.create_model('coc_tiny', pretrained=True)
     (tmp_path / 'checkpoints').mkdir()
     (tmp_path / 'five.pth').rename('checkpoints/coc-tiny_8xb128_in1k.pth')
     again = timm.create_model('coc_tiny', pretrained=True).eval()
     assert torch.equal(again(image), model(image))
+    asked = []
+    monkeypatch.setattr(coc, 'load_checkpoint_safely', asked.append)
+    for source in (True, 'openmixup'):  # where nothing is there, what is published is fetched
+        Path('checkpoints/coc-tiny_8xb128_in1k.pth').unlink(missing_ok=True)
+        with pytest.raises(AttributeError):
+            timm.create_model('coc_tiny', pretrained=source)
+    assert asked == [f'coc_mm://coc-tiny_8xb128_in1k/{x}' for x in ('', 'openmixup')]
 
 
 def test_the_mixer_of_the_weights_is_kept(tmp_path):
