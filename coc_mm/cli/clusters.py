@@ -35,6 +35,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add('--alpha', type=share, default=0.55, help='0: the image, 1: flat colors; default: 0.55')
     add('--centers', '--centres', action='store_true', help='mark the centers, too')
     add('--size', type=between(32, 4096), help="longer side of the network's input, in pixels")
+    view = 'as the official script: the whole image squashed to 224 x 224 for the network'
+    add('--official-view', action='store_true', help=view)
     height = between(32, 2048)
     add('--height', type=height, default=256, help='of pictures on a sheet; default: 256')
     add('--out-dir', help='where pictures go; default: ./work_dirs/CONFIG_NAME/clusters')
@@ -44,6 +46,10 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     args = parser.parse_args(argv)
     if args.all and not (args.block is None and args.head is None):
         parser.error('argument --all: leave out --block and --head, or --all')
+    if args.official_view:
+        if args.size is not None:
+            parser.error('argument --official-view: leave out --size')
+        args.size = (224, 224)
     if args.block is None and not args.all:
         args.block = -1
     return args

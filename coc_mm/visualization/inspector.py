@@ -64,12 +64,16 @@ class ClusterInspector:
         model: Of mmpretrain, mmdet or mmseg with a ContextCluster inside, in evaluation mode.
         config: Of the model, with ``default_scope`` and a test pipeline.
         longest: Greatest height or width of pictures; larger ones are shrunk.
-        size: Longer side of the network's input, in pixels: images are scaled to it as a whole.
-            None: what the pipeline does.
+        size: Longer side of the network's input, in pixels: images are scaled to it as a whole;
+            width and height: squashed. None: what the pipeline does.
     """
 
     def __init__(
-        self, model: nn.Module, config: Config, longest: int = 1600, size: int | None = None
+        self,
+        model: nn.Module,
+        config: Config,
+        longest: int = 1600,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         self.model: Any = model  # of a library, with test_step and the like
         self.backbone = find_backbone(model)
@@ -79,7 +83,8 @@ class ClusterInspector:
         # Images come as arrays here, and nothing is known about them.
         steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]
         if size is not None:
-            resize = dict(type='Resize', scale=(size, size), keep_ratio=True)
+            scale = (size, size) if isinstance(size, int) else size
+            resize = dict(type='Resize', scale=scale, keep_ratio=isinstance(size, int))
             steps = [resize, *(s for s in steps if s['type'].split('.')[-1].startswith('Pack'))]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self._steps = [TRANSFORMS.build(step) for step in steps]

@@ -41,6 +41,13 @@ def draw(tool, tmp_path):
     return call
 
 
+def test_the_view_of_the_official_script(draw, project):
+    _, image, config = project
+    assert draw(image, config, '--official-view', '--stage', 0, '--height', 64)[0] == 0
+    with pytest.raises(SystemExit, match='2'):
+        draw(image, config, '--official-view', '--size', 64)
+
+
 def test_an_image_gives_a_row_and_grids(draw, project, capsys):
     folder, image, config = project
     grids = [f'wide_stage{s}_block0.png' for s in range(4)]

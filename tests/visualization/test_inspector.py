@@ -108,6 +108,13 @@ def test_size_of_the_input_is_chosen(project, size):
     assert found.picture.shape == (96, 192, 3)
 
 
+def test_the_whole_image_is_squashed(project):
+    _, model, config = project
+    found = ClusterInspector(model, config, size=(96, 96))(photo((96, 192)), 0, 0)
+    assert found.maps[0, 0].input_size == (96, 96)
+    assert (found.box, found.extent) == ((0, 0, 96, 192), pytest.approx((0, 0, 1, 1)))
+
+
 def test_red_arrives_as_red(project):
     """The pipeline gets the channel order that its own loader would give."""
     _, model, config = project

@@ -33,10 +33,13 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
 
     Args:
         arch (str | dict): A name of :attr:`arch_zoo`, or a dict with the keys ``depths``, ``dims``,
-            ``mlp_ratios``, ``heads`` (four numbers each), ``head_dim`` (a number), and optionally
-            ``proposals`` and ``folds``.
+            ``mlp_ratios``, ``heads`` (a number per stage, of which there are as many as
+            ``depths``), ``head_dim`` (a number, or one per stage), and optionally ``proposals``,
+            ``folds``, ``patch_size`` and ``patch_stride`` of the stem (4), ``reducer_size``
+            between stages (3), and the ablations of the paper: ``positions=False`` appends none,
+            ``clustering=False`` takes the mean of each region instead, ``folds=1`` has no regions.
         in_channels (int): Channels of the image; two position channels are appended inside.
-        out_indices (int | Sequence[int]): Stages to return, 0-3 with strides 4, 8, 16 and 32;
+        out_indices (int | Sequence[int]): Stages to return, of four 0-3 with strides 4, 8, 16, 32;
             negative numbers count from the end.
         proposals (int | Sequence | None): Centers per region: one value, or one for each of the
             four stages; a value is a number (2 means 2 x 2) or (rows, columns). None takes those
@@ -80,6 +83,9 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             _SMALL, depths=(4, 4, 12, 4), dims=(96, 192, 384, 768), heads=(8, 8, 16, 16)
         ),
     }
+    arch_defaults: ClassVar[dict[str, Any]] = dict(
+        patch_size=4, patch_stride=4, reducer_size=3, positions=True, clustering=True
+    )
     num_stages = 4
     # Filled by coc_mm.checkpoints: f(state_dict, prefix, metadata) renames other layouts in place.
     state_dict_converters: ClassVar[list[Callable[[dict, str, dict], None]]] = []
@@ -88,7 +94,7 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
         self,
         arch: str | dict = 'small',
         in_channels: int = 3,
-        out_indices: int | Sequence[int] = (3,),
+        out_indices: int | Sequence[int] = -1,
         proposals: int | Sequence | None = None,
         folds: int | Sequence | None = None,
         drop_rate: float = 0.0,
@@ -103,6 +109,7 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         setting = self._parse_arch(arch)
+        self.num_stages = len(setting['depths'])
         self.proposals = self._per_stage(
             'proposals', setting['proposals'] if proposals is None else proposals
         )
@@ -133,18 +140,27 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
         self.with_cp = with_cp
 
         dims, depths = setting['dims'], setting['depths']
-        self.patch_embed = PointReducer(in_channels + 2, dims[0], kernel_size=4, stride=4)
+        extra = {**self.arch_defaults, **setting}
+        self.positions, self.patch_stride = extra['positions'], extra['patch_stride']
+        stem = in_channels + (2 if self.positions else 0)
+        self.patch_embed = PointReducer(stem, dims[0], extra['patch_size'], self.patch_stride)
+        kernel = extra['reducer_size']
+        head_dims = setting['head_dim']
+        if isinstance(head_dims, _WHOLE):
+            head_dims = (head_dims,) * self.num_stages
+        if not extra['clustering']:
+            self.proposals = ((1, 1),) * self.num_stages
         self.stages = nn.ModuleList()
         rates = [drop_path_rate * k / max(sum(depths) - 1, 1) for k in range(sum(depths))]
         for i, depth in enumerate(depths):
             stage = nn.Module()
             if i > 0:
-                stage.reducer = PointReducer(dims[i - 1], dims[i], 3, stride=2, padding=1)
+                stage.reducer = PointReducer(dims[i - 1], dims[i], kernel, 2, kernel // 2)
             stage.blocks = nn.ModuleList(
                 ContextClusterBlock(
                     dims[i],
                     setting['heads'][i],
-                    setting['head_dim'],
+                    head_dims[i],
                     setting['mlp_ratios'][i],
                     self.proposals[i],
                     self.folds[i],
@@ -159,6 +175,10 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             self.stages.append(stage)
         for i in self.out_indices:
             self.add_module(f'norm{i}', GroupNorm1(dims[i]))
+        if not extra['clustering']:  # one center per region, to which all are equally similar
+            for block in chain(*self.blocks):
+                nn.init.zeros_(block.mixer.sim_alpha).requires_grad_(False)
+                nn.init.constant_(block.mixer.sim_beta, 100).requires_grad_(False)
         self._freeze_stages()
 
     def init_weights(self) -> None:
@@ -208,7 +228,8 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
         """Channels, stride and module of each map that is returned, under timm's keys."""
         dims = self.arch['dims']
         return [
-            dict(num_chs=dims[i], reduction=4 * 2**i, module=f'norm{i}') for i in self.out_indices
+            dict(num_chs=dims[i], reduction=self.patch_stride * 2**i, module=f'norm{i}')
+            for i in self.out_indices
         ]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -227,12 +248,13 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             raise ValueError(
                 f'ContextCluster expects (B, {self.in_channels}, H, W), got {tuple(x.shape)}'
             )
-        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+        least = self.patch_stride * 2 ** (self.num_stages - 1)
+        if x.shape[2] < least or x.shape[3] < least:
             raise ValueError(
-                f'ContextCluster needs inputs of at least {MIN_SIZE} x {MIN_SIZE} pixels, got '
+                f'ContextCluster needs inputs of at least {least} x {least} pixels, got '
                 f'{x.shape[2]} x {x.shape[3]}: resize or pad the images in the pipeline'
             )
-        return self.patch_embed(append_positions(x))
+        return self.patch_embed(append_positions(x) if self.positions else x.permute(0, 2, 3, 1))
 
     def forward_stage(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """Run a stage on the points of the one before; its map is not normalised."""
@@ -305,25 +327,31 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             return cls.arch_zoo[arch]
         if not isinstance(arch, dict):
             raise ValueError(f'arch must be a name or a dict, got {arch!r}')
-        arch = {'proposals': 2, 'folds': (8, 4, 2, 1), **arch}
         lists = ('depths', 'dims', 'mlp_ratios', 'heads')
+        stages = len(arch.get('depths', ())) or cls.num_stages
+        folds = tuple(2 ** (stages - 1 - i) for i in range(stages))
+        arch = {'proposals': 2, 'folds': folds, **arch}
         missing = [key for key in (*lists, 'head_dim') if key not in arch]
-        unknown = sorted(set(arch) - {*lists, 'head_dim', 'proposals', 'folds'})
+        unknown = sorted(set(arch) - {*lists, 'head_dim', 'proposals', 'folds', *cls.arch_defaults})
         if missing or unknown:
             raise ValueError(f'arch dict: missing keys {missing}, unknown keys {unknown}')
         for key in lists:
-            if len(arch[key]) != cls.num_stages or min(arch[key]) <= 0:
+            if len(arch[key]) != stages or min(arch[key]) <= 0:
                 raise ValueError(
-                    f'arch[{key!r}] must hold {cls.num_stages} positive numbers, one per stage; '
+                    f'arch[{key!r}] must hold {stages} positive numbers, one per stage; '
                     f'got {arch[key]!r}'
                 )
-        if arch['head_dim'] < 1:
-            raise ValueError(f"arch['head_dim'] must be positive, got {arch['head_dim']!r}")
+        for key in ('head_dim', 'patch_size', 'patch_stride', 'reducer_size'):
+            given = arch.get(key, 1)
+            sizes = (given,) if key != 'head_dim' or isinstance(given, _WHOLE) else given
+            if len(sizes) not in (1, stages) or not all(
+                isinstance(n, _WHOLE) and n >= 1 for n in sizes
+            ):
+                raise ValueError(f'arch[{key!r}] must be positive, got {given!r}')
         return arch
 
-    @classmethod
-    def _parse_out_indices(cls, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        n = cls.num_stages
+    def _parse_out_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        n = self.num_stages
         indices = [out_indices] if isinstance(out_indices, _WHOLE) else list(out_indices)
         if not indices or not all(isinstance(i, _WHOLE) and -n <= i < n for i in indices):
             raise ValueError(
@@ -335,8 +363,7 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             raise ValueError(f'out_indices must rise and not repeat, got {out_indices!r}')
         return tuple(indices)
 
-    @classmethod
-    def _per_stage(cls, name: str, value: int | Sequence) -> tuple[tuple[int, int], ...]:
+    def _per_stage(self, name: str, value: int | Sequence) -> tuple[tuple[int, int], ...]:
         """Return one (rows, columns) pair per stage."""
 
         def pair(given: int | Sequence[int]) -> tuple[int, int]:
@@ -352,14 +379,14 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
             return v[0], v[1]
 
         if isinstance(value, _WHOLE):
-            return (pair(value),) * cls.num_stages
+            return (pair(value),) * self.num_stages
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(f'{name} must be a number or a sequence, got {value!r}')
         if len(value) == 2 and all(isinstance(v, _WHOLE) for v in value):
-            return (pair(value),) * cls.num_stages
-        if len(value) != cls.num_stages:
+            return (pair(value),) * self.num_stages
+        if len(value) != self.num_stages:
             raise ValueError(
                 f'{name} has the wrong length: give a number, a pair (rows, columns), or one of '
-                f'either for each of the {cls.num_stages} stages; got {value!r}'
+                f'either for each of the {self.num_stages} stages; got {value!r}'
             )
         return tuple(pair(v) for v in value)

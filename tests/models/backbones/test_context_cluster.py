@@ -278,3 +278,54 @@ def test_state_dict_holds_no_caches():
     model(torch.randn(1, 3, 36, 52))
     assert set(model.state_dict()) == before == {name for name, _ in model.named_parameters()}
     copy.deepcopy(model)
+
+
+THREE = dict(depths=(1, 2, 1), dims=(8, 16, 24), mlp_ratios=[2] * 3, heads=[2] * 3, head_dim=4)
+OPTIONS = [  # arch, what is added -> strides of the maps
+    (THREE, {}, (4, 8, 16)),
+    (MINI, dict(head_dim=(2, 4, 6, 8)), (4, 8, 16, 32)),
+    (MINI, dict(patch_size=7, patch_stride=7, reducer_size=5), (7, 14, 28, 56)),
+    (MINI, dict(positions=False), (4, 8, 16, 32)),
+    (MINI, dict(clustering=False), (4, 8, 16, 32)),
+    (MINI, dict(folds=1), (4, 8, 16, 32)),
+]
+
+
+@pytest.mark.parametrize(('arch', 'more', 'strides'), OPTIONS)
+def test_options_of_an_arch(arch, more, strides):
+    torch.manual_seed(0)
+    model = ContextCluster(arch | more, out_indices=range(len(strides)), layer_scale_init_value=1)
+    model.eval().double()
+    image = torch.randn(1, 3, 112, 168, dtype=torch.float64)
+    outs = model(image)
+    assert [info['reduction'] for info in model.feature_info] == list(strides)
+    widths = [dict(num_chs=x.shape[1], height=x.shape[2]) for x in outs]
+    assert [w['num_chs'] for w in widths] == list(arch['dims'])
+    if 'patch_size' not in more:
+        assert [w['height'] for w in widths] == [-(-112 // s) for s in strides]
+    assert_all_close(outs, with_backend(model, 'reference')(image))
+    with pytest.raises(ValueError, match=f'at least {strides[-1]} x {strides[-1]} pixels'):
+        model(image[..., : strides[-1] - 1])
+
+
+def test_without_clustering_each_point_gets_the_mean_of_its_region():
+    model = ContextCluster(MINI | dict(clustering=False, folds=(2, 1, 1, 1))).double()
+    mixer = model.blocks[0][0].mixer
+    assert not any(p.requires_grad for p in (mixer.sim_alpha, mixer.sim_beta))
+    points = torch.randn(2, 8, 12, 8, dtype=torch.float64)
+    values = mixer.project(points)[1].flatten(-2)
+    mean = values.reshape(2, 2, 4, 2, 6, 8).mean((2, 4), keepdim=True)
+    expected = mean.expand(2, 2, 4, 2, 6, 8).reshape(2, 8, 12, 8)
+    torch.testing.assert_close(mixer.mix(points), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_without_positions_only_the_colors_count():
+    model = ContextCluster(MINI | dict(positions=False)).eval()
+    assert model.patch_embed.proj.in_channels == 3
+    whole = ContextCluster(MINI).eval()
+    state = model.state_dict()
+    weight = state['patch_embed.proj.weight']
+    state['patch_embed.proj.weight'] = torch.cat([weight, torch.zeros(8, 2, 4, 4)], 1)
+    whole.load_state_dict(state)
+    image = torch.randn(1, 3, 64, 64)
+    assert_all_close(model(image), whole(image))
