@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from coc_mm.compat.exif import is_left_as_stored, turn
 from coc_mm.errors import UserError
 
 __all__ = ['OnnxModel', 'describe_pipeline', 'make_app', 'preprocess']
@@ -71,9 +72,12 @@ def preprocess(content: bytes, steps: list[dict[str, Any]]) -> tuple[np.ndarray,
     import cv2
 
     flag = cv2.IMREAD_GRAYSCALE if steps[0]['color_type'] == 'grayscale' else cv2.IMREAD_COLOR
+    stored = is_left_as_stored(content)
+    flag |= cv2.IMREAD_IGNORE_ORIENTATION if stored else 0
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
     if image is None:
         raise UserError('this is no image that can be read (JPEG, PNG, WebP, TIFF, BMP, ...)')
+    image = np.ascontiguousarray(turn(image, content)) if stored else image
     size = image.shape[:2]
     for step in steps[1:]:
         if step['type'] == 'CenterCrop':

@@ -9,7 +9,7 @@ import io
 import sys
 from typing import Any
 
-__all__ = ['turn_by_exif']
+__all__ = ['is_left_as_stored', 'turn', 'turn_by_exif']
 
 
 def turn_by_exif(module: Any) -> None:
@@ -19,19 +19,12 @@ def turn_by_exif(module: Any) -> None:
     @functools.wraps(plain)
     def imfrombytes(content, flag='color', channel_order='bgr', backend=None):
         by_opencv = (backend or module.imread_backend) == 'cv2' and flag in ('color', 'grayscale')
-        kind = bytes(content[4:12])
-        if not by_opencv or not (kind.endswith(b'WEBP') or kind.startswith(b'ftypavi')):
+        if not by_opencv or not is_left_as_stored(content):
             return plain(content, flag, channel_order, backend)
         image = plain(content, f'{flag}_ignore_orientation', 'bgr', backend)
         if image is None:
             return None
-        orientation = _orientation(content)
-        if orientation in (5, 6, 7, 8):
-            image = image.swapaxes(0, 1)
-        if orientation in (3, 4, 7, 8):
-            image = image[::-1]
-        if orientation in (2, 3, 6, 7):
-            image = image[:, ::-1]
+        image = turn(image, content)
         if flag == 'color' and channel_order == 'rgb':
             image = image[..., ::-1]
         return image.copy()
@@ -39,6 +32,24 @@ def turn_by_exif(module: Any) -> None:
     for name in (module.__name__, 'mmcv.image', 'mmcv'):  # the packages may have it already
         if getattr(sys.modules.get(name), 'imfrombytes', None) is plain:
             sys.modules[name].imfrombytes = imfrombytes  # type: ignore[attr-defined]
+
+
+def is_left_as_stored(content: bytes) -> bool:
+    """Tell a file of a format that OpenCV does not turn."""
+    kind = bytes(content[4:12])
+    return kind.endswith(b'WEBP') or kind.startswith(b'ftypavi')
+
+
+def turn(image: Any, content: bytes) -> Any:
+    """Turn an array (H, W) or (H, W, C) as the EXIF of its file says."""
+    orientation = _orientation(content)
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
 
 
 def _orientation(content: bytes) -> int:

@@ -102,7 +102,7 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
     image_ids, images = _integers(content['images'])
     category_ids, categories = _integers(content['categories'])
     sizes = {image['id']: (image['height'], image['width']) for image in images}
-    entries, lost, cut = [], 0, 0
+    entries, lost, cut, flat = [], 0, 0, 0
     for index, found in enumerate(content['annotations']):
         entry, which = dict(found), f'{file}: {_which("annotations", found, index)}'
         for key, known in (('category', category_ids), ('image', image_ids)):
@@ -125,6 +125,7 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
                 continue
         entry['iscrowd'] = int(bool(entry.get('iscrowd') or entry.get('ignore')))
         if not _is_number(entry.get('area')) or entry['area'] <= 0:
+            flat += 'area' in entry
             entry['area'] = w * h
         entries.append(entry)
     why = {
@@ -133,6 +134,8 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
     }
     total = len(content['annotations'])
     remarks = [f'{n} of {total} {what}; they are left out.' for what, n in why.items() if n]
+    if flat:
+        remarks.append(f'{flat} of {total} areas are not above 0; those of the boxes are used.')
     ids = [entry.get('id') for entry in entries]
     if not all(type(i) is int and i > 0 for i in ids) or len(set(ids)) < len(ids):
         entries = [dict(entry, id=number) for number, entry in enumerate(entries, 1)]

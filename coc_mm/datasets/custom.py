@@ -18,8 +18,10 @@ from mmengine.registry import METRICS
 from coc_mm.datasets.coco import count_training, missing_images, read_coco
 from coc_mm.datasets.folder_datasets import (
     SPLITS,
+    check_no_splits,
     hold_out,
     list_class_folders,
+    other_splits,
     pair_masks,
     split_folder,
     take,
@@ -138,6 +140,10 @@ def inner_datasets(dataset: dict) -> list[dict]:
     return [found for child in children for found in inner_datasets(child)]
 
 
+def _has_folds(loader) -> bool:
+    return any(str(d.get('type', '')).endswith('KFoldDataset') for d in _dicts(loader))
+
+
 def _set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> None:
     """Write what was found into the datasets; ``val`` None takes validation away."""
     for name in LOADERS:
@@ -146,7 +152,7 @@ def _set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> Non
             cfg[name] = None
         elif cfg.get(name) is not None:
             dataset = cfg[name].dataset
-            if any(d.get('type', '').endswith('KFoldDataset') for d in _dicts(dataset)):
+            if _has_folds(cfg[name]):
                 found = dict(train, **({'part': 'all'} if 'part' in train else {}))
             for inner in inner_datasets(dataset):
                 for key in _FOUND:
@@ -184,11 +190,11 @@ def _resolve_class_folders(cfg, root, classes):
     # Without class folders in it, it is no split, but may be a class of that name.
     splits = {split: x for split, x in splits.items() if x and list_class_folders(x)}
     train, val = splits.get('train', root), splits.get('val')
-    unused = [] if val is None else _other_splits(root, splits)
+    unused = [] if val is None else other_splits(root, splits)
     names = list_class_folders(train)
     if train == root:
         names = [x for x in names if train / x not in splits.values() and x not in unused]
-        _check_no_splits(root, names)
+        check_no_splits(root, names)
     files = {name: list_files(train / name) for name in names}
     images = {n: [f for f in files[n] if f.lower().endswith(IMAGE_SUFFIXES)] for n in names}
     if classes is None:
@@ -233,38 +239,23 @@ def _resolve_class_folders(cfg, root, classes):
         for folder, part in zip((train, val or train), parts, strict=True)
     ]
     _set_datasets(cfg, root, *sets)
+    folds = _has_folds(cfg.get('train_dataloader'))
     labels = [
         label
         for label, name in enumerate(folders)
-        for _ in hold_out(images[name], parts[0], fraction)
+        for _ in hold_out(images[name], 'all' if folds else parts[0], fraction)
     ]
     labels = _trained(cfg, root, labels)
     says = f'{len(labels)} training images in {_relative(train, root) or "its class folders"}, '
     says += f'validation in {_relative(val, root)}' if val else 'a fifth held out for validation'
-    if share and not val:
+    if folds:
+        says = f'{len(labels)} images, of which KFoldDataset chooses those to train'
+    elif share and not val:
         says = says.replace('a fifth', f'{fraction:g} of each class')
     remarks = _say_left_out(train, files, images) + _say_unseen(train, classes, set(labels))
     if unused:
         remarks.append(f'custom data: {root}: not used: {", ".join(unused)}.')
     return _summary(root, classes, says) + remarks
-
-
-def _other_splits(root: Path, splits: dict) -> list[str]:
-    """Names of folders that are splits as well, and not used."""
-    known = {name for names in SPLITS.values() for name in names}
-    there = [name for name in list_class_folders(root) if name.casefold() in known]
-    return [x for x in there if root / x not in splits.values() and list_class_folders(root / x)]
-
-
-def _check_no_splits(root: Path, names: list[str]) -> None:
-    """Refuse folders that all hold the same folders: splits of names that are not known."""
-    inside = [set(list_class_folders(root / name)) for name in names]
-    same = set.intersection(*inside) if len(inside) > 1 else set()
-    if len(same) > 1:
-        raise ValueError(
-            f'{root}: {", ".join(names[:5])} all hold the folders {", ".join(sorted(same)[:5])}, '
-            'so they look like splits, not like classes: call them train and val.'
-        )
 
 
 def _val_fraction(cfg: Config) -> dict:

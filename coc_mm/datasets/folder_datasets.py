@@ -38,6 +38,24 @@ def split_folder(parent: Path, split: str) -> Path | None:
     return next((found[name] for name in SPLITS[split] if name in found), None)
 
 
+def other_splits(root: Path, splits: dict) -> list[str]:
+    """Names of folders that are splits as well, and not used."""
+    known = {name for names in SPLITS.values() for name in names}
+    there = [name for name in list_class_folders(root) if name.casefold() in known]
+    return [x for x in there if root / x not in splits.values() and list_class_folders(root / x)]
+
+
+def check_no_splits(root: Path, names: list[str]) -> None:
+    """Refuse folders that all hold the same folders: splits of names that are not known."""
+    inside = [set(list_class_folders(root / name)) for name in names]
+    same = set.intersection(*inside) if len(inside) > 1 else set()
+    if len(same) > 1:
+        raise ValueError(
+            f'{root}: {", ".join(names[:5])} all hold the folders {", ".join(sorted(same)[:5])}, '
+            'so they look like splits, not like classes: call them train and val.'
+        )
+
+
 def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
     """Choose names to train with ('train') or those held out ('val'); 'all' chooses all.
 

@@ -1,6 +1,7 @@
 """A served model answers as the library does, without importing it."""
 
 import base64
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
+from PIL import Image
 from skimage import data
 
 from coc_mm.apis.export import DeployModel, export_program, save_program
@@ -170,3 +172,14 @@ def test_as_the_library_predicts(projects, tmp_path):
     assert done.returncode == 0, done.stderr
     for row in json.loads(done.stdout)['predictions']:
         assert row['score'] == pytest.approx(scores[row['index']], abs=1e-5)
+
+
+@pytest.mark.parametrize('form', ['jpeg', 'webp', 'avif'])
+def test_images_are_turned_as_their_exif_says(form):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new('RGB', (60, 40), 'red').save(file, form, exif=exif)
+    steps = [dict(type='LoadImageFromFile', color_type='color')]
+    image, size = preprocess(file.getvalue(), steps)
+    assert (image.shape, size) == ((1, 3, 60, 40), (60, 40))

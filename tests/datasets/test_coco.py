@@ -107,7 +107,8 @@ def test_text_ids_of_images_and_categories(read):
 
 @pytest.mark.parametrize('area', [None, 0, -1, 'x'])
 def test_what_is_missing_is_filled_in(read, area):
-    _, content, _ = read(change_entries(iscrowd=None, area=area))
+    _, content, remarks = read(change_entries(iscrowd=None, area=area))
+    assert ('8 of 8 areas are not above 0' in remarks) == (area is not None)
     assert {(entry['iscrowd'], entry['area']) for entry in content['annotations']} == {(0, 21 * 21)}
     _, content, _ = read(change_entries(ignore=1, area=area))
     assert {(entry['iscrowd'], entry['area']) for entry in content['annotations']} == {(1, 21 * 21)}

@@ -420,7 +420,8 @@ class TestWrappers:
     def test_folds(self, tmp_path):
         make_class_folders(tmp_path)
         fold = dict(type='KFoldDataset', num_splits=3, fold=0)
-        train = build(self.wrapped(FOLDERS, tmp_path, **fold))
+        train = build(cfg := self.wrapped(FOLDERS, tmp_path, **fold))
+        assert '15 images, of which KFoldDataset chooses' in resolve_custom(cfg)[0]
         val = build(self.wrapped(FOLDERS, tmp_path, 'val_dataloader', **fold, test_mode=True),
                     'val_dataloader')  # fmt: skip
         assert (len(train), len(val)) == (10, 5)
