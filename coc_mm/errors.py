@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 __all__ = [
@@ -26,6 +27,13 @@ _HINT = f'(set {TRACEBACK_VARIABLE}=1 to see where this happened)'
 # ValueError; mmengine asserts much of what it is given.
 _OPERATOR = ('coc_mm.ops', 'coc_mm.models', 'coc_mm.datasets', 'coc_mm.engine')
 _CONFIG_READERS = ('registry', 'runner', 'optim', 'hooks', 'visualization', 'model')
+# Its functions that use other parts of a config than those with a type.
+_PARTS = {
+    'build_dataloader': 'a dataloader',
+    'build_train_loop': 'train_cfg',
+    'setup_env': 'env_cfg',
+    'evaluate': 'an evaluator',
+}
 # What a full or read-only disk, a quota or a limit on the size of files says.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _WORKER_MARK = re.compile(r'^Caught \w+ in (DataLoader worker|pin memory thread)')
@@ -77,6 +85,19 @@ def _module_of(error: BaseException) -> str:
     return '' if trace is None else trace.tb_frame.f_globals.get('__name__', '')
 
 
+def _config_part(error: BaseException) -> str | None:
+    """Name the part of a config that mmengine was building when an exception was raised."""
+    trace, part = error.__traceback__, None
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_globals.get('__name__', '').startswith('mmengine.'):
+            if frame.f_code.co_name == 'build_from_cfg':
+                part = f'type={frame.f_locals.get("obj_type")!r}'
+            part = _PARTS.get(frame.f_code.co_name, part)
+        trace = trace.tb_next
+    return part
+
+
 def explain(error: BaseException) -> str | None:
     """Say in a sentence what the user did wrong, if that is what an exception is about."""
     text = _last_of_worker_text(str(error), type(error).__name__)
@@ -104,6 +125,14 @@ def explain(error: BaseException) -> str | None:
         return text
     if package == 'mmengine' and rest.partition('.')[0] in _CONFIG_READERS and text:
         return _explain_config(error, text)
+    if 'is not installed' in text and isinstance(error, (ImportError, RuntimeError)):
+        return f'the config needs a package that is not installed: {text}'
+    part = _config_part(error)
+    if part and isinstance(
+        error, (TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
+    ):
+        text = text or str(traceback.extract_tb(error.__traceback__)[-1].line)
+        return f'the config does not fit: {part}: {type(error).__name__}: {text}\n{_HINT}'
     return None
 
 

@@ -178,6 +178,9 @@ def merge_options(config: Config, options: dict | None) -> None:
             _override(config, key.split('.'), value, '')
         except ValueError as error:
             raise UserError(f'--cfg-options {key}: {error}') from None
+    for key in ('default_hooks', 'env_cfg', 'randomness', 'log_processor'):
+        if key in config and config[key] is None:  # mmengine has defaults, and takes no None
+            config.pop(key)
 
 
 def _move_data(node: Any, old: str, new: str) -> Any:

@@ -51,10 +51,10 @@ def resolve_train(config: Config, args: Namespace) -> Config:
     merge_options(config, args.cfg_options)
     # The config's own load_from stays for the case that there is nothing to resume.
     search = args.resume == 'auto' and 'load_from' not in (args.cfg_options or {})
-    if config.get('resume') and (search or config.get('load_from') is None):
+    if config.get('resume') is True and (search or config.get('load_from') is None):
         config.resume = 'auto'
     _complete_data(config, args.cfg_options)
-    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    needed = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'work_dir')
     _require(config, needed, args.config, 'training')
     check_values(config)
     _resolve_amp(config, args.amp)

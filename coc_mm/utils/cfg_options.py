@@ -26,14 +26,15 @@ def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """Read a number, True, False, None, a text, or a list or tuple of them.
 
-    ``1,2`` and ``[1,2]`` are lists, ``(1,2)`` is a tuple, and both nest. A quoted value that is
-    not all in brackets is a text as it stands, and so are a path that exists and ``007``.
+    ``1,2`` and ``[1,2]`` are lists, ``(1,2)`` is a tuple, and both nest. A quoted value is a text
+    as it stands, and so are a path that exists and ``007``; double quotes around brackets make a
+    list, as mmengine writes it: ``"[(a,b),(c,d)]"``.
     """
     text = text.strip()
     if text[:1] in ('"', "'") and text.find(text[0], 1) == len(text) - 1:
-        text = text[1:-1]
-        # mmengine's own way to write a list: key="[(a,b),(c,d)]", quotes included
-        if text[:1] not in _CLOSES.values() or len(_split(text)) > 1 or text[-1] not in _CLOSES:
+        quote, text = text[0], text[1:-1]
+        brackets = text[:1] in _CLOSES.values() and len(_split(text)) == 1 and text[-1] in _CLOSES
+        if quote == "'" or not brackets:
             return text
     if re.match(r'\{|dict\(', text):
         raise ValueError(f'lists, tuples, numbers and text can be given here, not {text}')

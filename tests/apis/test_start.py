@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden import in_layout, official_state_dict
 from mmengine.config import Config
+from shrunk_configs import CONFIGS, PATHS
 from torch import nn
 
 from coc_mm.apis import start
@@ -162,3 +163,12 @@ def test_levels_that_nothing_reads(unread, parts):
     start._check_unread_levels(config)
     config.update(launcher='none', find_unused_parameters=not unread)
     start._check_unread_levels(config)
+
+
+def test_every_config_starts_in_several_processes():
+    paths = [*PATHS, *(CONFIGS / 'quickstart').glob('*_*.py')]
+    for path in paths:
+        config = Config.fromfile(path)
+        config.launcher = 'pytorch'
+        start._check_unread_levels(config)
+    assert len(paths) >= 35

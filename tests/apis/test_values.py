@@ -16,6 +16,12 @@ from coc_mm.errors import UserError
         ('optim_wrapper.optimizer.lr', 'abc'),
         ('train_dataloader.batch_size', True),
         ('val_dataloader.num_workers', -1),
+        ('train_cfg.val_begin', 'abc'),
+        ('default_hooks.checkpoint.max_keep_ckpts', 'abc'),
+        ('optim_wrapper.clip_grad.max_norm', 'abc'),
+        ('auto_scale_lr.base_batch_size', 0),
+        ('randomness.seed', -1),
+        ('train_dataloader.prefetch_factor', 0),
     ],
 )
 def test_values_that_mmengine_refuses_late(option, value):
@@ -34,3 +40,21 @@ def test_values_that_it_takes():
     config.train_cfg.by_epoch = False
     with pytest.raises(UserError, match='by_epoch=False and max_epochs'):
         check_values(config)
+
+
+@pytest.mark.parametrize(
+    ('config', 'says'),
+    [
+        (dict(load_from=5), 'load_from is 5; the path'),
+        (dict(resume='x.pth'), "resume is 'x.pth'; known are True"),
+        (dict(launcher='foo'), "launcher is 'foo'; known are none, pytorch"),
+        (dict(log_level='foo'), "log_level is 'foo'; known are CRITICAL"),
+        (dict(train_cfg=dict(by_epoch=True, type='X')), 'has by_epoch and type'),
+        (dict(val_dataloader=dict(dataset=None)), 'val_dataloader.dataset is None'),
+        (dict(val_dataloader=dict(batch_size=None)), 'val_dataloader.batch_size is None'),
+        (dict(optim_wrapper=dict(clip_grad=dict(norm=1))), 'clip_grad.norm is not known'),
+    ],
+)
+def test_what_else_is_named(config, says):
+    with pytest.raises(UserError, match=says):
+        check_values(Config(config))

@@ -99,12 +99,31 @@ def test_library_that_is_not_installed(train, monkeypatch):
         ('custom_hooks.0.type=X', ['custom_hooks is not set', 'custom_hooks="[...]"']),
         ('val_evaluator.0.type=X', ['val_evaluator has the entries type, topk', 'is no list']),
         ('train_cfg.val_interval=0', ['train_cfg.val_interval is 0', 'at least 1']),
+        ('model.backbone.pretrained=open-mmlab://x', ['pretrained=', 'init_cfg=dict(']),
+        ('model.backbone.drop_path_rate=abc', ["type='coc_mm.ContextCluster'", 'TypeError']),
+        ('optim_wrapper.optimizer.betas=0.9', ["type='AdamW'", 'not subscriptable']),
+        ('train_cfg.dynamic_intervals=5', ['train_cfg', 'AssertionError: assert']),
+        ('train_dataloader.shuffle=True', ['a dataloader', 'mutually exclusive']),
+        ('env_cfg.mp_cfg.mp_start_method=foo', ['env_cfg', "'foo'"]),
         ('optim_wrapper.accumulate=2', ["unexpected keyword argument 'accumulate'"]),
         ('visualizer.vis_backends.0.type=WandbVisBackend', ['not installed', 'pip install wandb']),
     ],
 )
 def test_unusable_options(train, option, says):
     train(option, says=says)
+
+
+def test_a_best_score_that_the_evaluation_does_not_give(refused, projects):
+    option = 'default_hooks.checkpoint.save_best=accuracy/top9'
+    says = ["save_best is 'accuracy/top9'", 'it gives accuracy/top1']
+    refused('train', projects['mmpretrain'].config, '--cfg-options', option, says=says)
+
+
+@pytest.mark.parametrize('name', ['default_hooks', 'env_cfg', 'default_hooks.logger'])
+def test_none_is_what_mmengine_has_without_an_entry(tool, projects, name):
+    argv = ['--no-validate', '--work-dir', WORK, '--cfg-options', f'{name}=None']
+    assert tool('train')([str(projects['mmpretrain'].config), *argv]) == 0
+    assert Path(WORK, 'epoch_1.pth').is_file()
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])

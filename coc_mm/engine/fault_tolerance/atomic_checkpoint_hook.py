@@ -10,6 +10,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from coc_mm.compat.atomic_backend import use_atomic_saving
+from coc_mm.errors import InputError
 from coc_mm.registry import HOOKS
 from coc_mm.utils.atomic_io import atomic_write
 
@@ -127,6 +128,16 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         record_latest(runner, self.last_ckpt)
         self._remove_outdated(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Save the best checkpoint; refuse a metric that the evaluation does not give."""
+        for key in self.save_best if isinstance(self.save_best, list) else [self.save_best]:
+            if metrics and key not in (None, 'auto', *metrics):
+                raise InputError(
+                    f'default_hooks.checkpoint.save_best is {key!r}, which the evaluation does not '
+                    f'give; it gives {", ".join(metrics)}.'
+                )
+        super().after_val_epoch(runner, metrics)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Correct the position, which ``FlexibleRunner`` counts otherwise."""

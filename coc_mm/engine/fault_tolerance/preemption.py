@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from multiprocessing.util import get_temp_dir
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class PreemptionHandler:
     def __enter__(self) -> 'PreemptionHandler':
         global _active
         self.training.value = 1
+        get_temp_dir()  # workers share it, or leave theirs behind where a signal ends them
         if threading.current_thread() is not threading.main_thread():
             return self
         self._ours, self._theirs = socket.socketpair()

@@ -106,8 +106,15 @@ class ContextCluster(LazyBaseModule, HubMixin, pipeline_tag='image-feature-extra
         with_cp: bool = False,
         backend: str | None = None,
         init_cfg: dict | list[dict] | None = None,
+        pretrained: None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if pretrained is not None:
+            raise ValueError(
+                f'pretrained={pretrained!r}, as configs of mmseg set it, is not for this backbone: '
+                "set pretrained=None in the model, and init_cfg=dict(type='Pretrained', "
+                'checkpoint=...) in its backbone for starting weights'
+            )
         setting = self._parse_arch(arch)
         self.num_stages = len(setting['depths'])
         self.proposals = self._per_stage(

@@ -1,5 +1,7 @@
 """RetinaNet on CoC-Small, head as in mmdet's ``retinanet_r50_fpn``."""
 
+# The neck starts at level 1, so norm0 of the backbone gets no gradient: DDP has to look for it.
+find_unused_parameters = True
 model = dict(
     type='RetinaNet',
     data_preprocessor=dict(

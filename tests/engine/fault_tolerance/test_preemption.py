@@ -1,5 +1,8 @@
 """What a stop saves; the stops themselves are in tests/integration."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,25 @@ def test_whoever_saves_checkpoints_a_stop_can_be_resumed(kind, tmp_path):
     assert {'state_dict', 'optimizer', 'message_hub'} <= set(content)
     assert find_latest_checkpoint(str(tmp_path)) == (path, [])
     forget_singletons()
+
+
+_SIGNALLED_WORKER = """
+import multiprocessing, os
+from multiprocessing.util import get_temp_dir
+from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
+
+def work():
+    get_temp_dir()  # as passing a tensor on does
+    os._exit(0)
+
+with PreemptionHandler():
+    worker = multiprocessing.get_context('fork').Process(target=work)
+    worker.start()
+    worker.join()
+"""
+
+
+def test_a_worker_that_a_signal_ends_leaves_no_temporary_folder(tmp_path):
+    environment = dict(os.environ, TMPDIR=str(tmp_path))
+    subprocess.run([sys.executable, '-c', _SIGNALLED_WORKER], env=environment, check=True)
+    assert not list(tmp_path.glob('pymp-*'))

@@ -130,6 +130,7 @@ def test_proposals_and_folds_forms():
         (dict(in_channels=0), 'in_channels must be a positive number'),
         (dict(drop_rate=1.0), 'drop_rate must be at least 0 and below 1'),
         (dict(drop_path_rate=-0.1), 'drop_path_rate must be at least 0 and below 1'),
+        (dict(pretrained='open-mmlab://resnet50_v1c'), 'set pretrained=None in the model'),
         (dict(layer_scale_init_value=-1), 'layer_scale_init_value must not be negative'),
     ],
 )
