@@ -5,15 +5,23 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from coc_mm.datasets.folder_datasets import take
-from coc_mm.utils.atomic_io import atomic_write
-from coc_mm.utils.cache import cache_folder
+from mmengine.config import Config
 
-__all__ = ['check_categories', 'count_training', 'missing_images', 'read_coco']
+from coc_mm.datasets.folder_datasets import split_folder, take
+from coc_mm.datasets.labels.coco_files import mend_coco, write_coco
+from coc_mm.datasets.labels.folder import split_of
+
+__all__ = [
+    'check_categories',
+    'coco_folders',
+    'coco_images',
+    'count_training',
+    'missing_images',
+    'read_coco',
+]
 
 
 def _is_number(value: Any) -> bool:
@@ -36,20 +44,24 @@ _KEYS = {
 _ONE = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
 
-def read_coco(file: Path, with_masks: bool) -> tuple[Path, dict, list[str]]:
+def read_coco(
+    file: Path, with_masks: bool, folders: Sequence[Path] = ()
+) -> tuple[Path, dict, list[str]]:
     """Read a COCO file, and write a normalized copy of it if it is not normal.
 
     mmdet and pycocotools pass over what is odd, each in its own way. In the copy annotation ids
     count from 1, ``iscrowd`` and ``area`` are set, and what cannot be used (boxes without extent,
-    polygons of less than three points) is left out: training and evaluation see the same.
+    polygons of less than three points) is left out: training and evaluation see the same. So is
+    what tools write in their own way, see :func:`mend_coco`, which looks for images in ``folders``.
 
     Returns the file to use, the normalized content, and remarks. A ValueError names the file and
     the entry that cannot be used.
     """
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        found = json.loads(file.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{file} is not a COCO annotation file: {str(error)[:200]}') from None
+    content, mended = mend_coco(found, list(folders), split_of(f'{file.parent.name}/{file.name}'))
     _check_entries(file, content)
     if with_masks:
         lacking = sum(not entry.get('segmentation') for entry in content['annotations'])
@@ -60,14 +72,8 @@ def read_coco(file: Path, with_masks: bool) -> tuple[Path, dict, list[str]]:
                 'retinanet_*_custom.py config.'
             )
     normal, remarks = _normalize(file, content, with_masks)
-    if normal == content:
-        return file, content, remarks
-    text = json.dumps(normal).encode()
-    copy = cache_folder('coco') / f'{file.stem}-{sha256(text).hexdigest()[:12]}.json'
-    if not copy.exists():
-        with atomic_write(copy) as path:
-            path.write_bytes(text)
-    return copy, normal, [f'custom data: {file}: {remark}' for remark in remarks]
+    remarks = [f'custom data: {file}: {remark}' for remark in mended + remarks]
+    return (file if normal == found else write_coco(normal, file.stem)), normal, remarks
 
 
 def _check_entries(file: Path, content: Any) -> None:
@@ -239,3 +245,32 @@ def check_categories(dataset: dict, classes: Sequence[str]) -> None:
             f'({", ".join(absent[:8])}); it has {", ".join(map(str, names[:8]))}. Name the classes '
             'that it has: metainfo=dict(classes=...) of the dataset, num_classes of the heads.'
         )
+
+
+def coco_folders(cfg: Config, root: Path, split: str, file: Path) -> list[Path]:
+    """The folders that the file names of an annotation file may be relative to."""
+    if cfg.get('img_dir'):
+        given = cfg.img_dir if isinstance(cfg.img_dir, str) else cfg.img_dir[split == 'val']
+        return [root / Path(given).expanduser()]
+    places = [file.parent, split_folder(root, split), split_folder(root / 'images', split)]
+    return [x for x in (*places, root / 'JPEGImages', root / 'images', root) if x and x.is_dir()]
+
+
+def coco_images(root: Path, folders: list[Path], file: Path, content: dict) -> Path:
+    """Find the folder that the file names of an annotation file are relative to."""
+    name = content['images'][0]['file_name']
+    folder = next((x for x in folders if os.path.isfile(x / name)), None)
+    if folder is None:
+        tried = ', '.join(str(os.path.relpath(x, root)) for x in folders)
+        which = f'{file} names the image {name[:200]}'
+        raise ValueError(
+            f"{which}, which is in none of the folders {tried} of {root}; name the images' folder: "
+            '--cfg-options img_dir=FOLDER'
+        )
+    missing = missing_images(folder, content)
+    if missing:
+        raise ValueError(
+            f'{file}: {len(missing)} of {len(content["images"])} images are not in {folder}, e.g. '
+            f'{missing[0][:200]}; put them there, or take them out of the file.'
+        )
+    return folder

@@ -1,7 +1,11 @@
 """Datasets that are a folder, without a task library: images in class folders or with masks."""
 
+import os
 import random
+import re
+from collections import defaultdict
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,11 +60,21 @@ def check_no_splits(root: Path, names: list[str]) -> None:
         )
 
 
-def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
+def hold_out(
+    names: list[Any],
+    part: str,
+    fraction: float = 0.2,
+    root: str | Path | None = None,
+    fold: str | None = None,
+    group_by: str | dict[str, str] | None = None,
+) -> list[Any]:
     """Choose names to train with ('train') or those held out ('val'); 'all' chooses all.
 
     The choice depends on the number of names alone, so it is the same in every run. At least one
-    name is held out, if there are two.
+    name is held out, if there are two. Copies of one photograph stay together: names that are the
+    same up to ``.rf.``, and files below ``root`` of the same bytes. ``group_by`` keeps names
+    together that are the same up to this text, or have the same value in a dict. ``fold`` is
+    'K/N': the K-th of N parts is held out.
     """
     if part not in ('all', 'train', 'val'):
         raise ValueError(f'part must be one of all, train, val, got {part!r}')
@@ -68,9 +82,48 @@ def hold_out(names: list[T], part: str, fraction: float = 0.2) -> list[T]:
         raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction!r}')
     if part == 'all':
         return names
-    count = min(max(1, round(len(names) * fraction)), len(names) - 1)
-    held = set(random.Random(len(names)).sample(range(len(names)), max(0, count)))
-    return [name for i, name in enumerate(names) if (i in held) == (part == 'val')]
+    groups = _groups([str(x) if isinstance(x, str) else x[0] for x in names], root, group_by)
+    order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    count = min(max(1, round(len(order) * fraction)), len(order) - 1)
+    held = set(random.Random(len(order)).sample(range(len(order)), max(0, count)))
+    if fold is not None:
+        found = re.fullmatch(r'(\d+)/(\d+)', str(fold))
+        if not found or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+            raise ValueError(f'fold={fold}: K/N is due, the K-th of N parts, e.g. fold=2/5')
+        if len(order) > 1:
+            mixed = random.Random(len(order)).sample(range(len(order)), len(order))
+            held = set(mixed[int(found[1]) - 1 :: int(found[2])])
+    return [x for x, g in zip(names, groups, strict=True) if (order[g] in held) == (part == 'val')]
+
+
+def _groups(names: list[str], root: Any, group_by: str | dict[str, str] | None) -> list[str]:
+    """A key for each name, the same for those that must stay together."""
+    parents: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while parents.get(key, key) != key:
+            key = parents[key]
+        return key
+
+    def key_of(name: str) -> str:
+        folder, _, base = name.rpartition('/')
+        if isinstance(group_by, dict):
+            return group_by.get(name, name)
+        if group_by and group_by in base:
+            return base.split(group_by)[0]
+        return f'{folder}/{base.split(".rf.")[0]}' if '.rf.' in base else name
+
+    keys = [key_of(name) for name in names]
+    by_size = defaultdict(list)
+    for name, key in zip(names, keys, strict=True):
+        if root is not None:
+            by_size[os.path.getsize(Path(root, name))].append((name, key))
+    for same in by_size.values():
+        known: dict[bytes, str] = {}
+        for name, key in same if len(same) > 1 else ():
+            digest = sha256(Path(root, name).read_bytes()).digest()
+            parents[top(key)] = top(known.setdefault(digest, key))
+    return [top(key) for key in keys]
 
 
 def take(items: list[T], indices: int | Sequence[int] | None) -> list[T]:
@@ -90,6 +143,7 @@ class ClassFolders(BaseDataset):
         folders (Sequence[str], optional): Name of each class's folder, if it is another.
         part (str): 'all', or 'train' and 'val' to hold images of every class out.
         val_fraction (float): Share of each class held out.
+        fold, group_by (str, optional): See :func:`hold_out`.
     """
 
     def __init__(
@@ -98,9 +152,14 @@ class ClassFolders(BaseDataset):
         folders: Sequence[str] | None = None,
         part: str = 'all',
         val_fraction: float = 0.2,
+        fold: str | None = None,
+        group_by: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.folders, self.part, self.val_fraction = folders, part, val_fraction
+        self.folders = folders
+        self.held: dict[str, Any] = dict(
+            part=part, fraction=val_fraction, fold=fold, group_by=group_by
+        )
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -109,7 +168,7 @@ class ClassFolders(BaseDataset):
         items = [
             dict(img_path=str(root / name / image), gt_label=label)
             for label, name in enumerate(self.folders or self.metainfo['classes'])
-            for image in hold_out(list_images(root / name), self.part, self.val_fraction)
+            for image in hold_out(list_images(root / name), root=root / name, **self.held)
         ]
         if not items:
             raise ValueError(f'{root} holds no images ({", ".join(IMAGE_SUFFIXES)})')
@@ -128,7 +187,8 @@ class ImageMaskFolders(BaseDataset):
         data_prefix (dict): ``img_path`` and ``seg_map_path``, folders below it.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
         reduce_zero_label (bool): Index 0 is unlabeled, as 255 is, and index 1 the first class.
-        part (str): As for :class:`ClassFolders`, like ``val_fraction``.
+        ann_file (str): A text file of pairs, ``image<TAB>mask``, instead of equal names.
+        part (str): As for :class:`ClassFolders`, like ``val_fraction``, ``fold``, ``group_by``.
     """
 
     def __init__(
@@ -137,17 +197,26 @@ class ImageMaskFolders(BaseDataset):
         reduce_zero_label: bool = False,
         part: str = 'all',
         val_fraction: float = 0.2,
+        fold: str | None = None,
+        group_by: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.reduce_zero_label = reduce_zero_label
-        self.part, self.val_fraction = part, val_fraction
+        self.held: dict[str, Any] = dict(
+            part=part, fraction=val_fraction, fold=fold, group_by=group_by
+        )
         super().__init__(data_root=data_root, **kwargs)
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
 
     def load_data_list(self) -> list[dict]:
         """List the images with what mmseg's ``LoadAnnotations`` asks for."""
         images, masks = self.data_prefix['img_path'], self.data_prefix['seg_map_path']
-        pairs = hold_out(pair_masks(images, masks), self.part, self.val_fraction)
+        if self.ann_file:
+            lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
+            pairs = [(line.split('\t')[0], line.split('\t')[1]) for line in lines]
+        else:
+            pairs = pair_masks(images, masks)
+        pairs = hold_out(pairs, root=images, **self.held)
         return [
             dict(
                 img_path=str(Path(images, image)),

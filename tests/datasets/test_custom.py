@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mmengine.config import Config
 from own_data import (
@@ -20,10 +19,9 @@ from own_data import (
     resolved,
     write_coco,
 )
-from PIL import Image
 from shrunk_configs import CONFIGS, make_ade, make_class_folders, make_coco
 
-from coc_mm.datasets import ClassFolders, ImageMaskFolders, resolve_custom
+from coc_mm.datasets import ClassFolders, resolve_custom
 from coc_mm.utils.images import list_images
 
 
@@ -203,7 +201,7 @@ class TestCoco:
     def test_discovers(self, tmp_path):
         make_coco(tmp_path, categories=('disc', 'ring', 'box'))
         cfg, report = resolved(COCO, tmp_path)
-        assert 'annotations/instances_train2017.json (2 images)' in report
+        assert 'annotations/instances_train2017.json (2 images, 2 annotations)' in report
         assert '3 classes (disc, ring, box)' in report
         roi_head = cfg.model.roi_head
         assert roi_head.bbox_head.num_classes == roi_head.mask_head.num_classes == 3
@@ -230,10 +228,11 @@ class TestCoco:
         make_coco(tmp_path)
         (tmp_path / 'annotations' / 'instances_val2017.json').unlink()
         cfg, report = resolved(COCO, tmp_path)
-        assert 'so no validation' in report
-        for key in ('val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader'):
-            assert cfg[key] is None
-        assert len(dataset(cfg)) == 2
+        assert '(1 images, 1 annotations), held out (1 images, 1 annotations)' in report
+        train, val = paths(dataset(cfg)), paths(dataset(cfg, 'val_dataloader'))
+        assert len(train) == len(val) == 1
+        assert train != val
+        assert cfg.val_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file
 
     def test_some_classes(self, tmp_path):
         make_coco(tmp_path, categories=('disc', 'ring', 'box'))
@@ -288,8 +287,16 @@ class TestCoco:
         write_coco(tmp_path, half)
         for options, count, says in (
             ({}, 2, '2 images without boxes'),
-            ({'train_dataloader.dataset.filter_cfg.filter_empty_gt': False}, 4, '(4 images)'),
-            ({'train_dataloader.dataset.indices': 1}, 1, 'train.json (1 of 4 images)'),
+            (
+                {'train_dataloader.dataset.filter_cfg.filter_empty_gt': False},
+                4,
+                '(4 images, 4 annotations)',
+            ),
+            (
+                {'train_dataloader.dataset.indices': 1},
+                1,
+                'train.json (1 of 4 images, 4 annotations)',
+            ),
         ):
             cfg, report = resolved(BOXES, tmp_path, **options)
             assert len(dataset(cfg)) == count
@@ -309,88 +316,6 @@ class TestCoco:
         assert min(entry['id'] for entry in json.loads(Path(copy).read_text())['annotations']) == 1
         assert 'val.json: annotation ids are missing, text, twice or below 1' in report
         assert cfg.train_dataloader.dataset.ann_file != copy
-
-
-class TestImageMasks:
-    def test_discovers(self, tmp_path):
-        make_ade(tmp_path)
-        cfg, report = resolved(MASKS, tmp_path)
-        assert (
-            '4 images with masks for training, 4 for validation; 4 classes (0, 1, 2, 3)' in report
-        )
-        assert cfg.model.decode_head.num_classes == 4
-        data = dataset(cfg)
-        assert type(data) is ImageMaskFolders
-        assert len(data.metainfo['palette']) == 4
-        assert data.get_data_info(2)['seg_map_path'].endswith('annotations/training/2.png')
-        assert len(dataset(cfg, 'val_dataloader')) == 4
-
-    def test_a_class_of_validation_alone_is_told(self, tmp_path):
-        make_ade(tmp_path)
-        file = tmp_path / 'annotations' / 'validation' / '2.png'
-        Image.fromarray(np.full((64, 96), 6, np.uint8)).save(file)
-        cfg, report = resolved(MASKS, tmp_path)
-        assert cfg.model.decode_head.num_classes == 7
-        assert 'annotations/validation holds 6, which no mask for training has' in report
-
-    def test_masks_of_fewer_classes_and_images(self, tmp_path):
-        make_ade(tmp_path)
-        (tmp_path / 'classes.txt').write_text('sky\nsea\nsand\nsun\nsnow\n')
-        _, report = resolved(MASKS, tmp_path)
-        assert 'nothing to train on of sea, sand, snow.' in report
-        cfg, report = resolved(MASKS, tmp_path, **{'train_dataloader.dataset.indices': 2})
-        assert len(dataset(cfg)) == 2
-        assert '2 of 4 images with masks for training, 4 for validation' in report
-
-    def test_unlabelled_zero(self, tmp_path):
-        make_ade(tmp_path)
-        cfg, _ = resolved(MASKS, tmp_path, reduce_zero_label=True)
-        assert cfg.classes == ['1', '2', '3']
-        data = dataset(cfg)
-        assert data.get_data_info(0)['reduce_zero_label'] is True
-        assert data.metainfo['reduce_zero_label'] is True
-
-    @pytest.mark.parametrize('masks', ['annotations', 'masks', 'labels'])
-    def test_one_folder_is_split(self, tmp_path, masks):
-        make_ade(tmp_path, splits=('',), masks=masks)
-        cfg, report = resolved(MASKS, tmp_path)
-        assert 'a fifth of them held out' in report
-        train, val = paths(dataset(cfg)), paths(dataset(cfg, 'val_dataloader'))
-        assert (len(train), len(val)) == (3, 1)
-        assert not set(train) & set(val)
-
-    def test_splits_outside(self, tmp_path):
-        """``train/images`` and ``train/masks``, images of several kinds."""
-        for split in ('train', 'val'):
-            make_ade(tmp_path / split, splits=('',), masks='masks')
-        image = tmp_path / 'train' / 'images' / '0.jpg'
-        Image.open(image).save(image.with_suffix('.PNG'), format='PNG')
-        image.unlink()
-        cfg, _ = resolved(MASKS, tmp_path)
-        assert paths(dataset(cfg))[0].endswith('train/images/0.PNG')
-        assert len(dataset(cfg)) == len(dataset(cfg, 'val_dataloader')) == 4
-
-    def test_names_from_a_file(self, tmp_path):
-        make_ade(tmp_path)
-        (tmp_path / 'classes.txt').write_text('sky\nsea\nsand\nsun\n')
-        cfg, _ = resolved(MASKS, tmp_path)
-        assert dataset(cfg).metainfo['classes'] == ['sky', 'sea', 'sand', 'sun']
-        (tmp_path / 'classes.txt').write_text('sky\nsea\nsun\n')
-        refused(r'value 3, but there are 3 classes.*reduce_zero_label', MASKS, tmp_path)
-        cfg, _ = resolved(MASKS, tmp_path, reduce_zero_label=True)
-        assert cfg.model.decode_head.num_classes == 3
-
-    def test_messages(self, tmp_path):
-        refused('no images with masks: images/train and annotations', MASKS, tmp_path)
-        make_ade(tmp_path)
-        masks = tmp_path / 'annotations' / 'training'
-        (masks / '3.png').rename(tmp_path / '3.png')
-        refused(r'1 of 4 images .* have no mask .*3\.jpg needs 3\.png', MASKS, tmp_path)
-        Image.new('RGB', (96, 64)).save(masks / '3.png')
-        refused(r'mask .*3\.png has several channels \(RGB\)', MASKS, tmp_path)
-        for file in masks.iterdir():
-            Image.fromarray(np.array([[0, 255]], np.uint8)).save(file)
-        refused(r'hold nothing but \[0\].*instead of 255', MASKS, tmp_path)
 
 
 class TestWrappers:
@@ -451,6 +376,14 @@ def test_a_second_call_changes_nothing(tiny_data):
     dumped = Config.fromstring(cfg.pretty_text, '.py')
     resolve_custom(dumped)
     assert dumped._cfg_dict.to_dict() == before
+
+
+def test_splits_are_never_classes(tmp_path):
+    for split in ('train', 'valid', 'test'):
+        make_class_folders(tmp_path, (split,), per_class=2)
+    refused('no class folders, but splits without classes: test, train, valid', FOLDERS, tmp_path)
+    make_class_folders(tmp_path, ('a', 'b'), per_class=3)
+    assert resolved(FOLDERS, tmp_path)[0].classes == ['a', 'b']
 
 
 def test_starting_weights(tmp_path):

@@ -31,3 +31,19 @@ def test_a_dataset_without_images_is_refused(tmp_path):
     (tmp_path / 'a').mkdir()
     with pytest.raises(ValueError, match='holds no images'):
         ClassFolders(str(tmp_path), metainfo=dict(classes=['a']))
+
+
+def test_copies_stay_on_one_side(tmp_path):
+    """Augmented copies by name, the same bytes under other names, and what the user groups."""
+    for k in range(10):
+        for copy in 'ab':
+            (tmp_path / f'{k}_jpg.rf.{copy}.jpg').write_text(f'{k}{copy}')
+    (tmp_path / 'x.jpg').write_text('3a')
+    names = sorted(path.name for path in tmp_path.iterdir())
+    train, val = (set(hold_out(names, part, root=tmp_path)) for part in ('train', 'val'))
+    assert len(train | val) == 21
+    assert not {name[0] for name in train} & {name[0] for name in val}
+    assert ('x.jpg' in val) == ('3_jpg.rf.a.jpg' in val)
+    for fold in ('1/3', '3/3'):
+        held = hold_out(['a_1', 'a_2', 'b_1', 'c_1'], 'val', fold=fold, group_by='_')
+        assert len({name[0] for name in held}) == 1

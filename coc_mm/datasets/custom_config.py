@@ -1,0 +1,196 @@
+"""What the kinds of own data share: what a config says of them, and writing into it."""
+
+import colorsys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from coc_mm.datasets.folder_datasets import take
+
+__all__ = [
+    'LOADERS',
+    'below',
+    'check_held_out',
+    'dicts',
+    'given_classes',
+    'has_folds',
+    'hold_out_settings',
+    'inner_datasets',
+    'palette',
+    'relative',
+    'say_unseen',
+    'set_arch',
+    'set_classes',
+    'set_datasets',
+    'summary',
+    'trained',
+    'val_fraction',
+]
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Settings of a dataset that say where the data lie, which are found out.
+_FOUND = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'split', 'fold', 'group_by')
+
+
+def set_arch(cfg: Config) -> None:
+    """Give neck or head the widths of the backbone that ``arch`` chooses."""
+    if not cfg.get('arch'):
+        return
+    from coc_mm.models import ContextCluster
+
+    if cfg.arch not in ContextCluster.arch_zoo:
+        raise ValueError(f'arch={cfg.arch}: one of {", ".join(ContextCluster.arch_zoo)} is due')
+    cfg.model.backbone.arch = cfg.arch
+    dims = list(ContextCluster.arch_zoo[cfg.arch]['dims'])
+    if 'in_channels' in cfg.model.neck:
+        cfg.model.neck.in_channels = dims
+    else:
+        cfg.model.head.in_channels = dims[-1]
+
+
+def set_classes(cfg: Config, classes: Sequence[str]) -> None:
+    """Give a config its classes without looking at data, in place, as for inference."""
+    cfg.classes = list(classes)
+    for child in dicts([cfg.get('model'), cfg.get('data_preprocessor')]):
+        if 'num_classes' in child:
+            child['num_classes'] = len(classes)
+
+
+def dicts(node) -> Iterator[dict]:
+    """All dicts of a nested config."""
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from dicts(child)
+    elif isinstance(node, dict):
+        yield node
+        yield from dicts(list(node.values()))
+
+
+def given_classes(cfg: Config, root: Path) -> list[str] | None:
+    """The names given by the config or a file, or None."""
+    given, where = cfg.get('classes'), 'classes'
+    if given is None and (root / 'classes.txt').is_file():
+        given = str(root / 'classes.txt')
+    if given is None:
+        return None
+    if isinstance(given, str):
+        where = given
+        file = next((x for x in (Path(given).expanduser(), root / given) if x.is_file()), None)
+        if file is None:
+            raise ValueError(
+                f'classes={given}: no such file here or in {root}; name a text file with a class '
+                'per line, or list names: classes=[cat,dog]'
+            )
+        try:
+            given = file.read_text(encoding='utf-8-sig').splitlines()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f'{file} is no text file of class names: {error}') from None
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f'classes={given}: list names, classes=[cat,dog], or name a text file')
+    names = [name for name in (str(name).strip() for name in given) if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise ValueError(f'{where}: ' + (f'{twice[0]} is listed twice' if twice else 'no names'))
+    return names
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path below the root, which is an empty text itself."""
+    text = path.relative_to(root).as_posix()
+    return '' if text == '.' else text
+
+
+def below(path: Path, root: Path) -> str:
+    """A path below the root, or the absolute one."""
+    return relative(path, root) if path.is_relative_to(root) else str(path.absolute())
+
+
+def inner_datasets(dataset: dict) -> list[dict]:
+    """The datasets inside of wrappers, or the dataset itself."""
+    inner = dataset.get('dataset') or dataset.get('datasets')
+    if inner is None:
+        return [dataset]
+    children = inner if isinstance(inner, (list, tuple)) else [inner]
+    return [found for child in children for found in inner_datasets(child)]
+
+
+def has_folds(loader) -> bool:
+    """Whether a loader's data are folds of mmpretrain's ``KFoldDataset``."""
+    return any(str(d.get('type', '')).endswith('KFoldDataset') for d in dicts(loader))
+
+
+def set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> None:
+    """Write what was found into the datasets; ``val`` None takes validation away."""
+    for name in LOADERS:
+        found = train if name.startswith('train') else val
+        if found is None:
+            cfg[name] = None
+        elif cfg.get(name) is not None:
+            dataset = cfg[name].dataset
+            if has_folds(cfg[name]):
+                found = dict(train, **({'part': 'all'} if 'part' in train else {}))
+            for inner in inner_datasets(dataset):
+                for key in _FOUND:
+                    inner.pop(key, None)
+                inner.update(found, data_root=str(root))
+    if val is None:
+        for name in ('val_cfg', 'val_evaluator', 'test_cfg', 'test_evaluator'):
+            cfg[name] = None
+
+
+def summary(root: Path, classes: list[str], found: str) -> list[str]:
+    """The first line: what was found, and the classes."""
+    shown = ', '.join(classes[:8]) + (', ...' if len(classes) > 8 else '')
+    return [f'custom data: {root}: {found}; {len(classes)} classes ({shown})']
+
+
+def hold_out_settings(cfg: Config) -> tuple[dict, dict]:
+    """How a part is held out: as the datasets take it, and as :func:`hold_out` does."""
+    share = {**val_fraction(cfg), **{k: cfg[k] for k in ('fold', 'group_by') if cfg.get(k)}}
+    return share, {('fraction' if k == 'val_fraction' else k): v for k, v in share.items()}
+
+
+def val_fraction(cfg: Config) -> dict:
+    """The share that is held out, where a dataset of the config sets it."""
+    loaders = [cfg[name] for name in LOADERS if cfg.get(name)]
+    found = {
+        inner['val_fraction']
+        for loader in loaders
+        for inner in inner_datasets(loader.dataset)
+        if 'val_fraction' in inner
+    }
+    if len(found) > 1:
+        raise ValueError(f'val_fraction differs between the datasets ({sorted(found)})')
+    return {'val_fraction': found.pop()} if found else {}
+
+
+def trained(cfg: Config, root: Path, items: list) -> list:
+    """The items that the training datasets use, after their ``indices``."""
+    inner = inner_datasets(cfg.train_dataloader.dataset) if cfg.get('train_dataloader') else [{}]
+    used = [item for dataset in inner for item in take(items, dataset.get('indices'))]
+    if not used:
+        raise ValueError(f'{root}: the indices of train_dataloader.dataset leave no image')
+    return used
+
+
+def check_held_out(root: Path, count: int, what: str) -> None:
+    """Refuse data of which nothing can be held out."""
+    if not count:
+        raise ValueError(
+            f'{root} has no validation split, and {what} to hold out for one; add images, or a '
+            'folder val beside train (docs/custom_data.md).'
+        )
+
+
+def say_unseen(folder: Path, classes: list[str], seen: set[int]) -> list[str]:
+    """Name the classes that nothing is trained on of."""
+    unseen = [name for index, name in enumerate(classes) if index not in seen]
+    shown = ', '.join(unseen[:8]) + (', ...' if len(unseen) > 8 else '')
+    return [f'custom data: {folder}: nothing to train on of {shown}.'] if unseen else []
+
+
+def palette(count: int) -> list[tuple]:
+    """Colors around the wheel, neighbors far apart."""
+    wheel = [colorsys.hsv_to_rgb(i * 0.618 % 1, 0.75, 0.95) for i in range(count)]
+    return [tuple(round(255 * x) for x in color) for color in wheel]  # mmdet draws with tuples only

@@ -1,0 +1,1 @@
+"""Labels as annotation tools export them, brought into the layouts that are trained on."""
