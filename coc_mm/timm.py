@@ -6,7 +6,7 @@ published weights, or a path or URL of a checkpoint, official ones included.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class ContextClusterClassifier(nn.Module, HubMixin, pipeline_tag='image-classifi
     def forward_intermediates(
         self,
         x: torch.Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
@@ -104,7 +104,7 @@ class ContextClusterClassifier(nn.Module, HubMixin, pipeline_tag='image-classifi
         return (self.backbone.norm3(x) if i == 3 else x).permute(0, 3, 1, 2), maps
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps of some stages do not need; return their indices."""
         wanted, end = feature_take_indices(len(self.backbone.stages), indices)

@@ -165,7 +165,7 @@ def _fetch_from_drive(facts: dict, path: Path) -> None:
     address = facts['Address']
     file_id = re.split('[/=]', address)[-1]
     if facts['Kind'] == 'drive-folder':
-        listing = gdown.download_folder(
+        listing: Any = gdown.download_folder(
             id=file_id, output=str(path.parent), quiet=True, skip_download=True
         )
         file_id = _pick([(item.path, item.id) for item in listing or ()], address)
