@@ -40,7 +40,8 @@ def find_masks(folder: Folder) -> tuple[str, dict[str, Pairs], list[str]] | None
 
     def of_roboflow(mask: str) -> str | None:
         start = roboflow.get(mask)
-        return next((x for x in folder.images if x.rsplit('.', 1)[0] == start), None)
+        beside = stems[Path(start).name] if start else ()
+        return next((x for x in beside if x.rsplit('.', 1)[0] == start), None)
 
     def of_voc(mask: str) -> str | None:
         parts = mask.casefold().split('/')
@@ -223,11 +224,7 @@ def _save(copy: Path, mask: np.ndarray) -> None:
 
 def paint_masks(content: dict, images: Path) -> list[tuple[str, str]]:
     """Paint a COCO file's objects, the large first, into masks: index 1 is its first category."""
-    from pycocotools.mask import (
-        decode,
-        frPyObjects,
-        merge,
-    )
+    from pycocotools.mask import decode, frPyObjects, merge
 
     indices = {category['id']: i for i, category in enumerate(content['categories'], 1)}
     entries = defaultdict(list)
