@@ -204,10 +204,4 @@ def _find(scope: str | None, name: str) -> tuple | None:
     entry = next((x for x in _own(scope) if x.name.lower() == name.lower()), None)
     if entry is None:
         return None
-    config = config_of(entry.name)
-    weights = find_weights(entry.name) if entry.sources else entry.weights
-    if weights is not None:
-        from coc_mm.checkpoints.load import apply_record, load_checkpoint_safely
-
-        apply_record(config, load_checkpoint_safely(weights), weights)
-    return config, weights
+    return config_of(entry.name), find_weights(entry.name) if entry.sources else entry.weights

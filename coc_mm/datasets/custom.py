@@ -148,7 +148,7 @@ def _resolve_class_folders(cfg, root, classes):
             raise ValueError(f'{val} holds no images of the classes {", ".join(folders[:8])}')
     else:
         held = sum(len(hold_out(images[name], 'val', root=train / name, **how)) for name in folders)
-        check_held_out(root, held, 'each class has one image, too few')
+        check_held_out(root, held, 'images of every class')
     for split, inside in found.items():
         unknown = [name for name in inside if name not in folders]
         if unknown:
@@ -227,7 +227,7 @@ def _resolve_coco(cfg, root, classes):
     if 'val' not in files:
         _, content, images = read['train']
         parts = hold_out_coco(content, images, **hold_out_settings(cfg)[1])
-        check_held_out(root, len(parts['val']['images']), 'there is one image, too few')
+        check_held_out(root, len(parts['val']['images']), 'images')
         stem = files['train'].stem
         read = {s: (write_coco(part, f'{stem}-{s}'), part, images) for s, part in parts.items()}
     for split, (used, content, images) in read.items():

@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -57,7 +58,7 @@ def set_classes(cfg: Config, classes: Sequence[str]) -> None:
             child['num_classes'] = len(classes)
 
 
-def dicts(node) -> Iterator[dict]:
+def dicts(node: Any) -> Iterator[dict]:
     """All dicts of a nested config."""
     if isinstance(node, (list, tuple)):
         for child in node:
@@ -115,7 +116,7 @@ def inner_datasets(dataset: dict) -> list[dict]:
     return [found for child in children for found in inner_datasets(child)]
 
 
-def has_folds(loader) -> bool:
+def has_folds(loader: Any) -> bool:
     """Whether a loader's data are folds of mmpretrain's ``KFoldDataset``."""
     return any(str(d.get('type', '')).endswith('KFoldDataset') for d in dicts(loader))
 
@@ -178,8 +179,9 @@ def check_held_out(root: Path, count: int, what: str) -> None:
     """Refuse data of which nothing can be held out."""
     if not count:
         raise ValueError(
-            f'{root} has no validation split, and {what} to hold out for one; add images, or a '
-            'folder val beside train (docs/custom_data.md).'
+            f'{root} has no validation split, and too few {what} to hold some out (copies of one '
+            'photograph stay together); add images, or a folder val beside train '
+            '(docs/custom_data.md).'
         )
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mmengine.config import Config
+
 from coc_mm.datasets.coco import coco_folders, coco_images, read_coco
 from coc_mm.datasets.custom_config import (
     check_held_out,
@@ -30,7 +32,7 @@ from coc_mm.utils.images import list_images
 __all__ = ['resolve_image_masks']
 
 
-def _image_mask_folders(root):
+def _image_mask_folders(root: Path) -> dict[str, tuple]:
     """Find the folders of images and masks of both splits; validation may have none."""
     found: dict[str, tuple] = {}
     whole: dict[str, tuple] = {}
@@ -50,7 +52,7 @@ def _has_masks(folder: Path | None) -> bool:
     return folder is not None and folder.is_dir() and bool(list_images(folder, MASK_SUFFIXES))
 
 
-def _mask_pairs(cfg, root, classes):
+def _mask_pairs(cfg: Config, root: Path, classes: list[str] | None) -> tuple:
     """Images with masks of each split, the classes if they are told, what is said, and where."""
     layout, folder, found = _image_mask_folders(root), Folder(root), None
     if cfg.get('format') is None and not layout:
@@ -90,7 +92,7 @@ def _mask_pairs(cfg, root, classes):
     return name, pairs, told or names, [f'custom data: {root}: {x}.' for x in said], where
 
 
-def resolve_image_masks(cfg, root, classes):
+def resolve_image_masks(cfg: Config, root: Path, classes: list[str] | None) -> list[str]:
     """Complete a config for images with masks; lines to be shown."""
     reduce_zero = bool(cfg.get('reduce_zero_label', False))
     name, pairs, told, remarks, where = _mask_pairs(cfg, root, classes)
@@ -102,7 +104,7 @@ def resolve_image_masks(cfg, root, classes):
     share, how = hold_out_settings(cfg)
     if not val:
         held = len(hold_out(pairs['train'], 'val', root=root, **how))
-        check_held_out(root, held, 'there is one image with a mask, too few')
+        check_held_out(root, held, 'images with masks')
     found = {
         split: mask_values(where.get(split, root), [m for _, m in each])
         for split, each in pairs.items()

@@ -8,7 +8,7 @@ TOOL = 'analysis_tools/model_complexity'
 
 def test_command(tool, capsys, refused, misused):
     main = tool(TOOL)
-    assert main(['coc-tiny_*', '--shape', '64', '96', '--csv']) == 0
+    assert main(['coc-tiny_*xb128_in1k', '--shape', '64', '96', '--csv']) == 0
     out = capsys.readouterr().out
     (row,) = csv.DictReader(io.StringIO(out[out.index('model,') :]))
     assert (row['model'], row['height'], row['width']) == ('coc-tiny_8xb128_in1k', '64', '96')

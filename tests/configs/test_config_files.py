@@ -173,7 +173,11 @@ COUNTERPARTS = {
     ),
     'models/mask-rcnn_coc_fpn': (mmdet, 'models/mask-rcnn_r50_fpn', DETECTOR),
     'models/cascade-mask-rcnn_coc_fpn': (mmdet, 'models/cascade-mask-rcnn_r50_fpn', DETECTOR),
-    'models/retinanet_coc_fpn': (mmdet, 'models/retinanet_r50_fpn', DETECTOR),
+    'models/retinanet_coc_fpn': (
+        mmdet,
+        'models/retinanet_r50_fpn',
+        f'{DETECTOR} find_unused_parameters',
+    ),
     'models/fpn_coc': (mmseg, 'models/fpn_r50', SEGMENTOR + 'norm_cfg model.neck.in_channels'),
     'models/upernet_coc': (
         mmseg,

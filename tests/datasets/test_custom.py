@@ -194,7 +194,7 @@ class TestClassFolders:
         make_class_folders(tmp_path / 'other' / 'val', ('x',))
         refused('val holds no images of the classes a, b', FOLDERS, tmp_path / 'other')
         make_class_folders(tmp_path / 'few', ('a', 'b'), per_class=1)
-        refused('each class has one image, too few to hold out', FOLDERS, tmp_path / 'few')
+        refused('too few images of every class to hold some out', FOLDERS, tmp_path / 'few')
 
 
 class TestCoco:

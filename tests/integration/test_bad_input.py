@@ -150,7 +150,7 @@ def test_flags_without_ground_in_the_config(refused, projects):
     refused('train', bare, '--auto-scale-lr', says=['--auto-scale-lr', 'base_batch_size=N'])
     refused('train', bare, '--amp', says=['--amp', 'ApexOptimWrapper'])
     refused('test', bare, 'x.pth', '--show-dir', 'x', says=['no visualization hook'])
-    refused('test', project.config, 'x.pth', '--out', 'x.json', says=['--out x.json', '.pkl'])
+    refused('test', project.config, 'x.pth', '--out', 'x.txt', says=['--out x.txt', '.pkl'])
     refused('test', project.config, 'x.pth', '--tta', '--show', says=['--tta', '--show'])
     says = ['masks', 'leave --tta out']
     refused('test', projects['mmdet'].config, 'x.pth', '--tta', says=says)

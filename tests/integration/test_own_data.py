@@ -17,15 +17,15 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NAMES = dict(mmpretrain=FOLDERS, mmdet=COCO, mmseg=MASKS)
 
 
-def _gradient(width=40, height=24):
-    ramp = np.linspace(0, 255, width).astype(np.uint8)
+def _gradient(width=40, height=24, start=0):
+    ramp = np.linspace(start, 255, width).astype(np.uint8)
     return Image.fromarray(np.tile(ramp, (height, 1)))
 
 
-def _turned(path):
+def _turned(path, start=0):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees
-    _gradient().convert('RGB').save(path, exif=exif)
+    _gradient(start=start).convert('RGB').save(path, exif=exif)
 
 
 # Kind -> the file's suffix and the image, 24 pixels high and 40 wide but for the first two.
@@ -90,7 +90,7 @@ def test_masks_of_another_size_are_named(turned, tmp_path):
     (tmp_path / 'annotations').mkdir()
     for k in range(3):
         path = tmp_path / 'images' / f'{k}.jpg'
-        _turned(path) if turned else _gradient(64, 64).convert('RGB').save(path)
+        _turned(path, 50 * k) if turned else _gradient(64, 64, 50 * k).convert('RGB').save(path)
         size = (40, 24) if turned else (64, 48)
         Image.new('L', size, 1).save(tmp_path / 'annotations' / f'{k}.png')
     says = r'mask .*\d\.png has 48 x 64 pixels and its image .*\d\.jpg 64 x 64'
@@ -99,6 +99,6 @@ def test_masks_of_another_size_are_named(turned, tmp_path):
 
 def test_images_of_another_size_than_recorded_are_named(tmp_path):
     write_coco(tmp_path, splits=('train',))
-    for path in (tmp_path / 'train').iterdir():
-        _gradient(64, 48).convert('RGB').save(path)
+    for k, path in enumerate((tmp_path / 'train').iterdir()):
+        _gradient(64, 48, 20 * k).convert('RGB').save(path)
     refused(r'48 x 64 pixels .* says 64 x 64', 'mmdet', tmp_path)

@@ -158,8 +158,7 @@ def mend_coco(content: Any, folders: list[Path], split: str | None = None) -> tu
     """
     parts = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(
-        isinstance(content.get(part), list) and all(isinstance(x, dict) for x in content[part])
-        for part in parts
+        isinstance(content.get(part), list) and all(map(_has_ids, content[part])) for part in parts
     ):
         return content, []
     images, entries, categories = ([_with_numbers(x) for x in content[part]] for part in parts)
@@ -192,6 +191,13 @@ def mend_coco(content: Any, folders: list[Path], split: str | None = None) -> tu
         remarks.append(f'{len(crowds)} masks are marked as crowds by their tool; read as objects.')
     remarks += _mend_boxes(images, entries)
     return dict(content, images=images, annotations=entries, categories=categories), remarks
+
+
+def _has_ids(entry: Any) -> bool:
+    keys = ('id', 'image_id', 'category_id', 'supercategory')
+    return isinstance(entry, dict) and not any(
+        isinstance(entry.get(key), (list, dict)) for key in keys
+    )
 
 
 def _number(value: Any) -> Any:

@@ -49,7 +49,7 @@ def test_quickstart_gives_the_newest_of_each_task(tmp_path):
 
 
 def test_models_by_name_are_labelled_untrained(tmp_path):
-    found = find_models(tmp_path, ['coc-tiny_*', 'coc-tiny_8xb128_in1k'])
+    found = find_models(tmp_path, ['coc-tiny_8xb128_*', 'coc-tiny_8xb128_in1k'])
     assert labels(found) == ['coc-tiny_8xb128_in1k (untrained)']
     assert not found[0].trained
     with pytest.raises(UserError, match="no model is named 'coc-huge'"):
