@@ -7,18 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-__all__ = [
-    'TRACEBACK_VARIABLE',
-    'CheckpointError',
-    'DownloadError',
-    'InputError',
-    'PrepareError',
-    'UserError',
-    'explain',
-    'print_rank0',
-    'run_command',
-]
-
 #: Set to anything but ``0`` to see the traceback behind a message.
 TRACEBACK_VARIABLE = 'COC_MM_TRACEBACK'
 

@@ -8,17 +8,6 @@ in its ``locations`` and imported at the first look-up.
 from mmengine import registry
 from mmengine.registry import Registry
 
-__all__ = [
-    'DATASETS',
-    'HOOKS',
-    'METRICS',
-    'MODELS',
-    'OPTIM_WRAPPERS',
-    'OPTIM_WRAPPER_CONSTRUCTORS',
-    'TRANSFORMS',
-    'WEIGHT_INITIALIZERS',
-]
-
 
 def _child(kind: str, *locations: str) -> Registry:
     parent = getattr(registry, kind)

@@ -27,8 +27,6 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('coc_mm.timm needs timm: pip install timm', name='timm') from error
 
-__all__ = ['ContextClusterClassifier']
-
 _POSITIONS = 2  # channels of the first convolution after those of the image
 
 

@@ -8,8 +8,6 @@ from torch import nn
 
 from coc_mm.utils.memory import PeakMemory
 
-__all__ = ['MEASURED', 'SHAPES', 'forward', 'measure']
-
 #: Height and width of the images of each library.
 SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
 #: The part that is measured: the work of detection heads depends on what is seen.

@@ -15,8 +15,6 @@ from coc_mm.apis.model_zoo import config_of, find_entry
 from coc_mm.apis.start import build_model
 from coc_mm.models.layers import ContextClusterMixer
 
-__all__ = ['COLUMNS', 'Complexity', 'cluster_macs', 'complexity_row', 'count_complexity']
-
 
 @dataclass
 class Complexity:

@@ -17,8 +17,6 @@ from mmengine.config import Config, ConfigDict
 from coc_mm.errors import UserError
 from coc_mm.utils.package_files import find_config
 
-__all__ = ['PARSING', 'SCOPES', 'check_scope', 'load_config', 'merge_options', 'read_config']
-
 #: Default scopes that can be run, with the distribution that installs the library.
 SCOPES = {
     'mmpretrain': 'onedl-mmpretrain',

@@ -16,8 +16,6 @@ from coc_mm.checkpoints.safe_pickle import read_file
 from coc_mm.errors import CheckpointError, UserError, print_rank0
 from coc_mm.version import __version__
 
-__all__ = ['convert_checkpoint', 'dataset_meta_of']
-
 _DENSE = {
     'detection': 'mask-rcnn_coc-{}-c{}_fpn_1x_coco',
     'segmentation': 'fpn_coc-{}-c{}_4xb4-80k_ade20k-512x512',

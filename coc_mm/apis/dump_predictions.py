@@ -12,8 +12,6 @@ from coc_mm.apis.predictions import Prediction, encode_masks, records_to_text
 from coc_mm.registry import METRICS
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['DumpPredictions']
-
 
 @METRICS.register_module()
 class DumpPredictions(BaseMetric):

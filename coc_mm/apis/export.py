@@ -16,8 +16,6 @@ from torch import nn
 
 from coc_mm.models.backbones.context_cluster import MIN_SIZE
 
-__all__ = ['SUFFIXES', 'DeployModel', 'export_program', 'min_size', 'save_program']
-
 #: Format -> suffix of the file.
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 #: Greatest side of an image in pixels, for the guards of a traced program.

@@ -28,8 +28,6 @@ from coc_mm.ops.backends import reference
 from coc_mm.ops.regions import region_layout
 from coc_mm.utils.images import find_images, read_image, to_picture
 
-__all__ = ['AssignmentTies', 'Exported', 'check', 'load_pictures', 'speed']
-
 TOLERANCE = 1e-4  # of the greatest value of a map
 TIE = 1e-4  # of the similarity, which lies between 0 and 1
 _PICTURES = ('astronaut', 'chelsea', 'coffee', 'rocket')

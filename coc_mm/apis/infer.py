@@ -28,8 +28,6 @@ from coc_mm.checkpoints.load import (
 from coc_mm.errors import UserError
 from coc_mm.utils.images import read_image, to_picture
 
-__all__ = ['TASKS', 'Classification', 'Detection', 'Segmentation', 'find_device', 'load_model']
-
 _LEGIBLE = 256  # short side of a picture on which text can be read
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # a list of names must not cost the import of torch
     from mmengine.config import Config
     from torch import nn
 
-__all__ = ['ModelEntry', 'entries', 'get_model', 'list_models', 'register_model_zoo']
-
 #: Folder of a family of configs -> the default scope of its library.
 SCOPES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 

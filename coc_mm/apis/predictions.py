@@ -18,17 +18,6 @@ from coc_mm.apis.sources import Picture, find_sources, read_sources
 from coc_mm.errors import UserError
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = [
-    'Found',
-    'Prediction',
-    'coco_results',
-    'encode_masks',
-    'predict',
-    'predict_each',
-    'records_to_text',
-    'write_predictions',
-]
-
 
 @dataclass
 class Prediction:

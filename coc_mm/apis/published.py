@@ -20,8 +20,6 @@ from coc_mm.errors import CheckpointError, DownloadError, UserError, print_rank0
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.download import download
 
-__all__ = ['fetch_weights', 'load_by_name']
-
 #: Names a mirror of the published files: ``http(s)://...`` or a folder.
 MIRROR_VARIABLE = 'COC_MM_MIRROR'
 _CONVERT = 'python tools/model_converters/official_to_coc_mm.py'

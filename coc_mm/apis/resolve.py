@@ -17,8 +17,6 @@ from coc_mm.datasets import inner_datasets, resolve_custom
 from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import use_atomic_checkpoints
 from coc_mm.errors import UserError, print_rank0
 
-__all__ = ['resolve_test', 'resolve_train']
-
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What resolve_custom writes into datasets.
 _FOUND_OUT = 'data_root|ann_file|data_prefix|metainfo|folders|part|reduce_zero_label'

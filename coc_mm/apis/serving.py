@@ -15,8 +15,6 @@ import numpy as np
 from coc_mm.compat.exif import is_left_as_stored, turn
 from coc_mm.errors import UserError
 
-__all__ = ['OnnxModel', 'describe_pipeline', 'make_app', 'preprocess']
-
 MAX_BYTES = 32 * 2**20  # of an uploaded file
 # Type of a step -> its attributes that are written down.
 _STEPS = {

@@ -29,8 +29,6 @@ from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
 from coc_mm.errors import UserError, explain, print_rank0
 from coc_mm.utils.image_checks import naming_bad_files
 
-__all__ = ['build_runner', 'session']
-
 
 @contextmanager
 def session(config: Config) -> Iterator[None]:

@@ -14,8 +14,6 @@ from coc_mm.errors import UserError
 from coc_mm.utils.download import download
 from coc_mm.utils.images import find_images
 
-__all__ = ['VIDEO_SUFFIXES', 'Picture', 'find_sources', 'read_sources']
-
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 

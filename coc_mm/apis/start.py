@@ -27,15 +27,6 @@ from coc_mm.engine.fault_tolerance.seeding import adopt_seed
 from coc_mm.errors import UserError, print_rank0
 from coc_mm.utils.atomic_io import check_writable, remove_partial_files
 
-__all__ = [
-    'build_model',
-    'check_start',
-    'check_test_start',
-    'drop_missing_pretrained',
-    'pretrained_files',
-]
-
-
 # What each launcher sets for its processes; mmengine reads these.
 _LAUNCHERS = {
     'pytorch': ('torchrun', 'RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT'),

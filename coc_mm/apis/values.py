@@ -7,8 +7,6 @@ from mmengine.config import Config
 
 from coc_mm.errors import UserError
 
-__all__ = ['check_values']
-
 _WHOLE = 'a whole number of at least 1'
 _NUMBER = 'a number of at least 0'
 _LOADERS = ['train_dataloader', 'val_dataloader', 'test_dataloader']

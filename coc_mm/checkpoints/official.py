@@ -19,8 +19,6 @@ from coc_mm.checkpoints.safe_pickle import check_tensors
 from coc_mm.errors import CheckpointError, print_rank0
 from coc_mm.models.backbones.context_cluster import ContextCluster
 
-__all__ = ['LAYOUTS', 'Layout', 'Official', 'convert_official', 'recognise', 'register_layout']
-
 _TASKS = ('classification', 'detection', 'segmentation')
 _EMA_KEYS = ('state_dict_ema', 'model_ema', 'ema_state_dict')
 # Of a detector or segmentor; mmdet 2.x and mmseg 0.x name them as their successors do.

@@ -14,8 +14,6 @@ from coc_mm.errors import CheckpointError, UserError, print_rank0
 from coc_mm.models.backbones.context_cluster import ContextCluster
 from coc_mm.registry import WEIGHT_INITIALIZERS
 
-__all__ = ['SafePretrained', 'check_pretrained', 'load_pretrained']
-
 
 @WEIGHT_INITIALIZERS.register_module()
 class SafePretrained(PretrainedInit):

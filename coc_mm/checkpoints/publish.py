@@ -13,8 +13,6 @@ from coc_mm.checkpoints.safe_pickle import check_tensors, read_file
 from coc_mm.checkpoints.save import check_target, save_checkpoint
 from coc_mm.errors import CheckpointError
 
-__all__ = ['publish']
-
 # Of the metadata, what prediction needs and what says where the weights are from.
 _KEPT = (
     *('cfg', 'config', 'dataset_meta', 'CLASSES', 'PALETTE', 'coc_mm', 'epoch', 'iter'),

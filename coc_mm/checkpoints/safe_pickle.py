@@ -26,8 +26,6 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 from coc_mm.errors import CheckpointError
 
-__all__ = ['check_tensors', 'read_file', 'read_pickle', 'safe_globals']
-
 _ZIP_MAGIC = b'PK\x03\x04'
 _PICKLE_MAGIC = b'\x80'
 _DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUS]\d{0,9}')

@@ -10,8 +10,6 @@ import torch
 from coc_mm.errors import CheckpointError
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['check_target', 'save_checkpoint']
-
 _SUFFIXES = ('.pth', '.safetensors')
 
 

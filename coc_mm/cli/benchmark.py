@@ -12,8 +12,6 @@ from coc_mm.cli.options import add_cfg_options, add_device, add_shape, at_least,
 from coc_mm.errors import UserError, run_command
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

@@ -11,8 +11,6 @@ from typing import Any
 from coc_mm.cli.options import add_device, between, make_parser
 from coc_mm.errors import UserError, run_command
 
-__all__ = ['main', 'parse', 'run']
-
 _MAX_ROWS = 12  # of the sheet that shows all images of a folder
 
 

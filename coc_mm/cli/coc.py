@@ -12,8 +12,6 @@ from coc_mm.errors import UserError, run_command
 from coc_mm.utils.package_files import zoo_root
 from coc_mm.version import __version__
 
-__all__ = ['COMMANDS', 'main']
-
 #: Command -> script below ``tools``.
 COMMANDS = {
     'train': 'train.py',

@@ -11,8 +11,6 @@ from typing import Any
 from coc_mm.cli.options import add_shape, make_parser
 from coc_mm.errors import UserError, run_command
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

@@ -9,8 +9,6 @@ from importlib import import_module
 from coc_mm.cli.options import at_least, make_parser
 from coc_mm.errors import run_command
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

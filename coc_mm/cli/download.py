@@ -9,8 +9,6 @@ from importlib import import_module
 from coc_mm.cli.options import make_parser
 from coc_mm.errors import DownloadError, UserError, run_command
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

@@ -12,8 +12,6 @@ from coc_mm.cli.options import add_cfg_options, add_device, at_least, between, m
 from coc_mm.errors import UserError, explain, run_command
 from coc_mm.utils.images import WRITABLE_SUFFIXES
 
-__all__ = ['main', 'parse', 'run']
-
 _MAX_TABLES = 16  # of more images no tables are printed
 
 

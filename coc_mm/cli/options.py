@@ -7,16 +7,6 @@ from typing import Any
 
 from coc_mm.utils.cfg_options import parse_options
 
-__all__ = [
-    'add_cfg_options',
-    'add_device',
-    'add_launcher',
-    'add_shape',
-    'at_least',
-    'between',
-    'make_parser',
-]
-
 _POSITIONALS = {
     'config': 'the config file, or the name of a config of coc_mm',
     'checkpoint': 'the checkpoint file',

@@ -9,8 +9,6 @@ from coc_mm.cli.options import at_least, make_parser
 from coc_mm.errors import PrepareError, run_command
 from coc_mm.prepare import RECIPES, find_lacking, prepare
 
-__all__ = ['main', 'parse', 'run']
-
 
 def _url(text: str) -> str:
     if not text.startswith(('http://', 'https://')):

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from coc_mm.quickstart.runs import TaskRun
 
-__all__ = ['main', 'parse', 'run']
-
 
 def _key_value(text: str) -> str:
     try:

@@ -7,8 +7,6 @@ from functools import partial
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.errors import run_command
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

@@ -13,8 +13,6 @@ from coc_mm.cli.options import make_parser
 from coc_mm.errors import UserError, run_command
 from coc_mm.utils.package_files import find_config
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags, see ``--help``."""

@@ -11,8 +11,6 @@ from typing import Any
 from coc_mm.cli.options import add_cfg_options, add_launcher, make_parser
 from coc_mm.errors import print_rank0, run_command
 
-__all__ = ['main', 'parse', 'run']
-
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the flags, see ``--help``."""

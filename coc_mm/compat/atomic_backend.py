@@ -6,8 +6,6 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['AtomicLocalBackend', 'use_atomic_saving']
-
 _ZIP_MAGIC = b'PK\x03\x04'  # of files of torch.save, which are worth waiting for the disk
 
 

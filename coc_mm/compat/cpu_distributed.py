@@ -14,8 +14,6 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from mmengine.config import Config
 
-__all__ = ['name_rank', 'process_group_on_cpu', 'use_cpu_wrappers']
-
 # Where launchers other than torchrun say what torchrun says in RANK and the like.
 _MPI = 'OMPI_COMM_WORLD_'
 _VARIABLES = {

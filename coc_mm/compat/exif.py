@@ -9,8 +9,6 @@ import io
 import sys
 from typing import Any
 
-__all__ = ['is_left_as_stored', 'turn', 'turn_by_exif']
-
 
 def turn_by_exif(module: Any) -> None:
     """Wrap ``imfrombytes`` of ``mmcv.image.io``, which all loaders of mmcv call."""

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ['add_model_names']
-
 
 def add_model_names(
     module: Any,

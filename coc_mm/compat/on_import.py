@@ -10,8 +10,6 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-__all__ = ['on_import']
-
 _ACTIONS: dict[str, list[Callable[[ModuleType], None]]] = {}
 
 

@@ -12,8 +12,6 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-__all__ = ['keep_folders']
-
 # What writes, the attribute that says where, and its module, which calls ``osp.basename``.
 _WRITERS = {
     'IoUMetric': ('output_dir', 'mmseg.evaluation.metrics.iou_metric'),

@@ -10,8 +10,6 @@ from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
-__all__ = ['gather_in_log_dir']
-
 
 class _ResultsFolderHook(Hook):
     """Sets ``collect_dir`` of metrics that have none."""

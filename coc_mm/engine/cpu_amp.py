@@ -9,8 +9,6 @@ from torch import nn
 
 from coc_mm.registry import OPTIM_WRAPPERS
 
-__all__ = ['CpuAmpOptimWrapper']
-
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(OptimWrapper):

@@ -8,8 +8,6 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from coc_mm.models.layers import ContextClusterBlock
 
-__all__ = ['ResumableFSDPStrategy', 'wrap_context_cluster_blocks']
-
 
 def wrap_context_cluster_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
     """Make each block a unit of FSDP; the rest (stem, reducers, norms, neck, heads) is one more.

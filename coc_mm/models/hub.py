@@ -7,8 +7,6 @@ from huggingface_hub import PyTorchModelHubMixin
 
 from coc_mm.utils.package_files import zoo_root
 
-__all__ = ['HubMixin']
-
 _CARD = """---
 {{ card_data }}
 ---

@@ -18,8 +18,6 @@ from typing import IO, NamedTuple
 
 from coc_mm.errors import PrepareError
 
-__all__ = ['Entry', 'explain_damage', 'has_size', 'read_archive', 'unpack']
-
 # Members are held against a folder without links, wherever they go afterwards.
 _DESTINATION = '/destination'
 # What tarfile, zipfile and the decompressors raise about damaged or odd files.

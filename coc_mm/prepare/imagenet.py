@@ -8,8 +8,6 @@ from pathlib import Path
 from coc_mm.errors import PrepareError
 from coc_mm.prepare.archives import Entry, explain_damage, read_archive
 
-__all__ = ['read_devkit', 'read_train', 'read_val']
-
 _SYNSET = re.compile(r'n\d{8}')
 _IMAGE = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
 

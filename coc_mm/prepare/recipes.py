@@ -8,8 +8,6 @@ from coc_mm.errors import PrepareError
 from coc_mm.prepare.archives import Entry, read_archive
 from coc_mm.prepare.imagenet import read_train, read_val
 
-__all__ = ['RECIPES', 'Archive', 'Part', 'Recipe']
-
 
 @dataclass(frozen=True)
 class Archive:

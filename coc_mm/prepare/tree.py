@@ -17,8 +17,6 @@ from coc_mm.prepare.recipes import Archive, Part, Recipe
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.download import download, verify_checksum
 
-__all__ = ['find_lacking', 'prepare']
-
 _LISTINGS = '.prepared'  # name and size of every unpacked file, a list per part
 _LOCK = '.prepare.lock'
 

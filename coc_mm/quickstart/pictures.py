@@ -26,8 +26,6 @@ from coc_mm.quickstart.tasks import task_config
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.sheets import contact_sheet, fit, save_picture, stage_row
 
-__all__ = ['draw_pictures']
-
 SCENES = 6
 ENLARGED = 5  # a scene is 96 pixels wide, too few for captions in it
 DIGITS = (6, 12)  # rows and columns of the classified digits

@@ -8,8 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-__all__ = ['LogFollower']
-
 _STEP = re.compile(
     r'(?:Epoch|Iter)\((?P<phase>train|val|test)\)\s+'
     r'(?:\[(?P<epoch>\d+)\])?\[\s*(?P<step>\d+)/\s*(?P<of>\d+)\]'

@@ -19,8 +19,6 @@ from coc_mm.quickstart.progress import LogFollower
 from coc_mm.quickstart.tasks import TASKS, Task, fingerprint, shipped, task_config, task_options
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['Record', 'TaskRun', 'run_tasks']
-
 RECORD = 'quickstart.json'
 
 

@@ -15,8 +15,6 @@ from coc_mm.datasets.digits.scenes import generator_fingerprint
 from coc_mm.utils.cfg_options import parse_options
 from coc_mm.utils.package_files import zoo_root
 
-__all__ = ['TASKS', 'Metric', 'Task', 'fingerprint', 'shipped', 'task_config', 'task_options']
-
 
 @dataclass(frozen=True)
 class Metric:

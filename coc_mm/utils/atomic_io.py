@@ -9,8 +9,6 @@ from pathlib import Path
 
 from coc_mm.errors import CheckpointError
 
-__all__ = ['atomic_write', 'check_writable', 'remove_partial_files']
-
 
 @contextmanager
 def atomic_write(

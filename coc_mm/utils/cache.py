@@ -5,8 +5,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ['cache_folder']
-
 
 def cache_folder(name: str) -> Path:
     """Make ``$COC_MM_CACHE/NAME`` (``~/.cache/coc_mm/NAME``), else one in the temporary folder."""

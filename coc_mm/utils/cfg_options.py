@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ['parse_options', 'parse_value']
-
 _CLOSES = {')': '(', ']': '['}
 _WORDS = {'true': True, 'false': False}
 

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from coc_mm.errors import DownloadError
 
-__all__ = ['download', 'verify_checksum']
-
 _CHUNK = 1 << 20
 # Other answers of 4xx will not get better by asking again.
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}

@@ -10,8 +10,6 @@ import numpy as np
 
 from coc_mm.errors import UserError
 
-__all__ = ['naming_bad_files', 'validate_image']
-
 _PATH_KEYS = ('img_path', 'seg_map_path', 'sem_seg_map_path')
 
 

@@ -11,17 +11,6 @@ import numpy as np
 from coc_mm.errors import UserError, print_rank0
 from coc_mm.utils.image_checks import validate_image
 
-__all__ = [
-    'IMAGE_SUFFIXES',
-    'WRITABLE_SUFFIXES',
-    'count_suffixes',
-    'find_images',
-    'list_files',
-    'list_images',
-    'read_image',
-    'to_picture',
-]
-
 #: What the tools write pictures as.
 WRITABLE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 #: What is taken for an image in a folder, for training and prediction alike.

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ['PeakMemory']
-
 _CLEAR = Path('/proc/self/clear_refs')
 
 

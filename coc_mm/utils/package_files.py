@@ -5,8 +5,6 @@ from pathlib import Path
 
 from coc_mm.errors import UserError
 
-__all__ = ['find_config', 'zoo_root']
-
 
 def zoo_root() -> Path:
     """Find the folder with ``configs`` and ``tools``, of the package or of the checkout."""

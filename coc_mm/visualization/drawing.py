@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike
 from coc_mm.visualization.maps import ClusterMaps
 from coc_mm.visualization.palette import cluster_colors
 
-__all__ = ['draw_clusters']
-
 _GREY = {'rgb': cv2.COLOR_RGB2GRAY, 'bgr': cv2.COLOR_BGR2GRAY}
 _SHIFT = 4  # of the fixed-point coordinates that OpenCV takes
 

@@ -13,8 +13,6 @@ from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.inspector import ClusterInspector, Inspection
 from coc_mm.visualization.maps import ClusterMaps
 
-__all__ = ['FigureWriter']
-
 _MIN_SIDE = 448  # of a single picture in pixels; smaller images are enlarged to it
 
 

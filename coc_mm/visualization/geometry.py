@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ['Placement', 'locate']
-
 # What the three channels of the probe hold: column, row, and where there is a picture.
 _FULL = 255
 _TOLERANCE = 4.0  # grey levels that a pixel may lie off the fitted line

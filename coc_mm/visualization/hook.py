@@ -17,8 +17,6 @@ from coc_mm.registry import HOOKS
 from coc_mm.visualization.maps import find_backbone, record_clusters
 from coc_mm.visualization.sheets import contact_sheet, picture_of, stage_row
 
-__all__ = ['ClusterVisualizationHook']
-
 
 @contextmanager
 def _undisturbed(model: torch.nn.Module):

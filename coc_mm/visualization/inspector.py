@@ -17,8 +17,6 @@ from coc_mm.visualization.geometry import locate
 from coc_mm.visualization.maps import ClusterMaps, find_backbone, record_clusters
 from coc_mm.visualization.sheets import fit, picture_of
 
-__all__ = ['ClusterInspector', 'Inspection']
-
 _MIN_SCORE = 0.3
 
 

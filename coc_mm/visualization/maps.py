@@ -18,8 +18,6 @@ from torch import nn
 from coc_mm.models.backbones import ContextCluster
 from coc_mm.ops import assign_points, regions
 
-__all__ = ['ClusterMaps', 'ClusterRecord', 'cluster_maps', 'find_backbone', 'record_clusters']
-
 
 @dataclass(frozen=True)
 class ClusterMaps:

@@ -10,8 +10,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ['cluster_colors', 'palette', 'perceived']
-
 # Okabe and Ito's set without its black, each the farthest from those before it
 # (https://jfly.uni-koeln.de/color/). All colors that follow are computed.
 _OKABE_ITO = [

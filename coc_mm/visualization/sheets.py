@@ -17,8 +17,6 @@ from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.visualization.drawing import draw_clusters
 from coc_mm.visualization.maps import ClusterMaps
 
-__all__ = ['contact_sheet', 'fit', 'head_grid', 'save_gif', 'save_picture', 'stage_row']
-
 _INK = (33, 33, 33)
 _PAPER = (255, 255, 255)
 # Below this many pixels a point, lines around clusters would hide them.

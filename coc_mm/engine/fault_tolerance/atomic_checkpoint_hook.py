@@ -14,8 +14,6 @@ from coc_mm.errors import InputError
 from coc_mm.registry import HOOKS
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['AtomicCheckpointHook', 'record_latest', 'use_atomic_checkpoints']
-
 _OUTDATED = 'outdated_ckpts'
 
 

@@ -19,8 +19,6 @@ from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import AtomicCheckpoin
 from coc_mm.errors import print_rank0
 from coc_mm.registry import HOOKS
 
-__all__ = ['STOPPED_STATUS', 'PreemptionHandler', 'PreemptionHook']
-
 #: Exit status of a run that stopped on request and can be resumed (EX_TEMPFAIL).
 STOPPED_STATUS = 75
 _ONE_REQUEST = 2.0  # seconds: Slurm and torchrun may both pass a signal on, which is one request

@@ -9,8 +9,6 @@ from pathlib import Path
 from coc_mm.checkpoints.load import load_checkpoint_safely
 from coc_mm.errors import CheckpointError
 
-__all__ = ['find_latest_checkpoint', 'latest_named', 'verify_checkpoint']
-
 _TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth', 'stopped_iter_{}.pth')
 
 

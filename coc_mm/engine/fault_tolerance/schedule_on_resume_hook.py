@@ -9,8 +9,6 @@ from mmengine.runner import Runner
 from coc_mm.errors import print_rank0
 from coc_mm.registry import HOOKS
 
-__all__ = ['ScheduleOnResumeHook']
-
 # What a scheduler's state says of the moment; the rest is its setting.
 _MOMENT = ('last_step', '_global_step', '_last_value', 'verbose')
 

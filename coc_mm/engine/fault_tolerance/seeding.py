@@ -22,8 +22,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from coc_mm.registry import HOOKS
 
-__all__ = ['StepSeedHook', 'adopt_seed', 'is_inside_epoch', 'seed_for']
-
 # The first of the numbers that a seed is made of.
 _STEP, _SAMPLE, _EPOCH, _VALIDATION = range(4)
 # What the message hub, and with it a checkpoint, holds: samples of the epoch that were trained.

@@ -10,8 +10,6 @@ from coc_mm.engine.fault_tolerance.seeding import is_inside_epoch
 from coc_mm.registry import HOOKS
 from coc_mm.utils.atomic_io import atomic_write
 
-__all__ = ['ValidateOnResumeHook']
-
 
 @HOOKS.register_module(name=['ValidateOnResumeHook', 'OwedValidationHook'])
 class ValidateOnResumeHook(Hook):

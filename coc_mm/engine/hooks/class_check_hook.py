@@ -11,8 +11,6 @@ from torch import nn
 from coc_mm.errors import UserError, print_rank0
 from coc_mm.registry import HOOKS
 
-__all__ = ['ClassCheckHook']
-
 # Heads whose number is not that of the data's classes: objects or none, things or stuff, edges.
 _OTHER_HEADS = {
     'BaseSemanticHead', 'FusedSemanticHead', 'RPNHead', 'RegressionHead', 'STDCHead',

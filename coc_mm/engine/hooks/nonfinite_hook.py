@@ -20,8 +20,6 @@ from coc_mm.checkpoints.save import save_checkpoint
 from coc_mm.errors import CheckpointError
 from coc_mm.registry import HOOKS
 
-__all__ = ['NonFiniteError', 'NonFiniteHook']
-
 _WARN_EVERY = 16  # a collapsing gradient scale halves at every step: a line for four of them
 _MAX_NAMED = 8  # files in a message
 _MAX_DRAWN = 16  # images on a sheet
