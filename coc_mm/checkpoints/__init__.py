@@ -1,5 +1,3 @@
 """Official weights: reading, converting, publishing."""
 
 from coc_mm.checkpoints.official import convert_official
-
-__all__ = ['convert_official']

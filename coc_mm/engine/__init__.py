@@ -8,14 +8,3 @@ from coc_mm.engine.fault_tolerance.validate_on_resume_hook import ValidateOnResu
 from coc_mm.engine.hooks.class_check_hook import ClassCheckHook
 from coc_mm.engine.hooks.nonfinite_hook import NonFiniteHook
 from coc_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
-
-__all__ = [
-    'AtomicCheckpointHook',
-    'ClassCheckHook',
-    'LayerDecayOptimWrapperConstructor',
-    'NonFiniteHook',
-    'PreemptionHook',
-    'ScheduleOnResumeHook',
-    'StepSeedHook',
-    'ValidateOnResumeHook',
-]

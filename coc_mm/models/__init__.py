@@ -1,5 +1,3 @@
 """Models, registered under the scope ``coc_mm``."""
 
 from coc_mm.models.backbones import ContextCluster
-
-__all__ = ['ContextCluster']

@@ -9,13 +9,3 @@ from coc_mm.ops.functional import (
     context_cluster,
     context_cluster_packed,
 )
-
-__all__ = [
-    'assign_points',
-    'can_run_fused',
-    'can_run_matmul',
-    'can_run_reference',
-    'can_run_triton',
-    'context_cluster',
-    'context_cluster_packed',
-]

@@ -3,15 +3,3 @@
 from coc_mm.prepare.archives import Entry, read_archive, unpack
 from coc_mm.prepare.recipes import RECIPES, Archive, Part, Recipe
 from coc_mm.prepare.tree import find_lacking, prepare
-
-__all__ = [
-    'RECIPES',
-    'Archive',
-    'Entry',
-    'Part',
-    'Recipe',
-    'find_lacking',
-    'prepare',
-    'read_archive',
-    'unpack',
-]

@@ -2,5 +2,3 @@
 
 #: Names of the tasks, in their order; the latter two start from the first.
 TASK_NAMES = ('classification', 'detection', 'segmentation')
-
-__all__ = ['TASK_NAMES']

@@ -19,23 +19,3 @@ from coc_mm.visualization.sheets import (
     save_picture,
     stage_row,
 )
-
-__all__ = [
-    'ClusterInspector',
-    'ClusterMaps',
-    'ClusterRecord',
-    'FigureWriter',
-    'Inspection',
-    'cluster_colors',
-    'cluster_maps',
-    'contact_sheet',
-    'draw_clusters',
-    'find_backbone',
-    'fit',
-    'head_grid',
-    'palette',
-    'record_clusters',
-    'save_gif',
-    'save_picture',
-    'stage_row',
-]

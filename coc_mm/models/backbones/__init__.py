@@ -1,5 +1,3 @@
 """Backbones."""
 
 from coc_mm.models.backbones.context_cluster import ContextCluster
-
-__all__ = ['ContextCluster']

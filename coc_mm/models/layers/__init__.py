@@ -3,12 +3,3 @@
 from coc_mm.models.layers.context_cluster_block import MLP, ContextClusterBlock, ContextClusterMixer
 from coc_mm.models.layers.group_norm import GroupNorm1
 from coc_mm.models.layers.point_reducer import PointReducer, append_positions
-
-__all__ = [
-    'MLP',
-    'ContextClusterBlock',
-    'ContextClusterMixer',
-    'GroupNorm1',
-    'PointReducer',
-    'append_positions',
-]
