@@ -178,7 +178,8 @@ def test_dumped_config_tests_where_the_data_are(trained):
             work_dir=str(image.parent / 'again'),
         )
     )
-    assert len(resolve_custom(cfg)) == 1
+    # Of the few images a class may lie in the held-out ones alone, which is remarked.
+    assert len([line for line in resolve_custom(cfg) if 'to train on of' not in line]) == 1
     metrics = Runner.from_cfg(cfg).test()
     assert (
         dict(classification='accuracy/top1', detection='coco/bbox_mAP', segmentation='mIoU')[kind]
