@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
-from rich.table import Table
 from torch import nn
 
 from coc_mm.apis.start import build_model
@@ -130,7 +129,7 @@ def _names(classes: Sequence[str] | None, count: int) -> list[str]:
 class _Task:
     """A model from :func:`load_model` with the test pipeline of its config.
 
-    ``topk`` classes stand in the table of a classification, boxes need ``score_thr``, 0 to 1.
+    ``topk`` classes of a classifier are told, boxes need ``score_thr``, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, topk: int = 5, score_thr: float = 0.3) -> None:
@@ -183,7 +182,8 @@ class _Task:
 
     def names(self, count: int) -> list[str]:
         """Names of the first classes."""
-        return _names(self.model.dataset_meta.get('classes'), count)
+        meta = getattr(self.model, 'dataset_meta', None) or self.model._dataset_meta
+        return _names(meta.get('classes'), count)
 
     def _draw(self, visualizer: Any, image: np.ndarray, sample: Any, **settings: Any) -> None:
         visualizer.dataset_meta = self.model.dataset_meta
@@ -200,28 +200,13 @@ class Classification(_Task):
         """Give the model class names."""
         model._dataset_meta = _dataset_meta(meta, config)
 
-    def names(self, count: int) -> list[str]:
-        """Names of the first classes."""
-        return _names(self.model._dataset_meta.get('classes'), count)
-
-    def _class_names(self, sample):
-        return self.names(len(sample.pred_score))
-
-    def report(self, sample: Any, title: str) -> Table:
-        """Tabulate the likeliest classes."""
-        table = Table('class', 'probability', title=title)
-        scores = sample.pred_score.detach().cpu()
-        names = self._class_names(sample)
-        for score, label in zip(*scores.topk(min(self.topk, len(scores))), strict=True):
-            table.add_row(names[label], f'{float(score):.4f}')
-        return table
-
     def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write a picture, (H, W, 3) RGB, with the class on it."""
         from mmpretrain.visualization import UniversalVisualizer
 
         resize = _LEGIBLE if min(image.shape[:2]) < _LEGIBLE else None
-        settings = dict(classes=self._class_names(sample), resize=resize, out_file=out_file)
+        names = self.names(len(sample.pred_score))
+        settings = dict(classes=names, resize=resize, out_file=out_file)
         UniversalVisualizer().visualize_cls(image, sample, draw_gt=False, **settings)
 
 
@@ -237,25 +222,6 @@ class Detection(_Task):
             enough = len(colors) >= len(found['classes'] or ())
             found['palette'] = colors if enough else 'random'
         model.dataset_meta = found
-
-    def report(self, sample: Any, title: str) -> Table:
-        """Tabulate the objects, best first."""
-        found = sample.pred_instances.cpu()
-        found = found[found.scores.argsort(descending=True)]
-        masks = found.get('masks')
-        columns = ['class', 'score', 'x', 'y', 'width', 'height']
-        table = Table(*columns, *([] if masks is None else ['mask pixels']), title=title)
-        labels, scores = found.labels.tolist(), found.scores.tolist()
-        names = self.names(max(labels, default=-1) + 1)
-        for i in range((found.scores >= self.score_thr).sum()):
-            x, y, right, bottom = found.bboxes[i].tolist()
-            row = [names[labels[i]], f'{scores[i]:.3f}']
-            row += [f'{value:.1f}' for value in (x, y, right - x, bottom - y)]
-            table.add_row(*row, *([] if masks is None else [str(int(masks[i].sum()))]))
-        if not table.row_count:
-            best = f'; the best has {scores[0]:.3f}' if scores else ''
-            table.caption = f'no object with a score of {self.score_thr} or more{best}'
-        return table
 
     def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write a picture, (H, W, 3) RGB, with boxes and masks on it."""
@@ -278,16 +244,6 @@ class Segmentation(_Task):
             wheel = [colorsys.hsv_to_rgb(i / count, 0.8, 0.95) for i in range(count)]
             found['palette'] = [tuple(round(255 * x) for x in color) for color in wheel]
         model.dataset_meta = found
-
-    def report(self, sample: Any, title: str) -> Table:
-        """Tabulate the area of each class, largest first."""
-        labels, counts = sample.pred_sem_seg.data.cpu().unique(return_counts=True)
-        names = self.names(int(labels.max()) + 1)
-        table = Table('class', 'pixels', 'share of the image', title=title)
-        for index in torch.argsort(counts, descending=True).tolist():
-            share = 100 * int(counts[index]) / int(counts.sum())
-            table.add_row(names[int(labels[index])], str(int(counts[index])), f'{share:.1f} %')
-        return table
 
     def draw(self, image: np.ndarray, sample: Any, out_file: str) -> None:
         """Write a picture, (H, W, 3) RGB, with the classes painted over it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 from torch import nn
 
 from coc_mm.apis.infer import TASKS
@@ -63,6 +64,28 @@ class Prediction:
         """All but the map of segments, for JSON."""
         height, width = self.size
         return dict(image=self.image, height=height, width=width, predictions=self.rows())
+
+    def to_table(self, title: str = '') -> Table:
+        """As a table for the console."""
+        rows = [[label] for label in self.labels]
+        if self.segments is not None:
+            columns = ['class', 'pixels', 'share of the image']
+            for row, share in zip(rows, self.scores, strict=True):
+                row += [str(round(share * self.segments.size)), f'{100 * share:.1f} %']
+        elif self.boxes is None:
+            columns = ['class', 'probability']
+            rows = [[*row, f'{score:.4f}'] for row, score in zip(rows, self.scores, strict=True)]
+        else:
+            columns = ['class', 'score', 'x', 'y', 'width', 'height']
+            for row, found in zip(rows, self.rows(), strict=True):
+                row += [f'{found["score"]:.3f}', *(f'{value:.1f}' for value in found['bbox'])]
+        if self.masks is not None:
+            columns.append('mask pixels')
+            rows = [[*row, str(mask.sum())] for row, mask in zip(rows, self.masks, strict=True)]
+        table = Table(*columns, title=title)
+        for row in rows:
+            table.add_row(*row)
+        return table
 
     def to_supervision(self) -> Any:
         """As ``supervision.Detections`` or, of a classifier, ``supervision.Classifications``."""

@@ -1,9 +1,8 @@
 """What a run starts from: its model, its folders and the checkpoints that the config names."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -21,7 +20,7 @@ from coc_mm.checkpoints.load import (
 )
 from coc_mm.checkpoints.pretrained import check_pretrained
 from coc_mm.compat.cpu_distributed import name_rank
-from coc_mm.datasets import check_categories, inner_datasets
+from coc_mm.datasets import check_categories, dicts, inner_datasets
 from coc_mm.engine.fault_tolerance.resume import find_latest_checkpoint, verify_checkpoint
 from coc_mm.engine.fault_tolerance.seeding import adopt_seed
 from coc_mm.errors import UserError, print_rank0
@@ -44,42 +43,24 @@ def build_model(config: Config) -> nn.Module:
         return MODELS.build(model)
 
 
-def _pretrained(node: Any) -> Iterator[dict]:
-    """Yield the ``init_cfg`` entries of a model config that load a local file."""
-    if isinstance(node, dict):
-        path = node.get('checkpoint')
-        if node.get('type') == 'Pretrained' and isinstance(path, str) and is_local(path):
-            yield node
-    children = node.values() if isinstance(node, dict) else node
-    for child in children if isinstance(node, (dict, list, tuple)) else ():
-        yield from _pretrained(child)
-
-
 def pretrained_files(config: Config) -> list[str]:
     """List the local files of ``init_cfg=dict(type='Pretrained', checkpoint=...)`` in a model."""
-    return [entry['checkpoint'] for entry in _pretrained(config.model)]
+    found = (x.get('checkpoint') for x in dicts(config.model) if x.get('type') == 'Pretrained')
+    return [path for path in found if isinstance(path, str) and is_local(path)]
 
 
 def drop_missing_pretrained(config: Config) -> None:
     """Forget starting weights that are gone, where a run resumes and has its own."""
     gone = {p for p in pretrained_files(config) if not os.path.isfile(os.path.expanduser(p))}
+    for node in dicts(config.model) if gone else ():
+        listed = node.get('init_cfg') or []
+        listed = list(listed) if isinstance(listed, (list, tuple)) else [listed]
+        kept = [entry for entry in listed if entry.get('checkpoint') not in gone]
+        if kept != listed:
+            node['init_cfg'] = kept or None
     if gone:
-        print_rank0(
-            f'starting weights {", ".join(sorted(gone))} are gone; a resumed run needs none.'
-        )
-        _drop_pretrained(config.model, gone)
-
-
-def _drop_pretrained(node: Any, paths: set[str]) -> None:
-    if isinstance(node, dict):
-        init_cfg = node.get('init_cfg')
-        if isinstance(init_cfg, dict) and init_cfg.get('checkpoint') in paths:
-            node['init_cfg'] = None
-        elif isinstance(init_cfg, (list, tuple)):
-            node['init_cfg'] = [x for x in init_cfg if x.get('checkpoint') not in paths]
-    children = node.values() if isinstance(node, dict) else node
-    for child in children if isinstance(node, (dict, list, tuple)) else ():
-        _drop_pretrained(child, paths)
+        names = ', '.join(sorted(gone))
+        print_rank0(f'starting weights {names} are gone; a resumed run needs none.')
 
 
 def check_start(config: Config, given: Iterable[str] = ()) -> None:

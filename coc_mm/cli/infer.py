@@ -104,7 +104,12 @@ def _predict_all(
                 target = drawn.draw(found) if 'vis' in args.save else None
                 if len(images) <= _MAX_TABLES and found.picture.video is None:
                     title = str(found.picture.content)
-                    console.print(task.report(found.sample, title=title))
+                    table = found.prediction.to_table(title)
+                    if not table.row_count:
+                        scores = found.sample.pred_instances.scores
+                        best = f'; the best has {scores.max():.3f}' if len(scores) else ''
+                        table.caption = f'no object with a score of {args.score_thr} or more{best}'
+                    console.print(table)
                     if target:
                         console.print(f'picture: {target}', highlight=False, soft_wrap=True)
                 progress.advance(bar)

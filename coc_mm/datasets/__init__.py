@@ -1,7 +1,7 @@
 """Embedded data for the quickstart (digits, scenes made of them), and your own data."""
 
 from coc_mm.datasets.coco import check_categories
-from coc_mm.datasets.custom import inner_datasets, resolve_custom, set_classes
+from coc_mm.datasets.custom import dicts, inner_datasets, resolve_custom, set_classes
 from coc_mm.datasets.digits.datasets import digit_scenes_coco, digit_scenes_seg
 from coc_mm.datasets.digits.digits import DigitsDataset, load_digits_split
 from coc_mm.datasets.digits.render import SceneDigit, SceneSpec, compose_scene
@@ -16,6 +16,7 @@ __all__ = [
     'SceneSpec',
     'check_categories',
     'compose_scene',
+    'dicts',
     'digit_scenes_coco',
     'digit_scenes_seg',
     'ensure_digit_scenes',

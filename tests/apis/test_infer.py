@@ -10,6 +10,8 @@ from PIL import Image
 from tiny_projects import SCOPES
 
 from coc_mm.apis.infer import TASKS, find_device, load_model
+from coc_mm.apis.predictions import predict_each
+from coc_mm.apis.sources import Picture
 from coc_mm.errors import UserError
 
 
@@ -55,7 +57,8 @@ def test_class_names_come_from_the_dataset_or_are_numbers(projects, photo):
     config.test_dataloader.dataset.pop('metainfo')
     config.test_dataloader.dataset.type = 'BaseDetDataset'
     task = task_of(project, config, score_thr=0.0)
-    table = task.report(task.predict(str(photo)), title='numbered')
+    (found,) = predict_each(task, [Picture('numbered', str(photo))])
+    table = found.prediction.to_table('numbered')
     assert set(table.columns[0].cells) <= {'0', '1'}
     assert table.row_count == 5
 
