@@ -26,7 +26,7 @@ from coc_mm.errors import UserError
 from coc_mm.models.layers import ContextClusterMixer
 from coc_mm.ops.backends import reference
 from coc_mm.ops.regions import region_layout
-from coc_mm.utils.images import find_images, read_image, to_picture
+from coc_mm.utils.images import find_images, read_picture
 
 TOLERANCE = 1e-4  # of the greatest value of a map
 TIE = 1e-4  # of the similarity, which lies between 0 and 1
@@ -43,7 +43,7 @@ def load_pictures(
     """
     if folder is not None:
         files = find_images(folder)[:_MAX_PICTURES]
-        images = [to_picture(read_image(file, load)['img']) for file in files]
+        images = [read_picture(file, load)[1] for file in files]
     elif importlib.util.find_spec('skimage') is None:
         raise UserError(
             'no photographs to check on: name some with --images FOLDER, '

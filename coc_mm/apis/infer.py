@@ -24,8 +24,9 @@ from coc_mm.checkpoints.load import (
     state_dict_of,
     use_safe_loading,
 )
+from coc_mm.datasets import inner_datasets, set_classes
 from coc_mm.errors import UserError
-from coc_mm.utils.images import read_image, to_picture
+from coc_mm.utils.images import read_picture, to_picture
 
 _LEGIBLE = 256  # short side of a picture on which text can be read
 
@@ -77,8 +78,6 @@ def load_model(
     meta = content.get('meta') or {}
     classes = (meta.get('dataset_meta') or {}).get('classes')
     if config.get('custom_data') is not None and classes:  # the data itself may be elsewhere
-        from coc_mm.datasets import set_classes
-
         set_classes(config, classes)
     model: Any = revert_sync_batchnorm(build_model(config))
     if checkpoint:
@@ -95,11 +94,8 @@ def load_model(
 
 
 def _test_dataset(config: Config) -> dict:
-    """Find the dataset of a config behind wrappers such as RepeatDataset and ConcatDataset."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while inner := dataset.get('dataset') or dataset.get('datasets'):
-        dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
-    return dataset
+    """Find the first dataset of a config's test behind its wrappers."""
+    return inner_datasets((config.get('test_dataloader') or {}).get('dataset') or {})[0]
 
 
 def _dataset_meta(meta: dict, config: Config) -> dict:
@@ -156,9 +152,7 @@ class _Task:
             shape = pixels.shape[:2]
             data = dict(img=pixels, img_path='', img_id=0, img_shape=shape, ori_shape=shape)
             return data, to_picture(pixels)
-        data = read_image(image, self.load)
-        bgr = getattr(self.load, 'imdecode_backend', 'cv2') != 'tifffile'
-        return data, to_picture(data['img'], bgr)
+        return read_picture(image, self.load)
 
     def predict(self, image: str | dict) -> Any:
         """Predict on an image file, or what :meth:`read` gave, as ``tools/test.py`` does."""

@@ -116,7 +116,9 @@ def check_test_start(config: Config, given: Iterable[str] = ()) -> None:
     if is_local(start):
         checkpoint = load_checkpoint_safely(start, hold=True)
         apply_record(config, checkpoint, start, given)
-        check_weights(build_model(_without_tta(config)), checkpoint, start, strict=True)
+        # Augmentation wraps the model that checkpoints are of.
+        inner = Config(dict(config, model=config.model.get('module', config.model)))
+        check_weights(build_model(inner), checkpoint, start, strict=True)
 
 
 def _check_categories(config: Config, *loaders: str) -> None:
@@ -206,7 +208,8 @@ def _check_optimizer(config: Config, model: nn.Module, state: dict, path: str) -
     kind = type(wrapper.optimizer).__name__
     sizes = [[len(group['params']) for group in groups] for groups in (here, there)]
     if not set(wrapper.optimizer.defaults) - _VARYING <= set(there[0]):
-        differs = f'its settings ({", ".join(sorted(_settings(there[0])))}) are not those of {kind}'
+        settings = sorted(x for x in set(there[0]) - _VARYING if not x.startswith('initial_'))
+        differs = f'its settings ({", ".join(settings)}) are not those of {kind}'
     elif sizes[0] != sizes[1]:
         says = [f'{sum(counts)} parameters in {len(counts)} groups' for counts in sizes]
         differs = f'it has {says[1]}, the config {says[0]}'
@@ -220,11 +223,9 @@ def _check_optimizer(config: Config, model: nn.Module, state: dict, path: str) -
 
 
 # Settings that come and go with the release of torch.
-_VARYING = {'foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay'}
-
-
-def _settings(group: dict) -> set[str]:
-    return {key for key in group if not key.startswith('initial_')} - _VARYING - {'params'}
+_VARYING = {
+    *('foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay', 'params')
+}
 
 
 def _check_unread_levels(config: Config) -> None:
@@ -261,14 +262,3 @@ def _check_unread_levels(config: Config) -> None:
             'model.backbone.out_indices (and count in_channels, start_level and in_index anew), or '
             'set --cfg-options find_unused_parameters=True.'
         )
-
-
-def _without_tta(config: Config) -> Config:
-    """Give the config of the model itself, the one that checkpoints are of."""
-    module = config.model.get('module')
-    if module is None:
-        return config
-    inner = Config(dict(model=module, default_scope=config.default_scope))
-    if config.get('data_preprocessor') is not None:
-        inner.data_preprocessor = config.data_preprocessor
-    return inner

@@ -67,27 +67,13 @@ def _find_checkpoints(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def _load(name: str, checkpoint: str | None, device: str) -> tuple[Any, Any]:
-    """Load a model by its config, a file or a name; return it and the config."""
-    import torch
-
-    from coc_mm.apis.config import load_config
-    from coc_mm.apis.infer import load_model
-
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)  # an untrained model gives the same picture every time
-        config = load_config(name)
-        return load_model(config, checkpoint, device), config
-
-
 def _read(path: Path, load: Any) -> tuple[Any, Any]:
     """Read an image as the config's loader does: the picture of it, and what was loaded."""
-    from coc_mm.utils.images import read_image, to_picture
+    from coc_mm.utils.images import read_picture
 
     try:
-        loaded = read_image(path, load)['img']
-        bgr = getattr(load, 'imdecode_backend', 'cv2') != 'tifffile'
-        return to_picture(loaded, bgr), loaded
+        data, picture = read_picture(path, load)
+        return picture, data['img']
     except UserError as error:
         raise UserError(f'image {path} {error}.') from None
 
@@ -103,14 +89,20 @@ def _names(images: Sequence[Path], folder: Path) -> dict[Path, str]:
 
 def _build_writer(args: Namespace, checkpoints: Sequence[Path], out_dir: Path) -> Any:
     """Load the model and see that it has what is asked for, before anything is drawn."""
-    from coc_mm.apis.infer import find_device
+    import torch
+
+    from coc_mm.apis.config import load_config
+    from coc_mm.apis.infer import find_device, load_model
     from coc_mm.checkpoints.load import check_weights, load_checkpoint_safely
     from coc_mm.visualization.figures import FigureWriter
     from coc_mm.visualization.inspector import ClusterInspector
     from coc_mm.visualization.maps import record_clusters
 
     checkpoint = args.checkpoint or (str(checkpoints[-1]) if checkpoints else None)
-    model, config = _load(args.model, checkpoint, find_device(args.device))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # an untrained model gives the same picture every time
+        config = load_config(args.model)
+        model = load_model(config, checkpoint, find_device(args.device))
     try:
         inspector = ClusterInspector(model, config, size=args.size)
         with record_clusters(model, args.stage, args.block, args.head):

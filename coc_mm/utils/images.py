@@ -95,6 +95,12 @@ def read_image(path: str | Path, load: Callable[[dict], Any] | None = None) -> d
     return found
 
 
+def read_picture(path: str | Path, load: Any = None) -> tuple[dict[str, Any], np.ndarray]:
+    """Read as :func:`read_image` does; give that and the picture of it, (H, W, 3) RGB uint8."""
+    data = read_image(path, load)
+    return data, to_picture(data['img'], getattr(load, 'imdecode_backend', 'cv2') != 'tifffile')
+
+
 def to_picture(image: np.ndarray, bgr: bool = True) -> np.ndarray:
     """Turn (H, W) or (H, W, C) into RGB of 8 bits: the first three bands, or the only one.
 

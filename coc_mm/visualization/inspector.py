@@ -1,7 +1,6 @@
 """Clusters and predictions of a model for one picture, prepared by its test pipeline."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
+from coc_mm.datasets import inner_datasets
 from coc_mm.visualization.geometry import locate
 from coc_mm.visualization.maps import ClusterMaps, find_backbone, record_clusters
 from coc_mm.visualization.sheets import fit, picture_of
@@ -44,17 +44,6 @@ class Inspection:
     sample: Any
 
 
-def _test_pipeline(config: Config) -> list:
-    """The transforms that prepare an image for testing."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    pipeline = dataset.get('pipeline') or config.get('test_pipeline')
-    if not pipeline:
-        raise ValueError('the config sets neither a test_dataloader nor a test_pipeline')
-    return deepcopy(list(pipeline))
-
-
 class ClusterInspector:
     """Inspect images with a model, prepared by its own test pipeline; threads may share one.
 
@@ -76,7 +65,10 @@ class ClusterInspector:
         self.model: Any = model  # of a library, with test_step and the like
         self.backbone = find_backbone(model)
         self.longest = longest
-        steps = _test_pipeline(config)
+        dataset = inner_datasets((config.get('test_dataloader') or {}).get('dataset') or {})[0]
+        steps = dataset.get('pipeline') or config.get('test_pipeline')
+        if not steps:
+            raise ValueError('the config sets neither a test_dataloader nor a test_pipeline')
         self._loader = steps[0] if steps[0]['type'].endswith('LoadImageFromFile') else {}
         # Images come as arrays here, and nothing is known about them.
         steps = [step for step in steps if not step['type'].split('.')[-1].startswith('Load')]
