@@ -34,16 +34,10 @@ _TOP_LEVEL = (
     'model_wrapper_cfg find_unused_parameters tta_model tta_pipeline test_pipeline'
 )
 # Entries whose numbers mmcv and the libraries want as a tuple.
-_SIZES = [
-    'scale',
-    'scales',
-    'img_scale',
-    'crop_size',
-    'ratio_range',
-    'size',
-    'stride',
-    'kernel_size',
-]
+_SIZES = {
+    *('scale', 'scales', 'img_scale', 'crop_size', 'ratio_range', 'size', 'stride'),
+    *('kernel_size', 'palette'),
+}
 #: Hold this while configs are parsed: early releases of Python 3.11 count the depth of a syntax
 #: tree in one place for all threads, and end one of two that parse at once with a SystemError
 #: (python/cpython#106905).
@@ -84,7 +78,7 @@ def _plain(value: Any, key: str, tuples: bool, name: str = '') -> Any:
     elif type(value) in (list, tuple):
         value = type(value)(_plain(x, key, tuples, name) for x in value)
         numbers = value and all(isinstance(x, (int, float)) for x in value)
-        if tuples and numbers and (key in _SIZES or key == 'palette'):
+        if tuples and numbers and key in _SIZES:
             return tuple(value)
     return value
 
@@ -99,8 +93,13 @@ def load_config(path: str, options: dict | None = None) -> Config:
     file = Path(path)
     if not file.suffix and len(file.parts) == 1 and not file.exists():
         file = find_config(path)
-    if not file.is_file():
-        raise UserError(_no_such_config(file))
+    if file.is_dir():
+        raise UserError(f'config {file} is a folder; name a .py file in it.')
+    if not file.exists():
+        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob('*.py')], n=1)
+        hint = f'did you mean {file.parent / near[0]}?' if near else 'check the path.'
+        place = '' if file.is_absolute() else f' (looked for in {os.getcwd()})'
+        raise UserError(f'config {file} does not exist{place}; {hint}')
     if file.suffix not in ('.py', '.json', '.yaml', '.yml'):
         raise UserError(
             f'config {path} is no config file: a .py file (or .json, .yaml) is expected.'
@@ -113,15 +112,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(f'config {path} cannot be read: {_config_problem(error, path)}') from error
     check_scope((options or {}).get('default_scope', config.get('default_scope')), path)
     return config
-
-
-def _no_such_config(file: Path) -> str:
-    if file.is_dir():
-        return f'config {file} is a folder; name a .py file in it.'
-    near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob('*.py')], n=1)
-    hint = f'did you mean {file.parent / near[0]}?' if near else 'check the path.'
-    place = '' if file.is_absolute() else f' (looked for in {os.getcwd()})'
-    return f'config {file} does not exist{place}; {hint}'
 
 
 def _config_problem(error: Exception, path: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from rich.table import Table
 from torch import nn
@@ -255,8 +256,16 @@ def write_predictions(found: Sequence[Prediction], folder: Path, formats: Sequen
     """
     written = []
     for kind in formats:
+        for one in found if kind == 'png' else ():
+            if one.segments is None:
+                raise UserError(
+                    'index masks (png) are what a segmentor predicts; save json or coco.'
+                )
+            written.append(folder / 'masks' / f'{one.image}.png')
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            depth = np.uint8 if one.segments.max() < 256 else np.uint16
+            cv2.imwrite(str(written[-1]), one.segments.astype(depth))
         if kind == 'png':
-            written += [_write_mask(one, folder) for one in found]
             continue
         name = 'predictions.coco.json' if kind == 'coco' else f'predictions.{kind}'
         if kind == 'coco':
@@ -267,18 +276,6 @@ def write_predictions(found: Sequence[Prediction], folder: Path, formats: Sequen
             file.write_bytes(text.encode())
         written.append(folder / name)
     return written
-
-
-def _write_mask(one: Prediction, folder: Path) -> Path:
-    import cv2
-
-    if one.segments is None:
-        raise UserError('index masks (png) are what a segmentor predicts; save json or coco.')
-    path = folder / 'masks' / f'{one.image}.png'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = np.uint8 if one.segments.max() < 256 else np.uint16
-    cv2.imwrite(str(path), one.segments.astype(kind))
-    return path
 
 
 def records_to_text(records: Sequence[dict[str, Any]], kind: str) -> str:

@@ -3,8 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +150,13 @@ def _fetch(facts: dict, target: Path) -> Path:
                 advice=advice,
             )
     else:
-        with _explain_drive(advice):
+        try:
             _fetch_from_drive(facts, path)
+        except Exception as error:  # of gdown, its connection or the disk
+            reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())[:300]
+            if isinstance(error, ModuleNotFoundError) and error.name == 'gdown':
+                reason = 'its files are fetched by gdown: pip install gdown'
+            raise DownloadError(f'Google Drive: {reason}\nThen run again, or: {advice}') from error
     return path
 
 
@@ -186,16 +190,3 @@ def _pick(listing: list[tuple[str, str]], address: str) -> str:
         names = ', '.join(name for name, _ in listing) or 'nothing'
         raise DownloadError(f'{address} holds no checkpoint (it has {names}).')
     return max(found, key=lambda item: rank(item[0]))[1]
-
-
-@contextmanager
-def _explain_drive(advice: str) -> Iterator[None]:
-    """Raise what gdown, its connection and the disk say as one message."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == 'gdown':
-            reason = 'its files are fetched by gdown: pip install gdown'
-        else:
-            reason = ' '.join((getattr(error, 'strerror', None) or str(error)).split())[:300]
-        raise DownloadError(f'Google Drive: {reason}\nThen run again, or: {advice}') from error

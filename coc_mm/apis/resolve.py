@@ -58,7 +58,11 @@ def resolve_train(config: Config, args: Namespace) -> Config:
     _resolve_amp(config, args.amp)
     _resolve_hooks(config)
     if args.deterministic:
-        _make_deterministic(config)
+        # Read when cuBLAS is first used; without it torch refuses matrix products on GPUs.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        randomness = config.setdefault('randomness', ConfigDict())
+        randomness.update(seed=randomness.get('seed') or 0, deterministic=True)
+        config.setdefault('env_cfg', ConfigDict()).cudnn_benchmark = False
     use_atomic_checkpoints(config)
     return config
 
@@ -190,17 +194,6 @@ def _resolve_hooks(config: Config) -> None:
             hooks.pop(name)
 
 
-def _make_deterministic(config: Config) -> None:
-    """Ask for results that repeat bit for bit, with the seed of the config, or 0."""
-    # Read when cuBLAS is first used; without it torch refuses matrix products on GPUs.
-    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    randomness = config.setdefault('randomness', ConfigDict())
-    if randomness.get('seed') is None:
-        randomness.seed = 0
-    randomness.deterministic = True
-    config.setdefault('env_cfg', ConfigDict()).cudnn_benchmark = False
-
-
 def _set_drawing(config: Config, args: Namespace) -> None:
     hook = (config.get('default_hooks') or {}).get('visualization')
     if hook is None:
@@ -230,11 +223,6 @@ def _set_drawing(config: Config, args: Namespace) -> None:
         hook.test_out_dir = args.show_dir
 
 
-def _flip_tta(pack: list[dict]) -> dict:
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    return dict(type='TestTimeAug', transforms=[flips, pack])
-
-
 def _set_tta(config: Config, path: str) -> None:
     """Wrap model and pipeline as each library's tool does."""
     inner: list[Any] = inner_datasets(config.test_dataloader.dataset)
@@ -259,7 +247,9 @@ def _set_tta(config: Config, path: str) -> None:
     if config.get('tta_model') is None:
         config.tta_model = model
     if config.get('tta_pipeline') is None:
-        config.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), _flip_tta(pack)]
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        augmented = dict(type='TestTimeAug', transforms=[flips, pack])
+        config.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augmented]
     config.model = ConfigDict(**config.tta_model, module=config.model)
     for dataset in inner:
         dataset.pipeline = config.tta_pipeline

@@ -79,17 +79,14 @@ def preprocess(content: bytes, steps: list[dict[str, Any]]) -> tuple[np.ndarray,
     size = image.shape[:2]
     for step in steps[1:]:
         if step['type'] == 'CenterCrop':
-            image = _crop(image, *step['crop_size'])
+            width, height = step['crop_size']
+            top = max(0, round((image.shape[0] - height) / 2))
+            left = max(0, round((image.shape[1] - width) / 2))
+            image = image[top : top + height, left : left + width]
         else:
             image = _resize(image, _new_size(image, step), step)
     image = image[None] if image.ndim == 2 else image[..., ::-1].transpose(2, 0, 1)
     return np.ascontiguousarray(image[None], np.float32), size
-
-
-def _crop(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    top = max(0, round((image.shape[0] - height) / 2))
-    left = max(0, round((image.shape[1] - width) / 2))
-    return image[top : top + height, left : left + width]
 
 
 def _new_size(image: np.ndarray, step: dict[str, Any]) -> tuple[int, int]:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -87,28 +86,25 @@ def _check_loaders(runner: Runner) -> None:
 
     def build_dataloader(given, *args, **kwargs):
         loader = build(given, *args, **kwargs)
-        for part in ('train', 'val', 'test'):
-            if given is getattr(runner, f'_{part}_dataloader', None):
-                _check_loader(f'{part}_dataloader', loader)
+        count, batch, processes = len(loader.dataset), loader.batch_size, get_world_size()
+        names = [f'{part}_dataloader' for part in ('train', 'val', 'test')]
+        name = next((x for x in names if given is getattr(runner, f'_{x}', None)), '')
+        if name and not count:
+            raise UserError(
+                f'{name} has no images that can be used: see its folder, annotation file and '
+                'filter_cfg.'
+                + (' Or leave validation out: --no-validate.' if 'val' in name else '')
+            )
+        if name and not len(loader):
+            several = f' in each of {processes} processes' if processes > 1 else ''
+            raise UserError(
+                f'{name} gives no batch: {count} images make no batch of {batch}{several}, and '
+                f'incomplete ones are dropped; set {name}.batch_size={max(count // processes, 1)} '
+                f'or less, or {name}.drop_last=False.'
+            )
         return loader
 
     runner.build_dataloader = build_dataloader
-
-
-def _check_loader(name: str, loader: Any) -> None:
-    count, batch, processes = len(loader.dataset), loader.batch_size, get_world_size()
-    if not count:
-        raise UserError(
-            f'{name} has no images that can be used: see its folder, annotation file and '
-            'filter_cfg.' + (' Or leave validation out: --no-validate.' if 'val' in name else '')
-        )
-    if not len(loader):
-        several = f' in each of {processes} processes' if processes > 1 else ''
-        raise UserError(
-            f'{name} gives no batch: {count} images make no batch of {batch}{several}, and '
-            f'incomplete ones are dropped; set {name}.batch_size={max(count // processes, 1)} or '
-            f'less, or {name}.drop_last=False.'
-        )
 
 
 @contextmanager

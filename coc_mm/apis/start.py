@@ -72,13 +72,16 @@ def check_start(config: Config, given: Iterable[str] = ()) -> None:
     """
     _check_launcher(config.get('launcher'))
     _check_categories(config, 'train_dataloader', 'val_dataloader')
-    out_dir = _out_dir(config)
+    hook = (config.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir, folder = config.work_dir, hook.get('out_dir')
+    if folder is not None and is_local(str(folder)):  # as mmengine's hook finds it
+        out_dir = os.path.join(folder, os.path.basename(out_dir.rstrip(os.sep)))
     if int(os.environ.get('RANK', 0)) == 0:
         for folder in {config.work_dir, out_dir}:
             check_writable(folder)
             remove_partial_files(folder)  # of a run that was killed
     if config.get('resume') == 'auto':
-        _find_resume(config, out_dir)
+        _find_resume(config, out_dir, hook.get('filename_tmpl'))
     resume, start = config.get('resume'), config.get('load_from')
     if resume:
         drop_missing_pretrained(config)
@@ -154,21 +157,8 @@ def _check_launcher(launcher: str | None) -> None:
     name_rank(launcher)
 
 
-def _checkpoint_hook(config: Config) -> dict:
-    return (config.get('default_hooks') or {}).get('checkpoint') or {}
-
-
-def _out_dir(config: Config) -> str:
-    """Find where the checkpoints of a run go, as mmengine's hook does."""
-    folder = _checkpoint_hook(config).get('out_dir')
-    if folder is None or not is_local(str(folder)):
-        return config.work_dir
-    return os.path.join(folder, os.path.basename(config.work_dir.rstrip(os.sep)))
-
-
-def _find_resume(config: Config, out_dir: str) -> None:
+def _find_resume(config: Config, out_dir: str, template: str | None) -> None:
     """Name the latest complete checkpoint in the config, or do not resume."""
-    template = _checkpoint_hook(config).get('filename_tmpl')
     latest, passed = find_latest_checkpoint(config.work_dir, out_dir, template)
     for reason in passed:
         print_rank0(f'resume: passed over: {reason}')

@@ -212,19 +212,15 @@ def convert_official(
         converted |= {f'backbone.{name}': value for name, value in renamed.items()}
         others = list(left)
     if others:
-        raise ValueError(_complaint(task, others))
+        lonely = [n for n in others if re.search(r'token_mixer\.(f|v|fc1|fc_v)\.(weight|bias)$', n)]
+        unknown = [n for n in others if n not in lonely]
+        raise ValueError(
+            f'not the official weights of a Context Cluster for {task}:'
+            + (f'\n{len(unknown)} unknown keys: {", ".join(unknown)}' if unknown else '')
+            + ('\none of two projections, or both of different shapes: ' if lonely else '')
+            + ', '.join(lonely)
+        )
     return converted
-
-
-def _complaint(task: str, others: list[str]) -> str:
-    lines = [f'not the official weights of a Context Cluster for {task}:']
-    lonely = [n for n in others if re.search(r'token_mixer\.(f|v|fc1|fc_v)\.(weight|bias)$', n)]
-    unknown = [n for n in others if n not in lonely]
-    if unknown:
-        lines.append(f'{len(unknown)} unknown keys: {", ".join(unknown)}')
-    if lonely:
-        lines.append(f'one of two projections, or both of different shapes: {", ".join(lonely)}')
-    return '\n'.join(lines)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """``tools/deployment/export.py``: write a trained model for other runtimes and check it."""
 
-import importlib.util
 import json
 import os
 from argparse import Namespace
@@ -9,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coc_mm.cli.options import add_cfg_options, add_shape, at_least, make_parser
+from coc_mm.cli.options import add_cfg_options, add_shape, at_least, make_parser, need_packages
 from coc_mm.errors import TRACEBACK_VARIABLE, UserError, run_command
 from coc_mm.utils.atomic_io import atomic_write
 
@@ -57,13 +56,6 @@ def _target(args: Namespace, suffix: str) -> Path:
     return out
 
 
-def _need_runtime() -> None:
-    names = ('onnx', 'onnxruntime', 'onnxscript')
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f'--format onnx needs more packages: pip install {" ".join(missing)}')
-
-
 def _load(args: Namespace) -> tuple[Any, str, tuple[int, int]]:
     from coc_mm.apis.config import load_config, merge_options
     from coc_mm.apis.export import MAX_SIZE, min_size
@@ -97,7 +89,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     out = _target(args, SUFFIXES[args.format])
     if args.format == 'onnx':
-        _need_runtime()
+        need_packages('--format onnx', ('onnx', 'onnxruntime', 'onnxscript'))
     model, scope, shape = _load(args)
     deployable = DeployModel(model, scope)
     load = TASKS[scope](model).load if args.images else None

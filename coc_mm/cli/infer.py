@@ -144,13 +144,12 @@ class _Pictures:
         target = self.out_dir / (name if writable else f'{name}.png')
         target.parent.mkdir(parents=True, exist_ok=True)
         self.task.draw(found.shown, found.sample, str(target))
-        return target if picture.video is None else self._append(picture, target)
-
-    def _append(self, picture: Any, frame: Path) -> Path:
+        if picture.video is None:
+            return target
         import cv2
 
-        pixels: Any = cv2.imread(str(frame))
-        frame.unlink()
+        pixels: Any = cv2.imread(str(target))
+        target.unlink()
         path = self.out_dir / f'{picture.video}.mp4'
         if path not in self.videos:
             code, size = cv2.VideoWriter.fourcc(*'mp4v'), pixels.shape[1::-1]

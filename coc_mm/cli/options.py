@@ -1,10 +1,12 @@
 """Flags that several commands share, and types for those of one."""
 
 import argparse
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from coc_mm.errors import UserError
 from coc_mm.utils.cfg_options import parse_options
 
 _POSITIONALS = {
@@ -52,6 +54,13 @@ class _CfgOptions(argparse.Action):
         except ValueError as error:
             raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **options})
+
+
+def need_packages(purpose: str, names: Sequence[str]) -> None:
+    """Raise a :class:`UserError` that names packages which are not installed."""
+    missing = [x for x in names if not importlib.util.find_spec(x.replace('-', '_'))]
+    if missing:
+        raise UserError(f'{purpose} needs more packages: pip install {" ".join(missing)}')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

@@ -10,12 +10,6 @@ from coc_mm.errors import PrepareError, run_command
 from coc_mm.prepare import RECIPES, find_lacking, prepare
 
 
-def _url(text: str) -> str:
-    if not text.startswith(('http://', 'https://')):
-        raise argparse.ArgumentTypeError(f'http:// or https:// is needed, got {text!r}')
-    return text
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags, see ``--help``."""
     parser = make_parser(
@@ -28,7 +22,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--root', type=Path, help=f'where the tree shall lie; default: {roots}')
     archives = 'holds archives that you have, gets downloaded ones; default: ROOT/archives'
     add('--archives', type=Path, metavar='FOLDER', help=archives)
-    add('--url', type=_url, help='folder on a web server with the archives, a mirror')
+    add('--url', help='folder on a web server with the archives, a mirror')
     add('--only', nargs='+', metavar='PART', help='parts, e.g. val2017 annotations')
     add('--jobs', type=at_least(1), default=3, help='files downloaded at once; default: 3')
     add('--skip-checksum', action='store_true', help='trust archives other than the published')

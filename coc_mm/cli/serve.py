@@ -1,12 +1,11 @@
 """``tools/deployment/serve.py``: answer HTTP requests with an exported ONNX model."""
 
-import importlib.util
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
-from coc_mm.cli.options import at_least, make_parser
-from coc_mm.errors import UserError, run_command
+from coc_mm.cli.options import at_least, make_parser, need_packages
+from coc_mm.errors import run_command
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -26,11 +25,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def run(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
     args = parse(argv)
-    needed = dict(fastapi='fastapi', uvicorn='uvicorn', onnxruntime='onnxruntime')
-    needed['python_multipart'] = 'python-multipart'
-    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
-    if missing:
-        raise UserError(f'serving needs more packages: pip install {" ".join(missing)}')
+    need_packages('serving', ('fastapi', 'uvicorn', 'onnxruntime', 'python-multipart'))
     import uvicorn
 
     from coc_mm.apis.serving import OnnxModel, make_app

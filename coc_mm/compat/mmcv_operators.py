@@ -93,8 +93,12 @@ def softnms(
         columns[:, [chosen, best]] = columns[:, [best, chosen]]
         order[[chosen, best]] = order[[best, chosen]]
         chosen += 1
-        rest = columns[:, chosen:]
-        iou = _ious(columns[:, chosen - 1], rest, offset)
+        box, rest = columns[:, chosen - 1], columns[:, chosen:]
+        width = np.minimum(box[2], rest[2]) - np.maximum(box[0], rest[0]) + offset
+        height = np.minimum(box[3], rest[3]) - np.maximum(box[1], rest[1]) + offset
+        inter = np.maximum(width, 0) * np.maximum(height, 0)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            iou = inter / (box[5] + rest[5] - inter)
         if method == 2:
             # numpy's float32 exp is off by an ulp or two, the C library's is not, and
             # an ulp can change who comes first.
@@ -112,15 +116,6 @@ def softnms(
 
     dets[: len(order)] = torch.from_numpy(columns[:5].T.copy()).to(dets)
     return torch.from_numpy(order)
-
-
-def _ious(box, others, offset):
-    """IoU of one column of :func:`softnms` with others; NaN for two boxes without area."""
-    width = np.minimum(box[2], others[2]) - np.maximum(box[0], others[0]) + offset
-    height = np.minimum(box[3], others[3]) - np.maximum(box[1], others[1]) + offset
-    inter = np.maximum(width, 0) * np.maximum(height, 0)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return inter / (box[5] + others[5] - inter)
 
 
 # RoIAlign (arXiv 1703.06870); average pooling, the only one that mmdet uses.

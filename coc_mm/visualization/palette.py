@@ -54,20 +54,17 @@ def perceived(colors: ArrayLike) -> np.ndarray:
     return np.cbrt(seen @ _LMS_FROM_RGB.T) @ _LAB_FROM_LMS.T
 
 
-@lru_cache(maxsize=1)
-def _candidates() -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=32)
+def _palette(count: int) -> np.ndarray:
     levels = np.rint(np.linspace(0, 255, _LEVELS))
-    colors = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), -1).reshape(-1, 3)
+    colors: np.ndarray = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), -1).reshape(
+        -1, 3
+    )
     seen = perceived(colors)
     lightness, chroma = seen[0, :, 0], np.hypot(seen[0, :, 1], seen[0, :, 2])
     keep = (lightness >= _LIGHTNESS[0]) & (lightness <= _LIGHTNESS[1])
     keep &= (chroma >= _CHROMA[0]) & (chroma <= _CHROMA[1])
-    return colors[keep], seen[:, keep]
-
-
-@lru_cache(maxsize=32)
-def _palette(count: int) -> np.ndarray:
-    colors, seen = _candidates()
+    colors, seen = colors[keep], seen[:, keep]
     nearest, chosen = np.full(len(colors), np.inf), []
     for i in range(count):
         color = _OKABE_ITO[i] if i < len(_OKABE_ITO) else colors[nearest.argmax()]
