@@ -22,7 +22,7 @@ TASKS := classification detection segmentation
 export MPLBACKEND ?= Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart $(TASKS:%=quickstart-%) demo points test lint format wheel clean
+.PHONY: help install quickstart $(TASKS:%=quickstart-%) demo points docs test lint format wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo 'make demo             show clusters in the browser (DEMO_ARGS="--port 8000")'
 	@echo 'make points           train PointMLP with context clusters on synthetic clouds'
 	@echo 'make test             lint, check types and run the tests'
+	@echo 'make docs             build the site in docs/_build/html'
 	@echo 'make install          only install, into VENV=$(VENV)'
 	@echo 'make format           format the code'
 	@echo 'make wheel            build dist/*.whl'
@@ -76,6 +77,10 @@ demo: $(STAMP)
 
 points: $(STAMP)
 	$(PY) tools/train.py projects/point_cloud/configs/pointmlp-coc_quick_solids.py
+
+docs: $(STAMP)
+	$(PY) -m pip install --quiet -c $(VENV)/.coc_mm-constraints -e '.[docs]'
+	$(PY) -m sphinx -W --keep-going -b html -c docs . docs/_build/html
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check .
