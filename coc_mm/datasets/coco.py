@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +11,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from coc_mm.datasets.folder_datasets import split_folder, take
-from coc_mm.datasets.labels.coco_files import mend_coco, write_coco
-from coc_mm.datasets.labels.folder import split_of
+from coc_mm.datasets.folder_datasets import take
+from coc_mm.datasets.labels.coco_files import find_coco_files, write_coco
+from coc_mm.datasets.labels.folder import Folder, split_of
 
-__all__ = [
-    'check_categories',
-    'coco_folders',
-    'coco_images',
-    'count_training',
-    'missing_images',
-    'read_coco',
-]
+__all__ = ['check_categories', 'count_training', 'read_coco', 'read_splits']
 
 
 def _is_number(value: Any) -> bool:
@@ -44,82 +38,191 @@ _KEYS = {
 _ONE = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
 
+def read_splits(
+    cfg: Config, folder: Folder, with_masks: bool
+) -> tuple[dict[str, tuple[Path, Path, dict, Path]], str, list[str]]:
+    """Read the COCO files that a folder has, or that are made of its labels.
+
+    Returns by split the file, and what :func:`read_coco` gives; the format; and remarks.
+    """
+    files, name, remarks = find_coco_files(folder, cfg.get('format'), cfg.get('ann_file'))
+    if cfg.get('fold'):
+        files.pop('val', None)
+    read: dict[str, Any] = {}
+    for split, file in files.items():
+        place = cfg.get('img_dir')
+        place = place if isinstance(place, (str, type(None))) else place[split == 'val']
+        images = Folder(folder.root / Path(place).expanduser()) if place else folder
+        *found, more = read_coco(file, with_masks, images)
+        read[split] = (file, *found)
+        remarks += more
+    return read, name, remarks
+
+
 def read_coco(
-    file: Path, with_masks: bool, folders: Sequence[Path] = ()
-) -> tuple[Path, dict, list[str]]:
+    file: Path, with_masks: bool, folder: Folder | None = None
+) -> tuple[Path, dict, Path, list[str]]:
     """Read a COCO file, and write a normalized copy of it if it is not normal.
 
     mmdet and pycocotools pass over what is odd, each in its own way. In the copy annotation ids
-    count from 1, ``iscrowd`` and ``area`` are set, and what cannot be used (boxes without extent,
-    polygons of less than three points) is left out: training and evaluation see the same. So is
-    what tools write in their own way, see :func:`mend_coco`, which looks for images in ``folders``.
+    count from 1, ``iscrowd`` and ``area`` are set, what tools write in their own way is mended, and
+    what cannot be used (boxes without extent, polygons of less than three points) is left out:
+    training and evaluation see the same. Images are looked for in ``folder``.
 
-    Returns the file to use, the normalized content, and remarks. A ValueError names the file and
-    the entry that cannot be used.
+    Returns the file to use, the normalized content, the folder of the images, and remarks. A
+    ValueError names the file and the entry that cannot be used.
     """
     try:
         found = json.loads(file.read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{file} is not a COCO annotation file: {str(error)[:200]}') from None
-    content, mended = mend_coco(found, list(folders), split_of(f'{file.parent.name}/{file.name}'))
-    _check_entries(file, content)
-    if with_masks:
-        lacking = sum(not entry.get('segmentation') for entry in content['annotations'])
-        if lacking:
-            raise ValueError(
-                f'{file}: {lacking} of {len(content["annotations"])} annotations have no '
-                'segmentation, which Mask R-CNN needs; train on boxes alone with a '
-                'retinanet_*_custom.py config.'
-            )
-    normal, remarks = _normalize(file, content, with_masks)
-    remarks = [f'custom data: {file}: {remark}' for remark in mended + remarks]
-    return (file if normal == found else write_coco(normal, file.stem)), normal, remarks
+    content = _check_entries(file, found)
+    lacking = sum(not entry.get('segmentation') for entry in content['annotations'])
+    if with_masks and lacking:
+        raise ValueError(
+            f'{file}: {lacking} of {len(content["annotations"])} annotations have no '
+            'segmentation, which Mask R-CNN needs; train on boxes alone with a '
+            'retinanet_*_custom.py config.'
+        )
+    images = _find_images(file, content['images'], folder) if folder else file.parent
+    remarks = _mend_categories(content) + _mend_crowds(content['annotations'])
+    normal, more = _normalize(file, content, with_masks)
+    remarks = [f'custom data: {file}: {remark}' for remark in remarks + more]
+    return (file if normal == found else write_coco(normal, file.stem)), normal, images, remarks
 
 
-def _check_entries(file: Path, content: Any) -> None:
+def _check_entries(file: Path, content: Any) -> dict:
+    """Check what must be there; numbers that are text become numbers."""
     if not isinstance(content, dict):
         raise ValueError(f'{file} is not a COCO annotation file: it holds no object')
+    content = dict(content)
     for name, keys in _KEYS.items():
         entries = content.get(name)
         if not entries:
             raise ValueError(f'{file} is not a COCO annotation file: it has no {name}')
         if not isinstance(entries, list):
             raise ValueError(f'{file} is not a COCO annotation file: {name} is no list')
-        for index, entry in enumerate(entries):
+        for entry in entries:
             if not isinstance(entry, dict):
                 raise ValueError(f'{file}: {name} holds {entry!r:.40}, which is no object')
+        content[name] = entries = [_with_numbers(entry) for entry in entries]
+        for index, entry in enumerate(entries):
             for key, (fits, due) in keys.items():
                 which = f'{file}: {_which(name, entry, index)}'
                 if key not in entry:
                     raise ValueError(f'{which} has no {key}')
                 if not fits(entry[key]):
                     raise ValueError(f'{which} has the {key} {entry[key]!r:.60}: {due} is due')
-        if name != 'annotations':
-            twice = [i for i, count in Counter(e['id'] for e in entries).items() if count > 1]
-            if twice:
-                raise ValueError(f'{file}: two entries of {name} have the id {twice[0]}')
+        twice = Counter(e['id'] for e in entries).most_common(1) if 'id' in keys else ()
+        if twice and twice[0][1] > 1:
+            raise ValueError(f'{file}: two entries of {name} have the id {twice[0][0]}')
+    return content
+
+
+def _with_numbers(entry: dict) -> dict:
+    keys = {'id', 'image_id', 'category_id', 'width', 'height', 'bbox', 'area', 'iscrowd'}
+    return {key: _number(value) if key in keys else value for key, value in entry.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(v) for v in value]
+    try:
+        return value if not isinstance(value, str) else float(value) if '.' in value else int(value)
+    except ValueError:
+        return value
 
 
 def _which(name: str, entry: dict, index: int) -> str:
     return f'{_ONE[name]} {entry["id"]!s:.40}' if 'id' in entry else f'{name}[{index}]'
 
 
+def _find_images(file: Path, images: list[dict], folder: Folder) -> Path:
+    """The folder that all names are relative to; or the root, and paths below it are the names."""
+    beside = Path(os.path.relpath(file, folder.root)).as_posix()
+    names = [posixpath.normpath(image['file_name'].replace('\\', '/')) for image in images]
+    split, found = split_of(beside), names
+
+    def find(name: str) -> str:
+        there = folder.image(name, beside) or ''
+        return there if split in (None, split_of(posixpath.dirname(there)) or split) else ''
+
+    first = find(names[0])
+    start = first[: -len(names[0])] if f'/{first}'.endswith(f'/{names[0]}') else ''
+    for place in (folder.root / start, file.parent):
+        if all(os.path.isfile(place / name) for name in names):
+            break
+    else:
+        place, found = folder.root, [find(name) for name in names]
+    if missing := [name for name, x in zip(names, found, strict=True) if not x]:
+        if len(missing) == len(names):
+            raise ValueError(
+                f'{file} names the image {missing[0][:200]}, which is in none of the folders of '
+                f"{folder.root}; name the images' folder: --cfg-options img_dir=FOLDER"
+            )
+        raise ValueError(
+            f'{file}: {len(missing)} of {len(names)} images are not in {folder.root}, e.g. '
+            f'{missing[0][:200]}; put them there, or take them out of the file.'
+        )
+    for image, name in zip(images, found, strict=True):
+        image['file_name'] = name
+    return place
+
+
+def _mend_categories(content: dict) -> list[str]:
+    """Take away categories that only group others, and make one of those of one name."""
+    categories, entries, remarks = content['categories'], content['annotations'], []
+    used = {entry['category_id'] for entry in entries}
+    above = [c.get('supercategory') for c in categories if c.get('supercategory') != 'none']
+    kept: dict[str, dict] = {}
+    instead = {}
+    for category in categories:
+        name, number = category['name'], category['id']
+        groups = category.get('supercategory') == 'none' and (name in above or number == 0)
+        if (
+            number not in used
+            and len(categories) > 1
+            and (groups or name in ('_background_', '__ignore__'))
+        ):
+            remarks.append(f'the category {name} only groups the others; it is no class.')
+        elif name in kept:
+            instead[number] = kept[name]['id']
+            remarks.append(f'two categories are named {name}; they are one class.')
+        else:
+            kept[name] = category
+    for entry in entries:
+        entry['category_id'] = instead.get(entry['category_id'], entry['category_id'])
+    content['categories'] = list(kept.values())
+    return remarks
+
+
+def _mend_crowds(entries: list[dict]) -> list[str]:
+    """CVAT marks each mask of a brush as a crowd."""
+    crowds = [e for e in entries if e.get('iscrowd') and isinstance(e.get('segmentation'), dict)]
+    crowds = [e for e in crowds if 'attributes' in e or len(crowds) == len(entries)]
+    for entry in crowds:
+        entry['iscrowd'] = 0
+    says = f'{len(crowds)} masks are marked as crowds by their tool; read as objects.'
+    return [says] if crowds else []
+
+
 def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[str]]:
     image_ids, images = _integers(content['images'])
     category_ids, categories = _integers(content['categories'])
     sizes = {image['id']: (image['height'], image['width']) for image in images}
-    entries, lost, cut, flat = [], 0, 0, 0
-    for index, found in enumerate(content['annotations']):
-        entry, which = dict(found), f'{file}: {_which("annotations", found, index)}'
+    says: Counter[str] = Counter()
+    entries, outlined, wrong = [], 0, []
+    for index, entry in enumerate(content['annotations']):
+        which = f'{file}: {_which("annotations", entry, index)}'
         for key, known in (('category', category_ids), ('image', image_ids)):
-            number = found[f'{key}_id']
+            number = entry[f'{key}_id']
             if number not in known:
                 raise ValueError(f'{which} is of {key} {number}, which is not listed')
             entry[f'{key}_id'] = known[number]
         x, y, w, h = entry['bbox']
         height, width = sizes[entry['image_id']]
         if min(w, h) < 1 or min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            lost += 1
+            says['boxes lie outside of their image or have no extent; they are left out.'] += 1
             continue
         if with_masks:
             try:
@@ -127,21 +230,28 @@ def _normalize(file: Path, content: dict, with_masks: bool) -> tuple[dict, list[
             except ValueError as error:
                 raise ValueError(f'{which} has a mask that {error}') from None
             if not entry['segmentation']:
-                cut += 1
+                says['masks have no polygon of three points; they are left out.'] += 1
                 continue
         entry['iscrowd'] = int(bool(entry.get('iscrowd') or entry.get('ignore')))
-        if not _is_number(entry.get('area')) or entry['area'] <= 0:
-            flat += 'area' in entry
-            entry['area'] = w * h
         entries.append(entry)
-    why = {
-        'boxes lie outside of their image or have no extent': lost,
-        'masks have no polygon of three points': cut,
-    }
-    total = len(content['annotations'])
-    remarks = [f'{n} of {total} {what}; they are left out.' for what, n in why.items() if n]
-    if flat:
-        remarks.append(f'{flat} of {total} areas are not above 0; those of the boxes are used.')
+        if extent := _extent(entry.get('segmentation')):
+            x1, y1, x2, y2 = extent
+            outlined += 1
+            beyond = max(x - x1, y - y1, x2 - x - w, y2 - y - h)
+            if beyond > 2 + 0.05 * max(x2 - x1, y2 - y1):
+                apart = x2 < x or x + w < x1 or y2 < y or y + h < y1
+                wrong.append((entry, [x1, y1, x2 - x1, y2 - y1], apart))
+    for entry, box, apart in wrong:  # if few lie apart, it is unclear which of both is wrong
+        if apart and len(wrong) <= outlined / 2:
+            says['boxes lie apart from their polygons; look at them.'] += 1
+        else:
+            says['boxes do not enclose their polygons; those around the polygons are used.'] += 1
+            entry['bbox'] = box
+    for entry in entries:
+        if not _is_number(entry.get('area')) or entry['area'] <= 0:
+            says['areas are not above 0; those of the boxes are used.'] += 'area' in entry
+            entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+    remarks = [f'{n} of {len(content["annotations"])} {what}' for what, n in says.items() if n]
     ids = [entry.get('id') for entry in entries]
     if not all(type(i) is int and i > 0 for i in ids) or len(set(ids)) < len(ids):
         entries = [dict(entry, id=number) for number, entry in enumerate(entries, 1)]
@@ -156,6 +266,18 @@ def _integers(entries: list[dict]) -> tuple[dict, list[dict]]:
         return {entry['id']: entry['id'] for entry in entries}, entries
     numbers = {entry['id']: number for number, entry in enumerate(entries, 1)}
     return numbers, [dict(entry, id=numbers[entry['id']]) for entry in entries]
+
+
+def _extent(mask: Any) -> tuple[float, float, float, float] | None:
+    """[x1, y1, x2, y2] around polygons."""
+    parts = (
+        [p for p in mask if isinstance(p, list) and len(p) >= 6] if isinstance(mask, list) else []
+    )
+    points = [v for part in parts for v in part]
+    if not points or not all(map(_is_number, points)):
+        return None
+    xs, ys = [v for p in parts for v in p[::2]], [v for p in parts for v in p[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _usable_mask(mask: Any, size: list[int]) -> Any:
@@ -220,12 +342,6 @@ def count_training(
     return len(used), remarks
 
 
-def missing_images(folder: Path, content: dict) -> list[str]:
-    """Return the names of a COCO file's images that are not in a folder."""
-    names = (image['file_name'] for image in content['images'])
-    return [name for name in names if not os.path.isfile(folder / name)]
-
-
 def check_categories(dataset: dict, classes: Sequence[str]) -> None:
     """Raise a ValueError if a config's ``CocoDataset`` names classes that its file lacks."""
     file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
@@ -245,32 +361,3 @@ def check_categories(dataset: dict, classes: Sequence[str]) -> None:
             f'({", ".join(absent[:8])}); it has {", ".join(map(str, names[:8]))}. Name the classes '
             'that it has: metainfo=dict(classes=...) of the dataset, num_classes of the heads.'
         )
-
-
-def coco_folders(cfg: Config, root: Path, split: str, file: Path) -> list[Path]:
-    """The folders that the file names of an annotation file may be relative to."""
-    if cfg.get('img_dir'):
-        given = cfg.img_dir if isinstance(cfg.img_dir, str) else cfg.img_dir[split == 'val']
-        return [root / Path(given).expanduser()]
-    places = [file.parent, split_folder(root, split), split_folder(root / 'images', split)]
-    return [x for x in (*places, root / 'JPEGImages', root / 'images', root) if x and x.is_dir()]
-
-
-def coco_images(root: Path, folders: list[Path], file: Path, content: dict) -> Path:
-    """Find the folder that the file names of an annotation file are relative to."""
-    name = content['images'][0]['file_name']
-    folder = next((x for x in folders if os.path.isfile(x / name)), None)
-    if folder is None:
-        tried = ', '.join(str(os.path.relpath(x, root)) for x in folders)
-        which = f'{file} names the image {name[:200]}'
-        raise ValueError(
-            f"{which}, which is in none of the folders {tried} of {root}; name the images' folder: "
-            '--cfg-options img_dir=FOLDER'
-        )
-    missing = missing_images(folder, content)
-    if missing:
-        raise ValueError(
-            f'{file}: {len(missing)} of {len(content["images"])} images are not in {folder}, e.g. '
-            f'{missing[0][:200]}; put them there, or take them out of the file.'
-        )
-    return folder

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import METRICS
 
-from coc_mm.datasets.coco import coco_folders, coco_images, count_training, read_coco
+from coc_mm.datasets.coco import count_training, read_splits
 from coc_mm.datasets.custom_config import (
     below,
     check_held_out,
@@ -23,23 +23,19 @@ from coc_mm.datasets.custom_config import (
     inner_datasets,
     palette,
     relative,
+    say_copies,
     say_unseen,
     set_arch,
     set_classes,
     set_datasets,
+    some,
     summary,
     trained,
 )
 from coc_mm.datasets.custom_masks import resolve_image_masks
-from coc_mm.datasets.folder_datasets import (
-    SPLITS,
-    check_no_splits,
-    hold_out,
-    list_class_folders,
-    other_splits,
-    split_folder,
-)
-from coc_mm.datasets.labels.coco_files import find_coco_files, hold_out_coco, write_coco
+from coc_mm.datasets.folder_datasets import hold_out
+from coc_mm.datasets.labels.coco_files import hold_out_coco, write_coco
+from coc_mm.datasets.labels.folder import Folder, split_of
 from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files, list_images
 
 __all__ = ['inner_datasets', 'resolve_custom', 'set_classes']
@@ -102,55 +98,78 @@ def _match_folders(classes: list[str], names: list[str]) -> tuple[list[str], lis
     return classes, classes
 
 
-def _resolve_class_folders(cfg, root, classes):
-    splits = {split: split_folder(root, split) for split in SPLITS}
+def _class_folders(folder: Path) -> list[str]:
+    """Names of subfolders, sorted, but for those that start with ``.`` or ``_``."""
+    return sorted(x.name for x in folder.iterdir() if x.is_dir() and x.name[0] not in '._')
+
+
+def _find_classes(root: Path) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Folders of 'train' and 'val', the names of the classes, and of splits that are not used."""
+    named = {name: split for name in _class_folders(root) if (split := split_of(name, True))}
     # Without class folders in it, it is no split, but may be a class of that name.
-    splits = {split: x for split, x in splits.items() if x and list_class_folders(x)}
-    train, val = splits.get('train', root), splits.get('val')
-    unused = [] if val is None else other_splits(root, splits)
-    names = list_class_folders(train)
-    if train == root:
-        names = [x for x in names if train / x not in splits.values() and x not in unused]
-        known = {word for words in SPLITS.values() for word in words}
-        named = [name for name in names if name.casefold() in known]
-        if len(named) > 1:  # one alone may be a class of that name
-            names = [name for name in names if name not in named]
-        if len(named) > 1 and not names:
+    splits: dict[str, list[str]] = {}
+    for name, split in named.items():
+        if _class_folders(root / name):
+            splits.setdefault(split, []).append(name)
+    found = {'train': root / splits['train'][0] if 'train' in splits else root}
+    ranked = [*splits.get('val', []), *splits.get('test', [])]
+    if ranked:
+        found['val'] = root / ranked[0]
+    used = [path.name for path in found.values()]
+    unused = [x for each in splits.values() for x in each if ranked and x not in used]
+    names = _class_folders(found['train'])
+    if found['train'] == root:
+        names = [x for x in names if x not in used + unused]
+        left = [x for x in names if x in named]
+        if len(left) > 1:  # one alone may be a class of that name
+            names = [x for x in names if x not in left]
+        if len(left) > 1 and not names:
             raise ValueError(
-                f'{root} holds no class folders, but splits without classes: {", ".join(named)}. '
-                f'A classifier needs {named[0]}/CLASS/*.jpg; boxes and masks are trained with '
+                f'{root} holds no class folders, but splits without classes: {", ".join(left)}. '
+                f'A classifier needs {left[0]}/CLASS/*.jpg; boxes and masks are trained with '
                 'the configs of detection and segmentation (docs/custom_data.md).'
             )
-        check_no_splits(root, names)
+        inside = [set(_class_folders(root / name)) for name in names]
+        same = set.intersection(*inside) if len(inside) > 1 else set()
+        if len(same) > 1:
+            raise ValueError(
+                f'{root}: {", ".join(names[:5])} all hold the folders '
+                f'{", ".join(sorted(same)[:5])}, so they look like splits, not like classes: call '
+                'them train and val.'
+            )
+    return found, names, unused
+
+
+def _resolve_class_folders(cfg, root, classes):
+    splits, names, unused = _find_classes(root)
+    train, val = splits['train'], None if cfg.get('fold') else splits.get('val')
     files = {name: list_files(train / name) for name in names}
     images = {n: [f for f in files[n] if f.lower().endswith(IMAGE_SUFFIXES)] for n in names}
-    if classes is None:
-        classes = [name for name in names if images[name]]
-    classes, folders = _match_folders(classes, names)
+    classes, folders = _match_folders(classes or [name for name in names if images[name]], names)
     absent = [name for name in folders if name not in names]
     if absent:
         raise ValueError(
             f'{train} has no folder for the class {absent[0]!r}; it has '
             f'{", ".join(names[:8]) or "none"}. A class is named like its folder.'
         )
-    share, how = hold_out_settings(cfg)
-    val = None if cfg.get('fold') else val
     if len(classes) < 2:
         raise ValueError(
             f'{train} holds {len(classes)} folders with images, and a classifier needs at least '
             'two: FOLDER/train/CLASS/*.jpg, or FOLDER/CLASS/*.jpg'
         )
-    found = {train: [name for name in names if images[name]]}
-    val = None if cfg.get('fold') else val
+    share, how = hold_out_settings(cfg)
+    inside = {train: [name for name in names if images[name]]}
+    held = {}
     if val:
-        found[val] = [name for name in list_class_folders(val) if list_images(val / name)]
-        if not set(found[val]) & set(folders):
+        held = {name: list_images(val / name) for name in _class_folders(val)}
+        inside[val] = [name for name in held if held[name]]
+        if not set(inside[val]) & set(folders):
             raise ValueError(f'{val} holds no images of the classes {", ".join(folders[:8])}')
     else:
-        held = sum(len(hold_out(images[name], 'val', root=train / name, **how)) for name in folders)
-        check_held_out(root, held, 'images of every class')
-    for split, inside in found.items():
-        unknown = [name for name in inside if name not in folders]
+        held_out = [hold_out(images[x], 'val', root=train / x, **how) for x in folders]
+        check_held_out(root, sum(map(len, held_out)), 'images of every class')
+    for split, found in inside.items():
+        unknown = [name for name in found if name not in folders]
         if unknown:
             raise ValueError(
                 f'{split} holds folders that are no class: {", ".join(unknown[:5])}. The '
@@ -174,16 +193,20 @@ def _resolve_class_folders(cfg, root, classes):
         for _ in hold_out(images[name], 'all' if folds else parts[0], root=train / name, **how)
     ]
     labels = trained(cfg, root, labels)
+    part = f'{how["fraction"]:g} of each class' if 'fraction' in how else how.get('fold', 'a fifth')
     says = f'{len(labels)} training images in {relative(train, root) or "its class folders"}, '
-    says += f'validation in {relative(val, root)}' if val else 'a fifth held out for validation'
+    says += f'validation in {relative(val, root)}' if val else f'{part} held out for validation'
     if folds:
         says = f'{len(labels)} images, of which KFoldDataset chooses those to train'
-    elif (share.keys() - {'group_by'}) and not val:
-        part = how.get('fold') or f'{how.get("fraction", 0.2):g} of each class'
-        says = says.replace('a fifth', part)
     remarks = _say_left_out(train, files, images) + say_unseen(train, classes, set(labels))
     if unused:
         remarks.append(f'custom data: {root}: not used: {", ".join(unused)}.')
+    if val:
+        paths = (
+            [str(place / name / image) for name in folders for image in found.get(name, ())]
+            for place, found in ((train, images), (val, held))
+        )
+        remarks += say_copies(root, *paths)
     return summary(root, classes, says) + remarks
 
 
@@ -214,63 +237,59 @@ def _set_ann_file(metric: dict, file: str) -> None:
 
 
 def _resolve_coco(cfg, root, classes):
-    files, name, remarks = find_coco_files(root, cfg.get('format'), cfg.get('ann_file'))
-    if cfg.get('fold'):
-        files.pop('val', None)
     with_masks = any(step.get('with_mask') for step in dicts(cfg.train_dataloader))
-    read, order, sets = {}, {}, {}
-    for split, file in files.items():
-        folders = coco_folders(cfg, root, split, file)
-        used, content, more = read_coco(file, with_masks, folders)
-        remarks += more
-        read[split] = used, content, coco_images(root, folders, file, content)
-    if 'val' not in files:
-        _, content, images = read['train']
+    read, name, remarks = read_splits(cfg, Folder(root), with_masks)
+    files = {split: found[0] for split, found in read.items()}
+    if 'val' not in read:
+        file, _, content, images = read['train']
         parts = hold_out_coco(content, images, **hold_out_settings(cfg)[1])
         check_held_out(root, len(parts['val']['images']), 'images')
-        stem = files['train'].stem
-        read = {s: (write_coco(part, f'{stem}-{s}'), part, images) for s, part in parts.items()}
-    for split, (used, content, images) in read.items():
-        names = [category['name'] for category in content['categories']]
-        absent = [name for name in classes or [] if name not in names]
-        if absent and split == 'train':
-            raise ValueError(
-                f'{files[split]} has no category {absent[0]!r}; it has {", ".join(names[:8])}'
-            )
-        # mmdet labels categories in the order of the file, whatever that of the classes.
-        order[split] = [name for name in names if classes is None or name in classes]
-        sets[split] = dict(
-            type='CocoDataset',
-            ann_file=below(used, root),
-            data_prefix=dict(img=below(images, root)),
+        for split, part in parts.items():
+            read[split] = file, write_coco(part, f'{file.stem}-{split}'), part, images
+    names = {s: [c['name'] for c in x[2]['categories']] for s, x in read.items()}
+    absent = [name for name in classes or [] if name not in names['train']]
+    if absent:
+        raise ValueError(
+            f'{files["train"]} has no category {absent[0]!r}; it has {some(names["train"])}'
         )
+    # mmdet labels categories in the order of the file, whatever that of the classes.
+    order = {s: [x for x in each if classes is None or x in classes] for s, each in names.items()}
     classes = order['train']
-    if order.get('val', classes) != classes:
+    if order['val'] != classes:
         raise ValueError(
             f'{files["val"]} lists other categories than {files["train"]}, or in another order; '
             'both need the same list.'
         )
     set_classes(cfg, classes)
-    for found in sets.values():
-        found['metainfo'] = dict(classes=classes, palette=palette(len(classes)))
+    metainfo = dict(classes=classes, palette=palette(len(classes)))
+    sets = {
+        split: dict(
+            type='CocoDataset',
+            metainfo=metainfo,
+            ann_file=below(used, root),
+            data_prefix=dict(img=below(images, root)),
+        )
+        for split, (_, used, _, images) in read.items()
+    }
     for inner in inner_datasets(cfg.train_dataloader.dataset):
         inner.setdefault('filter_cfg', dict(filter_empty_gt=True, min_size=32))
-    val = dict(sets['val'], test_mode=True)
-    set_datasets(cfg, root, sets['train'], val)
-    trained, more = 0, []
-    content = read['train'][1]
+    set_datasets(cfg, root, sets['train'], dict(sets['val'], test_mode=True))
+    trained = 0
+    more: list[str] = []
     for dataset in inner_datasets(cfg.train_dataloader.dataset):
-        count, more = count_training(files['train'], content, classes, dataset)
+        count, more = count_training(files['train'], read['train'][2], classes, dataset)
         trained += count
     for metric in dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         if 'type' in metric:
-            _set_ann_file(metric, str(root / val['ann_file']))
-    says = []
-    for split, (_, content, _) in read.items():
+            _set_ann_file(metric, str(root / sets['val']['ann_file']))
+    says, paths = [], {}
+    for split, (file, _, content, images) in read.items():
         count, entries = len(content['images']), len(content['annotations'])
         of = f'{trained} of {count}' if split == 'train' and trained < count else count
-        where = split if split in files else 'held out'
-        if split in files and files[split].is_relative_to(root):
-            where = relative(files[split], root)
+        inside = file.is_relative_to(root)
+        where = (relative(file, root) if inside else split) if split in files else 'held out'
         says.append(f'{where} ({of} images, {entries} annotations)')
+        paths[split] = [str(images / image['file_name']) for image in content['images']]
+    if 'val' in files:
+        more += say_copies(root, paths['train'], paths['val'])
     return summary(root, classes, f'{name}: {", ".join(says)}') + remarks + more

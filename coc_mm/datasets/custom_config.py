@@ -7,10 +7,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from coc_mm.datasets.folder_datasets import take
+from coc_mm.datasets.folder_datasets import groups_of, take
+from coc_mm.datasets.labels.folder import class_names
 
 __all__ = [
-    'LOADERS',
     'below',
     'check_held_out',
     'dicts',
@@ -20,16 +20,17 @@ __all__ = [
     'inner_datasets',
     'palette',
     'relative',
+    'say_copies',
     'say_unseen',
     'set_arch',
     'set_classes',
     'set_datasets',
+    'some',
     'summary',
     'trained',
-    'val_fraction',
 ]
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Settings of a dataset that say where the data lie, which are found out.
 _FOUND = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'split', 'fold', 'group_by')
 
@@ -84,7 +85,7 @@ def given_classes(cfg: Config, root: Path) -> list[str] | None:
                 'per line, or list names: classes=[cat,dog]'
             )
         try:
-            given = file.read_text(encoding='utf-8-sig').splitlines()
+            given = class_names(file.read_text(encoding='utf-8-sig'), file.name)
         except (OSError, UnicodeError) as error:
             raise ValueError(f'{file} is no text file of class names: {error}') from None
     if not isinstance(given, (list, tuple)):
@@ -121,49 +122,34 @@ def has_folds(loader: Any) -> bool:
     return any(str(d.get('type', '')).endswith('KFoldDataset') for d in dicts(loader))
 
 
-def set_datasets(cfg: Config, root: Path, train: dict, val: dict | None) -> None:
-    """Write what was found into the datasets; ``val`` None takes validation away."""
-    for name in LOADERS:
-        found = train if name.startswith('train') else val
-        if found is None:
-            cfg[name] = None
-        elif cfg.get(name) is not None:
-            dataset = cfg[name].dataset
+def set_datasets(cfg: Config, root: Path, train: dict, val: dict) -> None:
+    """Write what was found into the datasets."""
+    for name in _LOADERS:
+        if cfg.get(name) is not None:
+            found = train if name.startswith('train') else val
             if has_folds(cfg[name]):
                 found = dict(train, **({'part': 'all'} if 'part' in train else {}))
-            for inner in inner_datasets(dataset):
+            for inner in inner_datasets(cfg[name].dataset):
                 for key in _FOUND:
                     inner.pop(key, None)
                 inner.update(found, data_root=str(root))
-    if val is None:
-        for name in ('val_cfg', 'val_evaluator', 'test_cfg', 'test_evaluator'):
-            cfg[name] = None
 
 
 def summary(root: Path, classes: list[str], found: str) -> list[str]:
     """The first line: what was found, and the classes."""
-    shown = ', '.join(classes[:8]) + (', ...' if len(classes) > 8 else '')
-    return [f'custom data: {root}: {found}; {len(classes)} classes ({shown})']
+    return [f'custom data: {root}: {found}; {len(classes)} classes ({some(classes)})']
 
 
 def hold_out_settings(cfg: Config) -> tuple[dict, dict]:
     """How a part is held out: as the datasets take it, and as :func:`hold_out` does."""
-    share = {**val_fraction(cfg), **{k: cfg[k] for k in ('fold', 'group_by') if cfg.get(k)}}
-    return share, {('fraction' if k == 'val_fraction' else k): v for k, v in share.items()}
-
-
-def val_fraction(cfg: Config) -> dict:
-    """The share that is held out, where a dataset of the config sets it."""
-    loaders = [cfg[name] for name in LOADERS if cfg.get(name)]
-    found = {
-        inner['val_fraction']
-        for loader in loaders
-        for inner in inner_datasets(loader.dataset)
-        if 'val_fraction' in inner
-    }
+    loaders = [cfg[name] for name in _LOADERS if cfg.get(name)]
+    inner = [dataset for loader in loaders for dataset in inner_datasets(loader.dataset)]
+    found = {dataset['val_fraction'] for dataset in inner if 'val_fraction' in dataset}
     if len(found) > 1:
         raise ValueError(f'val_fraction differs between the datasets ({sorted(found)})')
-    return {'val_fraction': found.pop()} if found else {}
+    how = {'fraction': found.pop()} if found else {}
+    how.update({key: cfg[key] for key in ('fold', 'group_by') if cfg.get(key)})
+    return {('val_fraction' if k == 'fraction' else k): v for k, v in how.items()}, how
 
 
 def trained(cfg: Config, root: Path, items: list) -> list:
@@ -185,11 +171,25 @@ def check_held_out(root: Path, count: int, what: str) -> None:
         )
 
 
-def say_unseen(folder: Path, classes: list[str], seen: set[int]) -> list[str]:
+def say_unseen(folder: Path | str, classes: list[str], seen: set[int]) -> list[str]:
     """Name the classes that nothing is trained on of."""
     unseen = [name for index, name in enumerate(classes) if index not in seen]
-    shown = ', '.join(unseen[:8]) + (', ...' if len(unseen) > 8 else '')
-    return [f'custom data: {folder}: nothing to train on of {shown}.'] if unseen else []
+    return [f'custom data: {folder}: nothing to train on of {some(unseen)}.'] if unseen else []
+
+
+def say_copies(root: Path, train: list[str], val: list[str]) -> list[str]:
+    """Say how many images for validation are copies of images for training."""
+    groups = groups_of([*train, *val], root)
+    known = set(groups[: len(train)])
+    count = sum(group in known for group in groups[len(train) :])
+    says = f'custom data: {root}: {count} of {len(val)} images for validation are copies of images '
+    says += 'for training (the same bytes, or names up to .rf.), so the scores say too much.'
+    return [says] if count else []
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first eight of many names."""
+    return ', '.join(map(str, names[:8])) + (', ...' if len(names) > 8 else '')
 
 
 def palette(count: int) -> list[tuple]:

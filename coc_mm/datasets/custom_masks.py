@@ -1,103 +1,64 @@
 """Images with masks: complete a config for segmentation."""
 
+import os
 from pathlib import Path
 
 from mmengine.config import Config
 
-from coc_mm.datasets.coco import coco_folders, coco_images, read_coco
+from coc_mm.datasets.coco import read_splits
 from coc_mm.datasets.custom_config import (
     check_held_out,
     hold_out_settings,
     palette,
-    relative,
+    say_copies,
     say_unseen,
     set_classes,
     set_datasets,
+    some,
     summary,
     trained,
 )
-from coc_mm.datasets.folder_datasets import (
-    MASK_SUFFIXES,
-    SPLITS,
-    hold_out,
-    pair_masks,
-    split_folder,
-)
-from coc_mm.datasets.labels.coco_files import find_coco_files
+from coc_mm.datasets.folder_datasets import hold_out
 from coc_mm.datasets.labels.folder import Folder
 from coc_mm.datasets.labels.masks import find_masks, index_masks, paint_masks, write_pairs
-from coc_mm.datasets.mask_values import mask_values
-from coc_mm.utils.images import list_images
+from coc_mm.datasets.mask_values import UNLABELED, mask_values
 
 __all__ = ['resolve_image_masks']
 
 
-def _image_mask_folders(root: Path) -> dict[str, tuple]:
-    """Find the folders of images and masks of both splits; validation may have none."""
-    found: dict[str, tuple] = {}
-    whole: dict[str, tuple] = {}
-    for masks in ('annotations', 'masks', 'labels'):
-        for split in SPLITS:
-            parent = split_folder(root, split) or root / split
-            images = split_folder(root / 'images', split), split_folder(root / masks, split)
-            for pair in (images, (parent / 'images', parent / masks)):
-                if all(folder and folder.is_dir() for folder in pair) and _has_masks(pair[1]):
-                    found.setdefault(split, pair)
-        if (root / 'images').is_dir() and _has_masks(root / masks):
-            whole.setdefault('train', (root / 'images', root / masks))
-    return found if 'train' in found else whole
-
-
-def _has_masks(folder: Path | None) -> bool:
-    return folder is not None and folder.is_dir() and bool(list_images(folder, MASK_SUFFIXES))
-
-
 def _mask_pairs(cfg: Config, root: Path, classes: list[str] | None) -> tuple:
-    """Images with masks of each split, the classes if they are told, what is said, and where."""
-    layout, folder, found = _image_mask_folders(root), Folder(root), None
-    if cfg.get('format') is None and not layout:
-        found = find_masks(folder)
-    if layout:
-        name, names, where = 'images and masks', None, {s: pair[1] for s, pair in layout.items()}
-        pairs = {
-            split: [(str(images / a), str(masks / b)) for a, b in pair_masks(images, masks)]
-            for split, (images, masks) in layout.items()
-        }
-    elif found:
-        name, pairs, names = found
-        pairs = {s: [(str(root / a), str(root / b)) for a, b in x] for s, x in pairs.items()}
-    else:
+    """Layout, images with masks of each split, names of the classes, what is said, and where."""
+    folder = Folder(root)
+    found = None if cfg.get('format') or cfg.get('ann_file') else find_masks(folder)
+    if found is None:
         try:
-            files, name, _ = find_coco_files(root, cfg.get('format'), cfg.get('ann_file'))
+            read, name, said = read_splits(cfg, folder, True)
         except ValueError as error:
             raise ValueError(
                 f'{root} has no images with masks: images/train and annotations/train are '
                 'expected (and val), or images and annotations; annotations may be called masks '
                 f'or labels. Nor are there objects to be painted: {error}'
             ) from None
-        pairs = {}
-        for split, file in files.items():
-            folders = coco_folders(cfg, root, split, file)
-            _, content, _ = read_coco(file, True, folders)
-            pairs[split] = paint_masks(content, coco_images(root, folders, file, content))
-            names = ['background', *(c['name'] for c in content['categories'])]
-        return f'{name}, objects painted into masks', pairs, names, [], {}
-    masks = [Path(mask) for each in pairs.values() for _, mask in each]
-    used, told, said = index_masks(masks, folder, classes)
+        pairs = {split: paint_masks(x, images) for split, (_, _, x, images) in read.items()}
+        names = ['background', *(c['name'] for c in read['train'][2]['categories'])]
+        return f'{name}, objects painted into masks', pairs, classes or names, said, {}
+    name, pairs, names, left_out = found
+    where = {s: os.path.commonpath([os.path.dirname(m) for _, m in x]) for s, x in pairs.items()}
+    file = cfg.get('classes') if isinstance(cfg.get('classes'), str) else None
+    masks = [mask for each in pairs.values() for _, mask in each]
+    used, told, said = index_masks(masks, folder, classes, file)
     new = dict(zip(masks, used, strict=True))
-    if used != masks:
-        layout = {}
-    pairs = {s: [(a, str(new[Path(b)])) for a, b in each] for s, each in pairs.items()}
-    where = {s: pair[1] for s, pair in layout.items()}
-    return name, pairs, told or names, [f'custom data: {root}: {x}.' for x in said], where
+    pairs = {s: [(image, new[mask]) for image, mask in each] for s, each in pairs.items()}
+    # Names that are given count, but a file of colors may lack the background.
+    names = [x for x in (classes, names) if x and (not told or not file or len(x) == len(told))]
+    remarks = [*(f'left out: {x}' for x in left_out), *said]
+    return name, pairs, (names or [told])[0], [f'custom data: {root}: {x}.' for x in remarks], where
 
 
 def resolve_image_masks(cfg: Config, root: Path, classes: list[str] | None) -> list[str]:
     """Complete a config for images with masks; lines to be shown."""
     reduce_zero = bool(cfg.get('reduce_zero_label', False))
-    name, pairs, told, remarks, where = _mask_pairs(cfg, root, classes)
-    classes = classes or told or None
-    folders = _image_mask_folders(root) if where else {}
+    name, pairs, classes, remarks, where = _mask_pairs(cfg, root, classes)
     if cfg.get('fold'):
         pairs.pop('val', None)
     val = 'val' in pairs
@@ -105,60 +66,52 @@ def resolve_image_masks(cfg: Config, root: Path, classes: list[str] | None) -> l
     if not val:
         held = len(hold_out(pairs['train'], 'val', root=root, **how))
         check_held_out(root, held, 'images with masks')
-    found = {
-        split: mask_values(where.get(split, root), [m for _, m in each])
-        for split, each in pairs.items()
-    }
-    values = {split: sorted(set().union(*each.values())) for split, each in found.items()}
+    read = mask_values(root, [mask for each in pairs.values() for _, mask in each])
+    found = {mask: [v for v in values if v != UNLABELED] for mask, (_, values) in read.items()}
+    values = {s: sorted({v for _, mask in x for v in found[mask]}) for s, x in pairs.items()}
     if values['train'] in ([], [0]):
         raise ValueError(
             f'the masks in {where.get("train", root)} hold nothing but {values["train"] or "255"} '
             '(and 255, which means unlabeled): write the index of its class into every pixel, '
             'e.g. 1 instead of 255.'
         )
-    highest = max(each[-1] for each in values.values() if each)
     if classes is None:
+        highest = max(v for each in values.values() for v in each)
         classes = [str(value) for value in range(int(reduce_zero), highest + 1)]
-    for split, each in found.items():
-        beyond = {n: v[-1] for n, v in each.items() if v and v[-1] - reduce_zero >= len(classes)}
-        if beyond:
-            mask, value = next(iter(beyond.items()))
-            raise ValueError(
-                f'{len(beyond)} masks in {where.get(split, root)}, e.g. {mask}, hold the value '
-                f'{value}, but there are {len(classes)} classes, so '
-                f'{len(classes) - 1 + reduce_zero} is the highest index. List all '
-                'classes in classes.txt; if 0 means unlabeled and 1 is the first class: '
-                '--cfg-options reduce_zero_label=True'
-            )
-    unseen = sorted(set(values.get('val', ())) - set(values['train']))
-    if unseen:
-        shown = ', '.join(map(str, unseen[:8])) + (', ...' if len(unseen) > 8 else '')
+    beyond = {mask: v[-1] for mask, v in found.items() if v and v[-1] - reduce_zero >= len(classes)}
+    if beyond:
+        mask, value = next(iter(beyond.items()))
+        raise ValueError(
+            f'{len(beyond)} masks of {root}, e.g. {mask}, hold the value {value}, but there are '
+            f'{len(classes)} classes, so {len(classes) - 1 + reduce_zero} is the highest index. '
+            'List all classes in classes.txt; if 0 means unlabeled and 1 is the first class: '
+            '--cfg-options reduce_zero_label=True'
+        )
+    if unseen := sorted(set(values.get('val', ())) - set(values['train'])):
         remarks.append(
-            f'custom data: {where.get("val", root)} holds {shown}, which no mask for training has: '
-            'such classes are not learned and lower the mean.'
+            f'custom data: {where.get("val", root)} holds {some(unseen)}, which no mask for '
+            'training has: such classes are not learned and lower the mean.'
         )
     set_classes(cfg, classes)
     base = dict(
         type='coc_mm.ImageMaskFolders',
         metainfo=dict(classes=classes, palette=palette(len(classes))),
         reduce_zero_label=reduce_zero,
+        data_prefix=dict(img_path='', seg_map_path=''),
         **share,
     )
-    sets = []
-    for split in SPLITS:
-        inner = dict(base, part='all' if val else split)
-        if where:
-            images, masks = (relative(x, root) for x in folders.get(split, folders['train']))
-            inner['data_prefix'] = dict(img_path=images, seg_map_path=masks)
-        else:
-            inner['data_prefix'] = dict(img_path='', seg_map_path='')
-            inner['ann_file'] = str(write_pairs(pairs[split if val else 'train']))
-        sets.append(inner)
+    parts = {'train': 'train', 'val': 'train'} if not val else {'train': 'train', 'val': 'val'}
+    sets = [
+        dict(base, part='all' if val else split, ann_file=str(write_pairs(pairs[part])))
+        for split, part in parts.items()
+    ]
     set_datasets(cfg, root, *sets)
     used = pairs['train'] if val else hold_out(pairs['train'], 'train', root=root, **how)
     used = trained(cfg, root, used)
-    seen = {value - reduce_zero for _, mask in used for value in found['train'][mask]}
+    seen = {value - reduce_zero for _, mask in used for value in found[mask]}
     remarks += say_unseen(where.get('train', root), classes, seen)
+    if val:
+        remarks += say_copies(root, *([image for image, _ in pairs[x]] for x in ('train', 'val')))
     held_out = f'{how["fraction"]:g}' if 'fraction' in how else how.get('fold', 'a fifth')
     other = f'{len(pairs["val"])} for validation' if val else f'{held_out} of them held out'
     part = f'{len(used)} of ' if len(used) < len(pairs['train']) else ''

@@ -14,50 +14,9 @@ from mmengine.dataset import BaseDataset
 from coc_mm.registry import DATASETS
 from coc_mm.utils.images import IMAGE_SUFFIXES, list_images
 
-__all__ = ['ClassFolders', 'ImageMaskFolders']
+__all__ = ['ClassFolders', 'ImageMaskFolders', 'groups_of', 'hold_out', 'take']
 
-MASK_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff')
-_STEMS = {
-    'train': ('train', 'training'),
-    'val': ('val', 'valid', 'validation', 'dev', 'eval', 'test', 'testing'),
-}
-_ENDS = ('', '2017', *(mark + end for end in ('set', 'data', 'images') for mark in ('', '_', '-')))
-#: Names of the folders and files of a split, in any case, the preferred first.
-SPLITS = {
-    split: tuple(stem + end for stem in stems for end in _ENDS) for split, stems in _STEMS.items()
-}
 T = TypeVar('T')
-
-
-def list_class_folders(folder: Path) -> list[str]:
-    """List the names of subfolders, sorted, but for those that start with ``.`` or ``_``."""
-    return sorted(x.name for x in folder.iterdir() if x.is_dir() and x.name[0] not in '._')
-
-
-def split_folder(parent: Path, split: str) -> Path | None:
-    """Find the folder of a split, 'train' or 'val', below another; None if there is none."""
-    found = {}
-    if parent.is_dir():
-        found = {x.name.casefold(): x for x in sorted(parent.iterdir()) if x.is_dir()}
-    return next((found[name] for name in SPLITS[split] if name in found), None)
-
-
-def other_splits(root: Path, splits: dict) -> list[str]:
-    """Names of folders that are splits as well, and not used."""
-    known = {name for names in SPLITS.values() for name in names}
-    there = [name for name in list_class_folders(root) if name.casefold() in known]
-    return [x for x in there if root / x not in splits.values() and list_class_folders(root / x)]
-
-
-def check_no_splits(root: Path, names: list[str]) -> None:
-    """Refuse folders that all hold the same folders: splits of names that are not known."""
-    inside = [set(list_class_folders(root / name)) for name in names]
-    same = set.intersection(*inside) if len(inside) > 1 else set()
-    if len(same) > 1:
-        raise ValueError(
-            f'{root}: {", ".join(names[:5])} all hold the folders {", ".join(sorted(same)[:5])}, '
-            'so they look like splits, not like classes: call them train and val.'
-        )
 
 
 def hold_out(
@@ -82,7 +41,7 @@ def hold_out(
         raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction!r}')
     if part == 'all':
         return names
-    groups = _groups([str(x) if isinstance(x, str) else x[0] for x in names], root, group_by)
+    groups = groups_of([x if isinstance(x, str) else x[0] for x in names], root, group_by)
     order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     count = min(max(1, round(len(order) * fraction)), len(order) - 1)
     held = set(random.Random(len(order)).sample(range(len(order)), max(0, count)))
@@ -96,8 +55,8 @@ def hold_out(
     return [x for x, g in zip(names, groups, strict=True) if (order[g] in held) == (part == 'val')]
 
 
-def _groups(names: list[str], root: Any, group_by: str | dict[str, str] | None) -> list[str]:
-    """A key for each name, the same for those that must stay together."""
+def groups_of(names: Sequence[str], root: Any = None, group_by: Any = None) -> list[str]:
+    """A key for each name, the same for those that must stay together, see :func:`hold_out`."""
     parents: dict[str, str] = {}
 
     def top(key: str) -> str:
@@ -106,18 +65,17 @@ def _groups(names: list[str], root: Any, group_by: str | dict[str, str] | None) 
         return key
 
     def key_of(name: str) -> str:
-        folder, _, base = name.rpartition('/')
+        base = name.rpartition('/')[2]
         if isinstance(group_by, dict):
             return group_by.get(name, name)
         if group_by and group_by in base:
             return base.split(group_by)[0]
-        return f'{folder}/{base.split(".rf.")[0]}' if '.rf.' in base else name
+        return base.split('.rf.')[0] if '.rf.' in base else name
 
     keys = [key_of(name) for name in names]
     by_size = defaultdict(list)
-    for name, key in zip(names, keys, strict=True):
-        if root is not None:
-            by_size[os.path.getsize(Path(root, name))].append((name, key))
+    for name, key in zip(names, keys, strict=True) if root is not None else ():
+        by_size[os.path.getsize(Path(root, name))].append((name, key))
     for same in by_size.values():
         known: dict[bytes, str] = {}
         for name, key in same if len(same) > 1 else ():
@@ -133,33 +91,43 @@ def take(items: list[T], indices: int | Sequence[int] | None) -> list[T]:
     return items if indices is None else [items[i] for i in indices]
 
 
-@DATASETS.register_module()
-class ClassFolders(BaseDataset):
-    """Images in one folder per class, for mmpretrain.
+class _HeldOut(BaseDataset):
+    """A folder of which a part may be held out.
 
     Args:
-        data_prefix (dict): ``img_path``, the folder below it that holds the class folders.
-        metainfo (dict): ``classes``, the names of the classes in the order of their labels.
-        folders (Sequence[str], optional): Name of each class's folder, if it is another.
-        part (str): 'all', or 'train' and 'val' to hold images of every class out.
-        val_fraction (float): Share of each class held out.
+        part (str): 'all', or 'train' and 'val' to hold images out (of every class).
+        val_fraction (float): Share held out.
         fold, group_by (str, optional): See :func:`hold_out`.
     """
 
     def __init__(
         self,
         data_root: str = '',
-        folders: Sequence[str] | None = None,
         part: str = 'all',
         val_fraction: float = 0.2,
         fold: str | None = None,
         group_by: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self.held: Any = dict(part=part, fraction=val_fraction, fold=fold, group_by=group_by)
+        super().__init__(data_root=data_root, **kwargs)
+
+
+@DATASETS.register_module()
+class ClassFolders(_HeldOut):
+    """Images in one folder per class, for mmpretrain.
+
+    Args:
+        data_prefix (dict): ``img_path``, the folder below it that holds the class folders.
+        metainfo (dict): ``classes``, the names of the classes in the order of their labels.
+        folders (Sequence[str], optional): Name of each class's folder, if it is another.
+        part, val_fraction, fold, group_by: What is held out, see :func:`hold_out`.
+    """
+
+    def __init__(
+        self, data_root: str = '', folders: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
         self.folders = folders
-        self.held: dict[str, Any] = dict(
-            part=part, fraction=val_fraction, fold=fold, group_by=group_by
-        )
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -180,66 +148,24 @@ class ClassFolders(BaseDataset):
 
 
 @DATASETS.register_module()
-class ImageMaskFolders(BaseDataset):
-    """Images in one folder, index masks of the same names in another, for mmseg.
+class ImageMaskFolders(_HeldOut):
+    """Images and their index masks, for mmseg.
 
     Args:
-        data_prefix (dict): ``img_path`` and ``seg_map_path``, folders below it.
+        ann_file (str): A text file of pairs of paths, ``image<TAB>mask``.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
         reduce_zero_label (bool): Index 0 is unlabeled, as 255 is, and index 1 the first class.
-        ann_file (str): A text file of pairs, ``image<TAB>mask``, instead of equal names.
-        part (str): As for :class:`ClassFolders`, like ``val_fraction``, ``fold``, ``group_by``.
+        part, val_fraction, fold, group_by: What is held out, see :func:`hold_out`.
     """
 
-    def __init__(
-        self,
-        data_root: str = '',
-        reduce_zero_label: bool = False,
-        part: str = 'all',
-        val_fraction: float = 0.2,
-        fold: str | None = None,
-        group_by: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, data_root: str = '', reduce_zero_label: bool = False, **kwargs: Any) -> None:
         self.reduce_zero_label = reduce_zero_label
-        self.held: dict[str, Any] = dict(
-            part=part, fraction=val_fraction, fold=fold, group_by=group_by
-        )
         super().__init__(data_root=data_root, **kwargs)
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
 
     def load_data_list(self) -> list[dict]:
         """List the images with what mmseg's ``LoadAnnotations`` asks for."""
-        images, masks = self.data_prefix['img_path'], self.data_prefix['seg_map_path']
-        if self.ann_file:
-            lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
-            pairs = [(line.split('\t')[0], line.split('\t')[1]) for line in lines]
-        else:
-            pairs = pair_masks(images, masks)
-        pairs = hold_out(pairs, root=images, **self.held)
-        return [
-            dict(
-                img_path=str(Path(images, image)),
-                seg_map_path=str(Path(masks, mask)),
-                label_map=None,
-                reduce_zero_label=self.reduce_zero_label,
-                seg_fields=[],
-            )
-            for image, mask in pairs
-        ]
-
-
-def pair_masks(images: str | Path, masks: str | Path) -> list[tuple[str, str]]:
-    """Find the mask of every image below a folder: its path but for the suffix is the same."""
-    found = list_images(images)
-    if not found:
-        raise ValueError(f'{images} holds no images ({", ".join(IMAGE_SUFFIXES)})')
-    by_stem = {mask.rsplit('.', 1)[0]: mask for mask in list_images(masks, MASK_SUFFIXES)}
-    missing = [name for name in found if name.rsplit('.', 1)[0] not in by_stem]
-    if missing:
-        stem = missing[0].rsplit('.', 1)[0]
-        raise ValueError(
-            f'{len(missing)} of {len(found)} images in {images} have no mask in {masks}, e.g. '
-            f'{missing[0]} needs {stem}.png; add the masks, or take the images away.'
-        )
-    return [(name, by_stem[name.rsplit('.', 1)[0]]) for name in found]
+        lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
+        pairs = hold_out([tuple(line.split('\t')) for line in lines], root='', **self.held)
+        more = dict(label_map=None, reduce_zero_label=self.reduce_zero_label)
+        return [dict(more, img_path=x, seg_map_path=y, seg_fields=[]) for x, y in pairs]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from own_data import change_entries, write_coco
 
-from coc_mm.datasets.coco import check_categories, count_training, missing_images, read_coco
+from coc_mm.datasets.coco import check_categories, count_training, read_coco
 
 mask_utils = pytest.importorskip('pycocotools.mask')
 
@@ -17,7 +17,7 @@ def read(tmp_path):
 
     def call(change=lambda content: None, with_masks=True):
         file = write_coco(tmp_path, change, splits=('train',)) / 'annotations' / 'train.json'
-        used, content, remarks = read_coco(file, with_masks)
+        used, content, _, remarks = read_coco(file, with_masks)
         assert json.loads(used.read_text()) == content
         return used == file, content, '\n'.join(remarks)
 
@@ -153,14 +153,6 @@ def test_counts_of_training(read, tmp_path):
         assert count_training('x.json', content, ['a', 'b'], dict(indices=indices))[0] == expected
     with pytest.raises(ValueError, match='no box is left to train on, of 4 images: 4 images below'):
         count_training('x.json', content, ['a'], dict(filter_cfg=dict(min_size=99)))
-
-
-def test_missing_images(tmp_path):
-    (tmp_path / 'a').mkdir()
-    (tmp_path / 'a' / '1.jpg').touch()
-    names = ['a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'x' * 5000 + '/1.jpg']
-    content = dict(images=[dict(file_name=name) for name in names])
-    assert missing_images(tmp_path, content) == names[1:]
 
 
 def test_classes_that_a_file_lacks(tmp_path):

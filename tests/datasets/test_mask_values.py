@@ -13,12 +13,18 @@ def save(path, values, dtype=np.uint8):
 def test_values_are_read_once(tmp_path, monkeypatch):
     save(tmp_path / 'a.png', [[0, 255, 3]])
     save(tmp_path / 'b.png', [[255]])
-    assert mask_values(tmp_path, ['a.png', 'b.png']) == {'a.png': [0, 3], 'b.png': []}
+    assert mask_values(tmp_path, ['a.png', 'b.png']) == {
+        'a.png': ('L', [0, 3, 255]),
+        'b.png': ('L', [255]),
+    }
     reads = []
     read = module._values
     monkeypatch.setattr(module, '_values', lambda path: reads.append(path.name) or read(path))
     save(tmp_path / 'b.png', [[7, 7]])
-    assert mask_values(tmp_path, ['a.png', 'b.png']) == {'a.png': [0, 3], 'b.png': [7]}
+    assert mask_values(tmp_path, ['a.png', 'b.png']) == {
+        'a.png': ('L', [0, 3, 255]),
+        'b.png': ('L', [7]),
+    }
     assert reads == ['b.png']
 
 
@@ -31,7 +37,7 @@ def test_kinds_of_masks(tmp_path, mode):
     mask.save(tmp_path / 'a.png')
     with Image.open(tmp_path / 'a.png') as written:
         assert written.mode == mode
-    assert mask_values(tmp_path, ['a.png']) == {'a.png': [0, 1]}
+    assert mask_values(tmp_path, ['a.png']) == {'a.png': (mode, [0, 1])}
 
 
 @pytest.mark.parametrize(

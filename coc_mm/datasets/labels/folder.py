@@ -1,5 +1,6 @@
 """The files of an exported folder, found by name, and the split that each belongs to."""
 
+import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -9,10 +10,23 @@ from typing import Any
 
 from PIL import Image
 
-from coc_mm.datasets.folder_datasets import SPLITS
 from coc_mm.utils.images import IMAGE_SUFFIXES, list_files
 
-__all__ = ['Export', 'Folder', 'choose_splits', 'shown_size', 'split_of']
+__all__ = [
+    'Export',
+    'Folder',
+    'choose_splits',
+    'class_names',
+    'listed_splits',
+    'shown_size',
+    'split_of',
+]
+
+_SPLIT = re.compile(
+    '(?:(?P<train>train|training)|(?P<val>val|valid|validation|dev|eval)|(?P<test>test|testing))'
+    '(?:2017|annot|[_-]?(?:set|data|images))?',
+    re.IGNORECASE,
+)
 
 
 class Export:
@@ -37,12 +51,19 @@ class Export:
         self.images.setdefault(image, []).extend(entries)
         self.splits[image] = split or split_of(str(Path(image).parent)) or 'train'
 
+    def known(self, entries: list[dict | None], kinds: Iterable[Any]) -> list[dict]:
+        """The entries that are some; the others are counted by kind."""
+        for entry, kind in zip(entries, kinds, strict=True):
+            self.left_out[f'annotations of the kind {kind}'] += entry is None
+        return [entry for entry in entries if entry]
+
 
 class Folder:
     """The files below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.reading = ''  # the last file that was read
         self.files = list_files(root)
         self.images = [name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES)]
 
@@ -57,10 +78,15 @@ class Folder:
         """The files whose name ends so, in any case."""
         return [name for name in self.files if name.lower().endswith(suffixes)]
 
+    def data(self, name: str) -> bytes:
+        """The content of a file."""
+        self.reading = name
+        return (self.root / name).read_bytes()
+
     def text(self, name: str) -> str:
         """The text of a file; a ValueError names one that is none."""
         try:
-            return (self.root / name).read_text(encoding='utf-8-sig')
+            return self.data(name).decode('utf-8-sig')
         except (OSError, UnicodeError) as error:
             raise ValueError(f'{self.root / name} cannot be read as text: {error}') from None
 
@@ -76,11 +102,14 @@ class Folder:
         stems = self._by_stem.get(keys[0]) or self._by_stem.get(keys[1]) or []
         near, split = Path(beside).parent, split_of(beside)
         same = [x for x in stems if Path(x).name == path.name] or stems
+        splits = {x: split_of(str(Path(x).parent)) for x in same}
         for fits in (
-            lambda x: x in (path.as_posix(), (near / path).as_posix()),
-            lambda x: f'/{x}'.endswith(f'/{path.as_posix()}') and split_of(x) == split,
+            lambda x: x == (near / path).as_posix(),
+            lambda x: f'/{x}'.endswith(f'/{path.as_posix()}') and splits[x] == split,
+            lambda x: x == path.as_posix(),
             lambda x: Path(x).parent == near,
-            lambda x: split_of(x) == split,
+            lambda x: splits[x] == split,
+            lambda x: re.search(r'(^|/)(JPEG)?images/', x, re.IGNORECASE),
             lambda x: True,
         ):
             found = [x for x in same if fits(x)]
@@ -88,22 +117,16 @@ class Folder:
                 return found[0]
         return None
 
-    def summary(self) -> str:
-        """Which kinds of files there are, and how many."""
-        kinds = Counter(Path(name).suffix.lower() or Path(name).name for name in self.files)
-        return ', '.join(f'{kind} ({n})' for kind, n in kinds.most_common(6)) or 'no files'
 
+def split_of(path: str, whole: bool = False) -> str | None:
+    """Read 'train', 'val' or 'test' out of a path: its last part that tells.
 
-def split_of(path: str) -> str | None:
-    """Read 'train', 'val' or 'test' out of a path: its last part that tells."""
-    for part in reversed(path.casefold().split('/')):
-        for word in re.split(r'[^a-z]+', part):
-            word = word.removesuffix('annot')
-            if word in ('test', 'testing'):
-                return 'test'
-            found = next((s for s, names in SPLITS.items() if word in names), None)
-            if found:
-                return found
+    ``whole``: the parts are no more than the name of a split.
+    """
+    for part in reversed(path.split('/')):
+        for word in [part] if whole else re.split('[^A-Za-z]+', part):
+            if found := _SPLIT.fullmatch(word):
+                return found.lastgroup
     return None
 
 
@@ -116,6 +139,35 @@ def choose_splits(splits: Iterable[str]) -> dict[str, str]:
     elif 'test' in there:
         chosen.setdefault('val', 'test')
     return chosen
+
+
+def listed_splits(folder: Folder, kind: str) -> dict[str, str]:
+    """Splits of stems, as ``ImageSets/Main/train.txt`` and others list them."""
+    found: dict[str, str] = {}
+    for file in folder.ending('.txt'):
+        parts = file.casefold().split('/')
+        if 'imagesets' not in parts or kind not in parts or '_' in parts[-1]:
+            continue
+        for row in map(str.split, folder.text(file).splitlines()):
+            if row and (parts[-1] != 'trainval.txt' or Path(row[0]).stem not in found):
+                found[Path(row[0]).stem] = split_of(parts[-1]) or 'train'
+    return found
+
+
+def class_names(text: str, file: str) -> list[str]:
+    """The names of a file: one a line, or a column of a CSV beside values or colors."""
+    if not file.casefold().endswith('.csv'):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+    header = [cell.casefold() for cell in rows[0]] if rows else []
+    named = [i for i, c in enumerate(header) if re.fullmatch('(class.*)?(name|class|label)s?', c)]
+    if not named:
+        return [next((x for x in row if not x.isdigit()), '') for row in rows]
+    rows = [row for row in rows[1:] if len(row) > named[0]]
+    if header[0] == 'pixel value':
+        names = {int(row[0]): row[named[0]] for row in rows}
+        return [names.get(i, str(i)) for i in range(max(names, default=-1) + 1)]
+    return [row[named[0]] for row in rows]
 
 
 def shown_size(path: Path) -> tuple[int, int]:

@@ -15,19 +15,27 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from coc_mm.datasets.labels.folder import Export, Folder, shown_size, split_of
+from coc_mm.datasets.labels.folder import Export, Folder, listed_splits, shown_size, split_of
 from coc_mm.utils.images import IMAGE_SUFFIXES
 
-__all__ = ['FORMATS', 'listed_splits', 'read_objects']
+__all__ = ['FORMATS', 'read_objects']
+
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 def read_objects(folder: Folder, name: str | None = None) -> tuple[str, Export] | None:
     """Read a folder in a format, or in the first whose files lie there; None if none does."""
     for known, read in FORMATS.items():
-        if name in (None, known):
+        if name not in (None, known):
+            continue
+        try:
             export = read(folder)
-            if export is not None and export.images:
-                return known, export
+        except (LookupError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
+            kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+            where = '' if str(folder.root) in str(error) else f'{folder.root / folder.reading}, '
+            raise ValueError(f'{where}{kind}{str(error)[:300]}') from None
+        if export is not None and export.images:
+            return known, export
     return None
 
 
@@ -44,13 +52,14 @@ def _entry(label: Any, polygons: Any = (), box: Any = None, mask: Any = None, cr
     return dict(entry, segmentation=mask or polygons)
 
 
-def _ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:
-    turns = (2 * math.pi * i / 36 for i in range(36))
-    return [v for t in turns for v in (x + rx * math.cos(t), y + ry * math.sin(t))]
-
-
-def _rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
-    return [x1, y1, x2, y1, x2, y2, x1, y2]
+def _outline(kind: Any, v: list[float]) -> list[float] | None:
+    """The points around a polygon, a rectangle (corners) or an ellipse (center, radii)."""
+    if kind == 'rectangle' and len(v) == 4:
+        return [v[0], v[1], v[2], v[1], v[2], v[3], v[0], v[3]]
+    if kind == 'ellipse':
+        turns = [2 * math.pi * i / 36 for i in range(36)]
+        return [x for t in turns for x in (v[0] + v[2] * math.cos(t), v[1] + v[3] * math.sin(t))]
+    return v if kind == 'polygon' and len(v) >= 6 else None
 
 
 def _mask_entry(label: Any, crop: np.ndarray, left: int, top: int, size: tuple) -> dict | None:
@@ -71,50 +80,45 @@ def _mask_entry(label: Any, crop: np.ndarray, left: int, top: int, size: tuple) 
 def _read_yolo(folder: Folder) -> Export | None:
     names, keypoints = _yolo_names(folder)
     files = {name.casefold(): name for name in folder.ending('.txt')}
-    pairs = {}
+    found = {}
     for image in folder.images:
-        text = image.rsplit('.', 1)[0].casefold() + '.txt'
-        parts = text.split('/')
-        places = [text] + [
-            '/'.join([*parts[:i], 'labels', *parts[i + 1 :]])
-            for i, part in enumerate(parts[:-1])
-            if part == 'images'
-        ]
-        pairs[image] = next((files[x] for x in places if x in files), None)
-    found = [text for text in pairs.values() if text]
-    first = next((row for text in found for row in folder.text(text).splitlines() if row), '')
-    if not found or (names is None and not re.fullmatch(r'\d+( -?[\d.e+-]+){4,}', first.strip())):
+        parts = f'{image.rsplit(".", 1)[0]}.txt'.casefold().split('/')
+        folders = [i for i, part in enumerate(parts[:-1]) if part == 'images']
+        places = [parts, *([*parts[:i], 'labels', *parts[i + 1 :]] for i in folders)]
+        found[image] = next((files[x] for p in places if (x := '/'.join(p)) in files), None)
+    rows = {text: folder.text(text).splitlines() for text in found.values() if text}
+    first = next((row for lines in rows.values() for row in lines if row), '')
+    if not rows or (names is None and not re.fullmatch(r'\d+( -?[\d.e+-]+){4,}', first.strip())):
         return None
     export = Export(names or ())
-    for image, text in pairs.items():  # type: ignore[assignment]
-        rows = folder.text(text).splitlines() if text else []
-        size = shown_size(folder.root / image) if rows else (1, 1)
-        entries = []
-        for number, row in enumerate(rows, 1):
-            where = f'{folder.root / str(text)}, line {number}'
-            if row.strip():
-                entries.append(_yolo_entry(row.split(), size, names, keypoints, where))
-        export.add(image, entries)
+    for image, text in found.items():
+        folder.reading = text or image
+        lines = [
+            (i, row.split()) for i, row in enumerate(rows.get(text or '', ()), 1) if row.split()
+        ]
+        size = shown_size(folder.root / image) if lines else (1, 1)
+        export.add(image, [_yolo_entry(row, size, names, keypoints, i) for i, row in lines])
     if not export.names:
         labels = {int(e['label']) for entries in export.images.values() for e in entries}
         export.names = [str(i) for i in range(max(labels, default=-1) + 1)]
     return export
 
 
-def _yolo_entry(row: list[str], size: tuple, names: Any, keypoints: bool, where: str) -> dict:
+def _yolo_entry(row: list[str], size: tuple, names: Any, keypoints: bool, line: int) -> dict:
+    text = ' '.join(row)[:60]
     try:
         label, values = int(float(row[0])), [float(v) for v in row[1:]]
     except ValueError:
-        raise ValueError(f'{where} is no YOLO label: {" ".join(row):.60}') from None
+        raise ValueError(f'line {line} is no YOLO label: {text}') from None
     if keypoints or len(values) == 5:  # a confidence stands last
         values = values[:4]
     if len(values) < 4 or len(values) % 2 or not all(-0.5 <= v <= 1.5 for v in values):
         raise ValueError(
-            f'{where}: a class and x, y, width, height, or the points of a polygon, all as shares '
-            f'of the image (0 to 1), are due, got {" ".join(row):.60}'
+            f'line {line}: a class and x, y, width, height, or the points of a polygon, all as '
+            f'shares of the image (0 to 1), are due, got {text}'
         )
     if names and not 0 <= label < len(names):
-        raise ValueError(f'{where} is of class {label}; the {len(names)} names are {names[:8]}')
+        raise ValueError(f'line {line} is of class {label}; the {len(names)} names are {names[:8]}')
     values = [v * size[i % 2] for i, v in enumerate(values)]
     text = names[label] if names else str(label)
     if len(values) > 4:
@@ -144,10 +148,7 @@ def _yolo_names(folder: Folder) -> tuple[list[str] | None, bool]:
 
 def _xml_files(folder: Folder, tag: str) -> Iterator[tuple[str, ElementTree.Element]]:
     for file in folder.ending('.xml'):
-        try:
-            tree = ElementTree.fromstring((folder.root / file).read_bytes())
-        except ElementTree.ParseError as error:
-            raise ValueError(f'{folder.root / file} is no XML: {error}') from None
+        tree = ElementTree.fromstring(folder.data(file))
         if tree.tag == tag:
             yield file, tree
 
@@ -156,42 +157,21 @@ def _read_voc(folder: Folder) -> Export | None:
     export, listed = Export(), listed_splits(folder, 'main')
     for file, tree in _xml_files(folder, 'annotation'):
         stem = Path(file).stem
-        image = folder.image(stem, file) or folder.image(tree.findtext('filename'), file)
         entries = []
         for item in tree.iter('object'):
-            box: Any = item.find('bndbox')
-            polygon: Any = item.find('polygon')
-            try:
-                corners = [float(box.findtext(k)) for k in ('xmin', 'ymin', 'xmax', 'ymax')]
-                points = [float(child.text) for child in polygon] if polygon is not None else []
-            except (AttributeError, TypeError, ValueError):
-                raise ValueError(
-                    f'{folder.root / file}: an object has no bndbox with xmin, ymin, xmax and ymax'
-                ) from None
-            name = (item.findtext('name') or '').strip()
-            if not name:
-                raise ValueError(f'{folder.root / file}: an object has no name')
+            box, name = item.find('bndbox'), (item.findtext('name') or '').strip()
+            corners = [box.findtext(k) for k in _CORNERS] if box is not None else [None]
+            if None in corners or not name:
+                raise ValueError('an object lacks a name, or a bndbox with xmin, ymin, xmax, ymax')
+            points = [float(child.text or 'nan') for child in item.findall('polygon/*')]
             crowd = int((item.findtext('difficult') or '0').strip() == '1')
             entries.append(_entry(name, [points] if points else (), corners, crowd=crowd))
         if listed and stem not in listed:
             export.left_out['images that no list of ImageSets names'] += 1
         else:
+            image = folder.image(stem, file) or folder.image(tree.findtext('filename'), file)
             export.add(image, entries, listed.get(stem))
     return export
-
-
-def listed_splits(folder: Folder, kind: str) -> dict[str, str]:
-    """Splits of stems, as ``ImageSets/Main/train.txt`` and others list them."""
-    found: dict[str, str] = {}
-    for file in folder.ending('.txt'):
-        parts = file.casefold().split('/')
-        if 'imagesets' not in parts or kind not in parts or '_' in parts[-1]:
-            continue
-        split = split_of(parts[-1]) or 'train'
-        for line in folder.text(file).splitlines():
-            if line.strip() and (parts[-1] != 'trainval.txt' or line.split()[0] not in found):
-                found[Path(line.split()[0]).stem] = split
-    return found
 
 
 def _read_cvat(folder: Folder) -> Export | None:
@@ -199,21 +179,18 @@ def _read_cvat(folder: Folder) -> Export | None:
     for file, tree in _xml_files(folder, 'annotations'):
         if tree.find('track') is not None:
             raise ValueError(
-                f'{folder.root / file} holds tracks of a video; export it as "CVAT for images", '
-                'with the images.'
+                'holds tracks of a video; export it as "CVAT for images", with the images.'
             )
         export.names += [x for x in (e.text for e in tree.iterfind('.//label/name')) if x]
         for image in tree.iter('image'):
             size = int(image.get('width', 0)), int(image.get('height', 0))
-            entries = []
-            for item in image:
-                entry = _cvat_entry(item, size)
-                if entry is None and item.tag != 'tag':
-                    export.left_out[f'annotations of the kind {item.tag}'] += 1
-                elif entry is not None:
-                    entries.append(entry)
-            subset = split_of(image.get('subset', ''))
-            export.add(folder.image(image.get('name'), file), entries, subset)
+            entries = [_cvat_entry(item, size) for item in image if item.tag != 'tag']
+            kinds = [item.tag for item in image if item.tag != 'tag']
+            export.add(
+                folder.image(image.get('name'), file),
+                export.known(entries, kinds),
+                split_of(image.get('subset', '')),
+            )
     export.names = list(dict.fromkeys(export.names))
     return export
 
@@ -222,23 +199,23 @@ def _cvat_entry(item: ElementTree.Element, size: tuple[int, int]) -> dict | None
     label, value = item.get('label'), item.get
     if item.tag == 'box':
         return _entry(label, box=[value(k) for k in ('xtl', 'ytl', 'xbr', 'ybr')])
-    if item.tag == 'polygon':
-        return _entry(label, [re.split('[,;]', value('points', ''))])
-    if item.tag == 'ellipse':
-        return _entry(label, [_ellipse(*(float(value(k, 0)) for k in ('cx', 'cy', 'rx', 'ry')))])
     if item.tag == 'mask':
         left, top, width, height = (int(value(k, 0)) for k in ('left', 'top', 'width', 'height'))
         runs = [int(v) for v in value('rle', '').split(',')]
         flat = np.repeat(np.arange(len(runs)) % 2, runs)
         return _mask_entry(label, flat.reshape(height, width), left, top, size)
-    return None
+    keys = ('cx', 'cy', 'rx', 'ry')
+    values = [value(k, 0) for k in keys] if item.tag == 'ellipse' else value('points', '0')
+    values = re.split('[,;]', values) if isinstance(values, str) else values
+    points = _outline(item.tag, [float(v) for v in values])
+    return _entry(label, [points]) if points else None
 
 
 def _json_files(folder: Folder) -> Iterator[tuple[str, dict]]:
     for file in folder.ending('.json'):
         try:
             content = json.loads(folder.text(file))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(content, dict):
             yield file, content
@@ -251,75 +228,66 @@ def _read_labelme(folder: Folder) -> Export | None:
             continue
         image = folder.image(content.get('imagePath') or Path(file).stem, file)
         image = image or folder.image(Path(file).stem, file)
+        shapes = content['shapes'] if image else []
+        size = shown_size(folder.root / image) if image else None
+        entries = [_labelme_entry(shape, size) for shape in shapes]
         objects: dict[Any, dict] = {}
-        for index, shape in enumerate(content['shapes']):
-            entry = _labelme_entry(shape, folder.root / image) if image else None
-            if entry is None:
-                kind = f'shapes of the kind {shape.get("shape_type")}'
-                export.left_out[kind] += bool(image)
-                continue
+        for index, (shape, entry) in enumerate(zip(shapes, entries, strict=True)):
             group = shape.get('group_id')
-            key = index if group is None or shape.get('shape_type') == 'mask' else ('group', group)
-            known = objects.get((entry['label'], key))
-            if known:  # parts of one object
-                polygons = known['segmentation'] + entry['segmentation']
-                entry = _entry(entry['label'], polygons)
-            objects[entry['label'], key] = entry
+            alone = group is None or shape.get('shape_type') == 'mask'
+            key = index if alone else ('group', group, shape.get('label'))
+            if entry and key in objects:  # parts of one object
+                parts = objects[key]['segmentation'] + entry['segmentation']
+                entry = _entry(entry['label'], parts)
+            if entry:
+                objects[key] = entry
+        export.known(entries, [shape.get('shape_type') for shape in shapes])
         export.add(image, objects.values())
     return export
 
 
-def _labelme_entry(shape: dict, image: Path) -> dict | None:
-    label, points, kind = shape.get('label'), shape.get('points'), shape.get('shape_type')
-    flat = [float(v) for point in points or () for v in point]
+def _labelme_entry(shape: dict, size: Any) -> dict | None:
+    label, kind = shape.get('label'), shape.get('shape_type')
+    flat = [float(v) for point in shape.get('points') or () for v in point]
     if kind == 'mask':
-        crop = Image.open(io.BytesIO(base64.b64decode(shape['mask'])))
-        return _mask_entry(
-            label, np.asarray(crop), round(flat[0]), round(flat[1]), shown_size(image)
-        )
-    if kind == 'rectangle' and len(flat) == 4:
-        flat = _rectangle(*flat)
-    elif kind == 'circle' and len(flat) == 4:
-        radius = math.dist(flat[:2], flat[2:])
-        flat = _ellipse(flat[0], flat[1], radius, radius)
-    elif kind not in ('polygon', 'rectangle', 'oriented_rectangle', None):
-        return None
-    return _entry(label, [flat]) if len(flat) >= 6 else None
+        crop = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask']))))
+        return _mask_entry(label, crop, round(flat[0]), round(flat[1]), size)
+    if kind == 'circle':
+        kind, flat = 'ellipse', [*flat[:2], *[math.dist(flat[:2], flat[2:])] * 2]
+    elif kind in ('oriented_rectangle', None) or (kind == 'rectangle' and len(flat) > 4):
+        kind = 'polygon'
+    points = _outline(kind, flat)
+    return _entry(label, [points]) if points else None
 
 
 def _read_via(folder: Folder) -> Export | None:
     export = Export()
     for file, content in _json_files(folder):
-        items = content.get('_via_img_metadata', content).values()
-        for item in items:
+        for item in content.get('_via_img_metadata', content).values():
             if not isinstance(item, dict) or not {'filename', 'regions'} <= item.keys():
                 break
             regions = item['regions']
-            entries = []
-            for region in regions.values() if isinstance(regions, dict) else regions:
-                polygon = _via_polygon(region.get('shape_attributes') or {})
-                if polygon is None:
-                    kind = (region.get('shape_attributes') or {}).get('name')
-                    export.left_out[f'regions of the kind {kind}'] += 1
-                else:
-                    label = _via_label(region.get('region_attributes') or {})
-                    entries.append(_entry(label, [polygon]))
-            export.add(folder.image(item['filename'], file), entries)
+            regions = list(regions.values()) if isinstance(regions, dict) else regions
+            shapes = [region.get('shape_attributes') or {} for region in regions]
+            labels = [_via_label(region.get('region_attributes') or {}) for region in regions]
+            points = [_via_points(shape) for shape in shapes]
+            entries = [_entry(x, [p]) if p else None for x, p in zip(labels, points, strict=True)]
+            kinds = [shape.get('name') for shape in shapes]
+            export.add(folder.image(item['filename'], file), export.known(entries, kinds))
     return export
 
 
-def _via_polygon(shape: dict) -> list[float] | None:
+def _via_points(shape: dict) -> list[float] | None:
     kind = shape.get('name')
     if kind == 'polygon':
-        pairs = zip(shape['all_points_x'], shape['all_points_y'], strict=True)
-        flat = [v for pair in pairs for v in pair]
-        return flat if len(flat) >= 6 else None
+        xs, ys = shape['all_points_x'], shape['all_points_y']
+        return _outline(kind, [v for pair in zip(xs, ys, strict=True) for v in pair])
     if kind == 'rect':
         x, y = shape['x'], shape['y']
-        return _rectangle(x, y, x + shape['width'], y + shape['height'])
+        return _outline('rectangle', [x, y, x + shape['width'], y + shape['height']])
     if kind in ('circle', 'ellipse'):
-        rx, ry = (shape[key if key in shape else 'r'] for key in ('rx', 'ry'))
-        return _ellipse(shape['cx'], shape['cy'], rx, ry)
+        keys = ('cx', 'cy', *(('rx', 'ry') if 'rx' in shape else ('r', 'r')))
+        return _outline('ellipse', [shape[key] for key in keys])
     return None
 
 
@@ -335,18 +303,15 @@ def _via_label(attributes: dict) -> str:
     return 'object'
 
 
-_BOX_COLUMNS = ('xmin', 'ymin', 'xmax', 'ymax')
-
-
 def _read_csv(folder: Folder) -> Export | None:
     export = Export()
     for file in folder.ending('.csv'):
         rows = [row for row in csv.reader(folder.text(file).splitlines()) if row]
         header = [cell.strip().casefold() for cell in rows[0]] if rows else []
-        if {'filename', 'class', *_BOX_COLUMNS} <= set(header):
+        if {'filename', 'class', *_CORNERS} <= set(header):
             rows = rows[1:]
-        elif header and len(header) == 6 and header[0].endswith(IMAGE_SUFFIXES):
-            header = ['filename', *_BOX_COLUMNS, 'class']
+        elif len(header) == 6 and header[0].endswith(IMAGE_SUFFIXES):
+            header = ['filename', *_CORNERS, 'class']
         else:
             continue
         for number, row in enumerate(rows, 1):
@@ -355,11 +320,9 @@ def _read_csv(folder: Folder) -> Export | None:
             entries = []
             if cells.get('class', '').strip():
                 try:
-                    entries = [_entry(cells['class'], box=[cells[k] for k in _BOX_COLUMNS])]
+                    entries = [_entry(cells['class'], box=[cells[k] for k in _CORNERS])]
                 except (KeyError, ValueError):
-                    raise ValueError(
-                        f'{folder.root / file}: annotation {number} is no box: {row}'
-                    ) from None
+                    raise ValueError(f'annotation {number} is no box: {row}') from None
             export.add(image, entries, split_of(file) or split_of(image or ''))
             if image:
                 export.columns[image] = cells

@@ -1,13 +1,12 @@
 """COCO as tools export it: found, mended, and held out."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from own_data import BOXES, COCO, change_entries, dataset, paths, resolved, write_coco
 
-from coc_mm.datasets.labels.coco_files import mend_coco
+from coc_mm.datasets.coco import read_coco
 
 mask_utils = pytest.importorskip('pycocotools.mask')
 
@@ -151,9 +150,8 @@ MENDED = {
 @pytest.mark.parametrize('kind', MENDED)
 def test_what_is_mended(tmp_path, kind):
     change, says, holds = MENDED[kind]
-    write_coco(tmp_path, change, splits=('train',))
-    content = json.loads((tmp_path / 'annotations' / 'train.json').read_text())
-    mended, remarks = mend_coco(content, [])
+    file = write_coco(tmp_path, change, splits=('train',)) / 'annotations' / 'train.json'
+    _, mended, _, remarks = read_coco(file, False)
     assert says in '\n'.join(remarks)
     assert bool(says) == bool(remarks)
     assert holds(mended)

@@ -60,7 +60,7 @@ def test_formats(tmp_path, kind):
 def test_shapes_of_labelme_and_cvat(tmp_path):
     labelme(tmp_path / 'a')
     cfg, report = resolved(BOXES, tmp_path / 'a')
-    assert '2 shapes of the kind line' in report
+    assert '2 annotations of the kind line' in report
     boxes = [x['bbox'] for x in dataset(cfg).get_data_info(0)['instances']]
     np.testing.assert_allclose(boxes[1:], [[30, 20, 50, 40], BOX, [10, 20, 13, 25]])
     cvat(tmp_path / 'b')
