@@ -19,7 +19,7 @@ from coc_mm.errors import UserError, print_rank0
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # What resolve_custom writes into datasets.
-_FOUND_OUT = 'data_root|ann_file|data_prefix|metainfo|folders|part|reduce_zero_label'
+_FOUND_OUT = 'data_root|ann_file|data_prefix|metainfo|reduce_zero_label'
 _MMENGINE_HOOKS = 'runtime_info timer sampler_seed logger param_scheduler checkpoint'
 
 

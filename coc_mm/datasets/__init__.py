@@ -6,10 +6,9 @@ from coc_mm.datasets.digits.datasets import digit_scenes_coco, digit_scenes_seg
 from coc_mm.datasets.digits.digits import DigitsDataset, load_digits_split
 from coc_mm.datasets.digits.render import SceneDigit, SceneSpec, compose_scene
 from coc_mm.datasets.digits.scenes import ensure_digit_scenes
-from coc_mm.datasets.folder_datasets import ClassFolders, ImageMaskFolders
+from coc_mm.datasets.folder_datasets import ImageMaskFolders
 
 __all__ = [
-    'ClassFolders',
     'DigitsDataset',
     'ImageMaskFolders',
     'SceneDigit',

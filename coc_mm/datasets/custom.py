@@ -5,7 +5,9 @@ compute from ``data_root``. :func:`resolve_custom` does it afterwards: it finds 
 and writes them into datasets, heads and metrics.
 """
 
+import csv
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,10 @@ from coc_mm.datasets.custom_config import (
     trained,
 )
 from coc_mm.datasets.custom_masks import resolve_image_masks
-from coc_mm.datasets.folder_datasets import hold_out
+from coc_mm.datasets.folder_datasets import hold_out, write_list
 from coc_mm.datasets.labels.coco_files import hold_out_coco, write_coco
-from coc_mm.datasets.labels.folder import Folder, split_of
-from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files, list_images
+from coc_mm.datasets.labels.folder import Folder, choose_splits, split_of
+from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files
 
 __all__ = ['inner_datasets', 'resolve_custom', 'set_classes']
 
@@ -140,81 +142,115 @@ def _find_classes(root: Path) -> tuple[dict[str, Path], list[str], list[str]]:
     return found, names, unused
 
 
-def _resolve_class_folders(cfg, root, classes):
+def _class_tables(folder: Folder) -> dict[str, dict[str, list[str]]] | None:
+    """Images of each class by split, of Roboflow's ``_classes.csv``; None if there is none."""
+    splits: dict[str, dict[str, list[str]]] = {}
+    for file in folder.ending('_classes.csv'):
+        rows = [[x.strip() for x in row] for row in csv.reader(folder.text(file).splitlines())]
+        if not rows or len(rows[0]) < 3 or rows[0][0].casefold() != 'filename':
+            continue
+        found = splits.setdefault(split_of(file) or 'train', {name: [] for name in rows[0][1:]})
+        for number, row in enumerate(rows[1:], 2):
+            if row[1:].count('1') != 1 or len(row) != len(rows[0]):
+                raise ValueError(
+                    f'{folder.root / file}, line {number}: {row[0]} has {row[1:].count("1")} '
+                    'classes. A classifier learns one of each image: export it as folders of '
+                    'classes; for several labels see MultiLabelClsHead of mmpretrain.'
+                )
+            if image := folder.image(row[0], file):
+                found.setdefault(rows[0][1:][row[1:].index('1')], []).append(image)
+    return {s: splits[x] for s, x in choose_splits(splits).items()} if splits else None
+
+
+def _listed_folders(root: Path) -> tuple[dict, dict[str, Path], list[str]]:
+    """Images of each class by split; the folders of the splits; and what is left out."""
     splits, names, unused = _find_classes(root)
-    train, val = splits['train'], None if cfg.get('fold') else splits.get('val')
-    files = {name: list_files(train / name) for name in names}
-    images = {n: [f for f in files[n] if f.lower().endswith(IMAGE_SUFFIXES)] for n in names}
-    classes, folders = _match_folders(classes or [name for name in names if images[name]], names)
+    images: dict[str, dict] = {}
+    remarks: list[str] = []
+    for split, folder in splits.items():
+        classes = names if split == 'train' else _class_folders(folder)
+        files = {name: list_files(folder / name) for name in classes}
+        images[split] = {
+            name: [
+                relative(folder / name / x, root)
+                for x in found
+                if x.lower().endswith(IMAGE_SUFFIXES)
+            ]
+            for name, found in files.items()
+        }
+        remarks += _say_left_out(folder, files, images[split]) if split == 'train' else []
+    if unused:
+        remarks.append(f'custom data: {root}: not used: {", ".join(unused)}.')
+    return images, splits, remarks
+
+
+def _resolve_class_folders(cfg, root, classes):
+    images = _class_tables(Folder(root))
+    images, splits, remarks = _listed_folders(root) if images is None else (images, {}, [])
+    where = {split: splits.get(split, root) for split in images}
+    if cfg.get('fold'):
+        images.pop('val', None)
+    names = list(images['train'])
+    known = [name for name in names if images['train'][name]]
+    classes, folders = _match_folders(classes or known, names)
     absent = [name for name in folders if name not in names]
     if absent:
         raise ValueError(
-            f'{train} has no folder for the class {absent[0]!r}; it has '
-            f'{", ".join(names[:8]) or "none"}. A class is named like its folder.'
+            f'{where["train"]} has no folder for the class {absent[0]!r}; it has '
+            f'{some(names) or "none"}. A class is named like its folder.'
         )
     if len(classes) < 2:
         raise ValueError(
-            f'{train} holds {len(classes)} folders with images, and a classifier needs at least '
-            'two: FOLDER/train/CLASS/*.jpg, or FOLDER/CLASS/*.jpg'
+            f'{where["train"]} holds {len(classes)} folders with images, and a classifier needs at '
+            'least two: FOLDER/train/CLASS/*.jpg, or FOLDER/CLASS/*.jpg'
         )
-    share, how = hold_out_settings(cfg)
-    inside = {train: [name for name in names if images[name]]}
-    held = {}
-    if val:
-        held = {name: list_images(val / name) for name in _class_folders(val)}
-        inside[val] = [name for name in held if held[name]]
-        if not set(inside[val]) & set(folders):
-            raise ValueError(f'{val} holds no images of the classes {", ".join(folders[:8])}')
-    else:
-        held_out = [hold_out(images[x], 'val', root=train / x, **how) for x in folders]
-        check_held_out(root, sum(map(len, held_out)), 'images of every class')
-    for split, found in inside.items():
-        unknown = [name for name in found if name not in folders]
+    for split, found in images.items():
+        used = [name for name in found if found[name]]
+        unknown = [name for name in used if name not in folders]
+        if used == unknown:
+            raise ValueError(f'{where[split]} holds no images of the classes {some(folders)}')
         if unknown:
             raise ValueError(
-                f'{split} holds folders that are no class: {", ".join(unknown[:5])}. The '
+                f'{where[split]} holds folders that are no class: {", ".join(unknown[:5])}. The '
                 f'{len(folders)} classes are {", ".join(folders[:5])}...; remove the folders, or '
                 'add them to the classes (classes.txt).'
             )
+
+    def rows(split: str, choose: Any = list) -> list[tuple[str, int]]:
+        listed = enumerate(images[split].get(name, []) for name in folders)
+        return [(image, label) for label, found in listed for image in choose(found)]
+
+    how, own, whole = hold_out_settings(cfg), 'val' in images, rows('train')
+    held = partial(hold_out, root=root, **how)
+    train = whole if own else rows('train', partial(held, part='train'))
+    val = rows('val') if own else rows('train', partial(held, part='val'))
+    check_held_out(root, len(val), 'images of every class')
     set_classes(cfg, classes)
-    base = dict(type='coc_mm.ClassFolders', metainfo=dict(classes=classes), **share)
-    if folders != classes:
-        base['folders'] = folders
-    parts = ('all', 'all') if val else ('train', 'val')
-    sets = [
-        dict(base, data_prefix=dict(img_path=relative(folder, root)), part=part)
-        for folder, part in zip((train, val or train), parts, strict=True)
-    ]
-    set_datasets(cfg, root, *sets)
+    base = dict(type='CustomDataset', metainfo=dict(classes=classes), data_prefix='')
+    lists = (dict(base, ann_file=write_list(part, ' ')) for part in (train, val, whole))
+    set_datasets(cfg, root, *lists)
     folds = has_folds(cfg.get('train_dataloader'))
-    labels = [
-        label
-        for label, name in enumerate(folders)
-        for _ in hold_out(images[name], 'all' if folds else parts[0], root=train / name, **how)
-    ]
-    labels = trained(cfg, root, labels)
+    labels = trained(cfg, root, [label for _, label in (whole if folds else train)])
     part = f'{how["fraction"]:g} of each class' if 'fraction' in how else how.get('fold', 'a fifth')
-    says = f'{len(labels)} training images in {relative(train, root) or "its class folders"}, '
-    says += f'validation in {relative(val, root)}' if val else f'{part} held out for validation'
+    says = f'{len(labels)} training images in {below(where["train"], root) or "its class folders"}'
+    says += ', ' + (
+        f'validation in {relative(where["val"], root)}'
+        if own
+        else f'{part} held out for validation'
+    )
     if folds:
         says = f'{len(labels)} images, of which KFoldDataset chooses those to train'
-    remarks = _say_left_out(train, files, images) + say_unseen(train, classes, set(labels))
-    if unused:
-        remarks.append(f'custom data: {root}: not used: {", ".join(unused)}.')
-    if val:
-        paths = (
-            [str(place / name / image) for name in folders for image in found.get(name, ())]
-            for place, found in ((train, images), (val, held))
-        )
-        remarks += say_copies(root, *paths)
+    remarks += say_unseen(where['train'], classes, set(labels))
+    if own:
+        remarks += say_copies(root, [image for image, _ in train], [image for image, _ in val])
     return summary(root, classes, says) + remarks
 
 
 def _say_left_out(folder: Path, files: dict[str, list], images: dict[str, list]) -> list[str]:
     """Name class folders without images, and count files that are no images by suffix."""
     empty = [name for name in files if not images[name]]
-    others = [f for name in files for f in sorted(set(files[name]) - set(images[name]))]
-    says = [f'folders without images: {", ".join(empty[:8])}'] if empty else []
+    others = [x for each in files.values() for x in each if not x.lower().endswith(IMAGE_SUFFIXES)]
+    says = [f'folders without images: {some(empty)}'] if empty else []
     if others:
         says.append(f'files that are not read as images: {count_suffixes(others)}')
     return [f'custom data: {folder}: left out: {"; ".join(says)}.'] if says else []
@@ -242,7 +278,7 @@ def _resolve_coco(cfg, root, classes):
     files = {split: found[0] for split, found in read.items()}
     if 'val' not in read:
         file, _, content, images = read['train']
-        parts = hold_out_coco(content, images, **hold_out_settings(cfg)[1])
+        parts = hold_out_coco(content, images, **hold_out_settings(cfg))
         check_held_out(root, len(parts['val']['images']), 'images')
         for split, part in parts.items():
             read[split] = file, write_coco(part, f'{file.stem}-{split}'), part, images

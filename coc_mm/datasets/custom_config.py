@@ -122,13 +122,14 @@ def has_folds(loader: Any) -> bool:
     return any(str(d.get('type', '')).endswith('KFoldDataset') for d in dicts(loader))
 
 
-def set_datasets(cfg: Config, root: Path, train: dict, val: dict) -> None:
-    """Write what was found into the datasets."""
+def set_datasets(
+    cfg: Config, root: Path, train: dict, val: dict, whole: dict | None = None
+) -> None:
+    """Write what was found into the datasets; ``whole`` is what ``KFoldDataset`` chooses from."""
     for name in _LOADERS:
         if cfg.get(name) is not None:
             found = train if name.startswith('train') else val
-            if has_folds(cfg[name]):
-                found = dict(train, **({'part': 'all'} if 'part' in train else {}))
+            found = (whole or train) if has_folds(cfg[name]) else found
             for inner in inner_datasets(cfg[name].dataset):
                 for key in _FOUND:
                     inner.pop(key, None)
@@ -140,16 +141,17 @@ def summary(root: Path, classes: list[str], found: str) -> list[str]:
     return [f'custom data: {root}: {found}; {len(classes)} classes ({some(classes)})']
 
 
-def hold_out_settings(cfg: Config) -> tuple[dict, dict]:
-    """How a part is held out: as the datasets take it, and as :func:`hold_out` does."""
+def hold_out_settings(cfg: Config) -> dict:
+    """How a part is held out, as :func:`hold_out` takes it; ``val_fraction`` of datasets counts."""
     loaders = [cfg[name] for name in _LOADERS if cfg.get(name)]
     inner = [dataset for loader in loaders for dataset in inner_datasets(loader.dataset)]
-    found = {dataset['val_fraction'] for dataset in inner if 'val_fraction' in dataset}
-    if len(found) > 1:
-        raise ValueError(f'val_fraction differs between the datasets ({sorted(found)})')
-    how = {'fraction': found.pop()} if found else {}
-    how.update({key: cfg[key] for key in ('fold', 'group_by') if cfg.get(key)})
-    return {('val_fraction' if k == 'fraction' else k): v for k, v in how.items()}, how
+    given = {dataset.pop('val_fraction') for dataset in inner if 'val_fraction' in dataset}
+    if len(given) > 1:
+        raise ValueError(f'val_fraction differs between the datasets ({sorted(given)})')
+    if given:
+        cfg.val_fraction = given.pop()
+    names = dict(val_fraction='fraction', fold='fold', group_by='group_by')
+    return {name: cfg[key] for key, name in names.items() if cfg.get(key) is not None}
 
 
 def trained(cfg: Config, root: Path, items: list) -> list:

@@ -18,9 +18,9 @@ from coc_mm.datasets.custom_config import (
     summary,
     trained,
 )
-from coc_mm.datasets.folder_datasets import hold_out
+from coc_mm.datasets.folder_datasets import hold_out, write_list
 from coc_mm.datasets.labels.folder import Folder
-from coc_mm.datasets.labels.masks import find_masks, index_masks, paint_masks, write_pairs
+from coc_mm.datasets.labels.masks import find_masks, index_masks, paint_masks
 from coc_mm.datasets.mask_values import UNLABELED, mask_values
 
 __all__ = ['resolve_image_masks']
@@ -62,10 +62,12 @@ def resolve_image_masks(cfg: Config, root: Path, classes: list[str] | None) -> l
     if cfg.get('fold'):
         pairs.pop('val', None)
     val = 'val' in pairs
-    share, how = hold_out_settings(cfg)
-    if not val:
-        held = len(hold_out(pairs['train'], 'val', root=root, **how))
-        check_held_out(root, held, 'images with masks')
+    how = hold_out_settings(cfg)
+    if val:
+        parts = pairs
+    else:
+        parts = {x: hold_out(pairs['train'], x, root=root, **how) for x in ('train', 'val')}
+        check_held_out(root, len(parts['val']), 'images with masks')
     read = mask_values(root, [mask for each in pairs.values() for _, mask in each])
     found = {mask: [v for v in values if v != UNLABELED] for mask, (_, values) in read.items()}
     values = {s: sorted({v for _, mask in x for v in found[mask]}) for s, x in pairs.items()}
@@ -98,16 +100,10 @@ def resolve_image_masks(cfg: Config, root: Path, classes: list[str] | None) -> l
         metainfo=dict(classes=classes, palette=palette(len(classes))),
         reduce_zero_label=reduce_zero,
         data_prefix=dict(img_path='', seg_map_path=''),
-        **share,
     )
-    parts = {'train': 'train', 'val': 'train'} if not val else {'train': 'train', 'val': 'val'}
-    sets = [
-        dict(base, part='all' if val else split, ann_file=str(write_pairs(pairs[part])))
-        for split, part in parts.items()
-    ]
-    set_datasets(cfg, root, *sets)
-    used = pairs['train'] if val else hold_out(pairs['train'], 'train', root=root, **how)
-    used = trained(cfg, root, used)
+    lists = (dict(base, ann_file=write_list(parts[split], '\t')) for split in ('train', 'val'))
+    set_datasets(cfg, root, *lists)
+    used = trained(cfg, root, parts['train'])
     seen = {value - reduce_zero for _, mask in used for value in found[mask]}
     remarks += say_unseen(where.get('train', root), classes, seen)
     if val:

@@ -1,10 +1,10 @@
-"""Datasets that are a folder, without a task library: images in class folders or with masks."""
+"""What is held out of own data, and lists of images that datasets read."""
 
 import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from mmengine.dataset import BaseDataset
 
 from coc_mm.registry import DATASETS
-from coc_mm.utils.images import IMAGE_SUFFIXES, list_images
+from coc_mm.utils.atomic_io import atomic_write
+from coc_mm.utils.cache import cache_folder
 
-__all__ = ['ClassFolders', 'ImageMaskFolders', 'groups_of', 'hold_out', 'take']
+__all__ = ['ImageMaskFolders', 'groups_of', 'hold_out', 'take', 'write_list']
 
 T = TypeVar('T')
 
@@ -27,7 +28,7 @@ def hold_out(
     fold: str | None = None,
     group_by: str | dict[str, str] | None = None,
 ) -> list[Any]:
-    """Choose names to train with ('train') or those held out ('val'); 'all' chooses all.
+    """Choose names, or tuples that start with one, to train with ('train') or held out ('val').
 
     The choice depends on the number of names alone, so it is the same in every run. At least one
     name is held out, if there are two. Copies of one photograph stay together: names that are the
@@ -35,12 +36,8 @@ def hold_out(
     together that are the same up to this text, or have the same value in a dict. ``fold`` is
     'K/N': the K-th of N parts is held out.
     """
-    if part not in ('all', 'train', 'val'):
-        raise ValueError(f'part must be one of all, train, val, got {part!r}')
     if not 0 < fraction < 1:
         raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction!r}')
-    if part == 'all':
-        return names
     groups = groups_of([x if isinstance(x, str) else x[0] for x in names], root, group_by)
     order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     count = min(max(1, round(len(order) * fraction)), len(order) - 1)
@@ -91,81 +88,33 @@ def take(items: list[T], indices: int | Sequence[int] | None) -> list[T]:
     return items if indices is None else [items[i] for i in indices]
 
 
-class _HeldOut(BaseDataset):
-    """A folder of which a part may be held out.
-
-    Args:
-        part (str): 'all', or 'train' and 'val' to hold images out (of every class).
-        val_fraction (float): Share held out.
-        fold, group_by (str, optional): See :func:`hold_out`.
-    """
-
-    def __init__(
-        self,
-        data_root: str = '',
-        part: str = 'all',
-        val_fraction: float = 0.2,
-        fold: str | None = None,
-        group_by: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.held: Any = dict(part=part, fraction=val_fraction, fold=fold, group_by=group_by)
-        super().__init__(data_root=data_root, **kwargs)
-
-
 @DATASETS.register_module()
-class ClassFolders(_HeldOut):
-    """Images in one folder per class, for mmpretrain.
-
-    Args:
-        data_prefix (dict): ``img_path``, the folder below it that holds the class folders.
-        metainfo (dict): ``classes``, the names of the classes in the order of their labels.
-        folders (Sequence[str], optional): Name of each class's folder, if it is another.
-        part, val_fraction, fold, group_by: What is held out, see :func:`hold_out`.
-    """
-
-    def __init__(
-        self, data_root: str = '', folders: Sequence[str] | None = None, **kwargs: Any
-    ) -> None:
-        self.folders = folders
-        super().__init__(data_root=data_root, **kwargs)
-
-    def load_data_list(self) -> list[dict]:
-        """List the images, each with ``img_path`` (str) and ``gt_label`` (int)."""
-        root = Path(self.data_prefix['img_path'])
-        items = [
-            dict(img_path=str(root / name / image), gt_label=label)
-            for label, name in enumerate(self.folders or self.metainfo['classes'])
-            for image in hold_out(list_images(root / name), root=root / name, **self.held)
-        ]
-        if not items:
-            raise ValueError(f'{root} holds no images ({", ".join(IMAGE_SUFFIXES)})')
-        return items
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """The label of an image in a list, as ``ClassBalancedDataset`` wants it."""
-        return [self.get_data_info(idx)['gt_label']]
-
-
-@DATASETS.register_module()
-class ImageMaskFolders(_HeldOut):
+class ImageMaskFolders(BaseDataset):
     """Images and their index masks, for mmseg.
 
     Args:
         ann_file (str): A text file of pairs of paths, ``image<TAB>mask``.
         metainfo (dict): ``classes`` in the order of their indices, ``palette``.
         reduce_zero_label (bool): Index 0 is unlabeled, as 255 is, and index 1 the first class.
-        part, val_fraction, fold, group_by: What is held out, see :func:`hold_out`.
     """
 
-    def __init__(self, data_root: str = '', reduce_zero_label: bool = False, **kwargs: Any) -> None:
+    def __init__(self, reduce_zero_label: bool = False, **kwargs: Any) -> None:
         self.reduce_zero_label = reduce_zero_label
-        super().__init__(data_root=data_root, **kwargs)
+        super().__init__(**kwargs)
         self._metainfo.update(reduce_zero_label=reduce_zero_label, label_map=None)
 
     def load_data_list(self) -> list[dict]:
         """List the images with what mmseg's ``LoadAnnotations`` asks for."""
         lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
-        pairs = hold_out([tuple(line.split('\t')) for line in lines], root='', **self.held)
         more = dict(label_map=None, reduce_zero_label=self.reduce_zero_label)
+        pairs = [line.split('\t') for line in lines]
         return [dict(more, img_path=x, seg_map_path=y, seg_fields=[]) for x, y in pairs]
+
+
+def write_list(rows: Iterable[Sequence[Any]], mark: str) -> str:
+    """Write rows into a file of the cache, one for each content; the path."""
+    text = '\n'.join(mark.join(map(str, row)) for row in rows)
+    file = cache_folder('lists') / f'{sha256(text.encode()).hexdigest()[:16]}.txt'
+    with atomic_write(file) as path:
+        path.write_text(text, encoding='utf-8')
+    return str(file)

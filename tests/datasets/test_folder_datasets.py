@@ -1,6 +1,5 @@
 import pytest
 
-from coc_mm.datasets import ClassFolders
 from coc_mm.datasets.folder_datasets import hold_out
 
 
@@ -10,19 +9,12 @@ def test_hold_out(count, held):
     train, val = (hold_out(names, part, 0.2) for part in ('train', 'val'))
     assert len(val) == held
     assert sorted(train + val) == sorted(names)
-    assert hold_out(names, 'all', 0.2) == names
 
 
-@pytest.mark.parametrize(('part', 'fraction'), [('test', 0.2), ('val', 0), ('val', 1)])
-def test_hold_out_refuses(part, fraction):
+@pytest.mark.parametrize('fraction', [0, 1])
+def test_hold_out_refuses(fraction):
     with pytest.raises(ValueError, match='must be'):
-        hold_out(['a', 'b'], part, fraction)
-
-
-def test_a_dataset_without_images_is_refused(tmp_path):
-    (tmp_path / 'a').mkdir()
-    with pytest.raises(ValueError, match='holds no images'):
-        ClassFolders(str(tmp_path), metainfo=dict(classes=['a']))
+        hold_out(['a', 'b'], 'val', fraction)
 
 
 def test_copies_stay_on_one_side(tmp_path):

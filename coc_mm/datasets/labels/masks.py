@@ -20,7 +20,7 @@ from coc_mm.datasets.mask_values import UNLABELED, mask_values, read_mask
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
-__all__ = ['color_table', 'find_masks', 'index_masks', 'paint_masks', 'write_pairs']
+__all__ = ['color_table', 'find_masks', 'index_masks', 'paint_masks']
 
 Pairs = list[tuple[str, str]]
 # What of a mask's path, less its suffix, becomes what in that of its image.
@@ -250,12 +250,3 @@ def paint_masks(content: dict, images: Path) -> list[tuple[str, str]]:
             _save(copy, mask)
         pairs.append((file, str(copy)))
     return pairs
-
-
-def write_pairs(pairs: list[tuple[str, str]]) -> Path:
-    """Write a list of images and masks, as :class:`ImageMaskFolders` reads it."""
-    text = '\n'.join(f'{image}\t{mask}' for image, mask in pairs)
-    file = cache_folder('index_masks') / f'{sha256(text.encode()).hexdigest()[:16]}.txt'
-    with atomic_write(file) as path:
-        path.write_text(text, encoding='utf-8')
-    return file
