@@ -21,6 +21,7 @@ METRICS = _child('METRICS', 'apis.dump_predictions')
 MODELS = _child('MODELS', 'models')
 OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS', 'engine.cpu_amp')
 OPTIM_WRAPPER_CONSTRUCTORS = _child('OPTIM_WRAPPER_CONSTRUCTORS', 'engine')
+PARAM_SCHEDULERS = _child('PARAM_SCHEDULERS', 'engine.warmup')
 TRANSFORMS = _child('TRANSFORMS', 'registry')
 WEIGHT_INITIALIZERS = _child('WEIGHT_INITIALIZERS', 'checkpoints.pretrained')
 # Under default_scope = 'coc_mm' mmengine warns of every kind without a child here. These hold
@@ -29,7 +30,6 @@ for _kind in (
     'DATA_SAMPLERS',
     'LOOPS',
     'OPTIMIZERS',
-    'PARAM_SCHEDULERS',
     'VISBACKENDS',
     'VISUALIZERS',
 ):

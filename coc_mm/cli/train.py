@@ -24,6 +24,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add('--auto-scale-lr', action='store_true', help=scale)
     add('--no-validate', action='store_true', help='do not evaluate during training')
     repeat = 'results that repeat bit for bit on the same machine; slower on GPUs'
+    show = 'write a sheet of training images with their labels into the work dir, and stop'
+    add('--show-data', action='store_true', help=show)
     add('--deterministic', action='store_true', help=repeat)
     add_cfg_options(parser)
     add_launcher(parser)
@@ -43,12 +45,25 @@ def run(argv: Sequence[str] | None = None) -> None:
     if argv is None:  # a process that trains and ends
         keep_freed_memory()
     config = resolve_train(load_config(args.config, args.cfg_options), args)
+    if args.show_data:
+        with session(config):
+            return _show_data(config)
     with PreemptionHandler() as signals:
         check_start(config, args.cfg_options or ())
         with session(config):
+            if config.get('custom_data') and not config.get('resume'):
+                _show_data(config)
             runner = build_runner(config, signals)
             runner.train()
             _say_next(runner)
+
+
+def _show_data(config: Any) -> None:
+    from coc_mm.visualization.data_sheet import save_data_sheet
+
+    if int(os.environ.get('RANK', 0)) == 0:
+        path = save_data_sheet(config, Path(config.work_dir, 'training_data.png'))
+        print_rank0(f'training images with their labels: {path}')
 
 
 def _say_next(runner: Any) -> None:

@@ -7,15 +7,14 @@ Test:  python tools/test.py configs/classification/coc-small_1xb64-50e_custom.py
 GPUs:  1, 64 images; the learning rate follows the actual batch.
 
 FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg, or FOLDER/CLASS/*.jpg alone, of which
-a fifth is held out. The other settings are explained in docs/custom_data.md.
+a fifth is held out. Settings: data_root, format, ann_file, img_dir, classes, fold, group_by,
+val_fraction, arch, pretrained (docs/custom_data.md).
 """
 
-_base_ = './coc-small_8xb128_in1k.py'
+_base_ = ['./coc-small_8xb128_in1k.py', '../_base_/datasets/custom.py']
 
 custom_data = 'class_folders'
 data_root = 'data/custom'
-classes = None  # the folders' names; or a list, or a file with a name per line
-pretrained = None  # a checkpoint to take the backbone from
 
 model = dict(train_cfg=None)  # no mixing of images
 train_dataloader = dict(batch_size=64)
@@ -33,7 +32,7 @@ optim_wrapper = dict(
 )
 train_cfg = dict(max_epochs=50)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type='coc_mm.WarmupLR', start_factor=1e-3, share=0.05, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=True)

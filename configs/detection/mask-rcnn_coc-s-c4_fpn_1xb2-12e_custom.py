@@ -7,20 +7,19 @@ Test:  python tools/test.py configs/detection/mask-rcnn_coc-s-c4_fpn_1xb2-12e_cu
 GPUs:  1, 2 images; the learning rate follows the actual batch.
 
 FOLDER/annotations/train.json with images in FOLDER/train, and the same of val. Boxes without
-masks: retinanet_coc-s-c4_fpn_1xb2-12e_custom.py. The other settings are explained in
-docs/custom_data.md.
+masks: retinanet_coc-s-c4_fpn_1xb2-12e_custom.py. Exports of other tools are read as they are.
+Settings: data_root, format, ann_file, img_dir, classes, fold, group_by, val_fraction, arch,
+pretrained (docs/custom_data.md).
 """
 
-_base_ = './mask-rcnn_coc-s-c4_fpn_1x_coco.py'
+_base_ = ['./mask-rcnn_coc-s-c4_fpn_1x_coco.py', '../_base_/datasets/custom.py']
 
 custom_data = 'coco'
 data_root = 'data/custom'
-classes = None  # the categories of the training file; or a list, or a file with a name per line
-pretrained = None  # a checkpoint to take the backbone from
 
 model = dict(backbone=dict(init_cfg=None))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
+    dict(type='coc_mm.WarmupLR', start_factor=0.001, share=0.05, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=True)

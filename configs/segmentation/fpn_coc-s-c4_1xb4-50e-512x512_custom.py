@@ -8,23 +8,22 @@ GPUs:  1, 4 images; the learning rate follows the actual batch.
 
 FOLDER/images/train/X.jpg with FOLDER/annotations/train/X.png, and the same of val; or
 FOLDER/images and FOLDER/annotations alone, of which a fifth is held out. A mask holds the
-index of the class of each pixel, 255 where there is none. The other settings are explained
-in docs/custom_data.md.
+index of the class of each pixel, 255 where there is none. Settings: data_root, format,
+ann_file, img_dir, classes, fold, group_by, val_fraction, arch, pretrained,
+reduce_zero_label (docs/custom_data.md).
 """
 
-_base_ = './fpn_coc-s-c4_4xb4-80k_ade20k-512x512.py'
+_base_ = ['./fpn_coc-s-c4_4xb4-80k_ade20k-512x512.py', '../_base_/datasets/custom.py']
 
 custom_data = 'image_masks'
 data_root = 'data/custom'
-classes = None  # numbers of the values in the masks; or a list, or a file with a name per line
-pretrained = None  # a checkpoint to take the backbone from
 reduce_zero_label = False  # True: 0 is unlabelled and 1 the first class
 
 model = dict(backbone=dict(init_cfg=None))
 train_dataloader = dict(sampler=dict(type='DefaultSampler'))
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=50, val_interval=1)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
+    dict(type='coc_mm.WarmupLR', start_factor=0.001, share=0.05, convert_to_iter_based=True),
     dict(type='PolyLR', eta_min=0.0, power=0.9, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(enable=True)

@@ -19,6 +19,7 @@ from own_data import (
     resolved,
     write_coco,
 )
+from PIL import Image
 from shrunk_configs import CONFIGS, make_ade, make_class_folders, make_coco
 
 from coc_mm.datasets import resolve_custom
@@ -194,6 +195,55 @@ class TestClassFolders:
         refused('val holds no images of the classes a, b', FOLDERS, tmp_path / 'other')
         make_class_folders(tmp_path / 'few', ('a', 'b'), per_class=1)
         refused('too few images of every class to hold some out', FOLDERS, tmp_path / 'few')
+
+
+def class_table(root, rows, split='train', names=('cat', 'dog')):
+    (root / split).mkdir(parents=True, exist_ok=True)
+    for name, *_ in rows:
+        Image.new('RGB', (32, 32), 'red' if split == 'train' else 'blue').save(root / split / name)
+    lines = [' ,'.join(map(str, row)) for row in (('filename', *names), *rows)]
+    (root / split / '_classes.csv').write_text('\n'.join(lines))
+
+
+class TestClassTables:
+    """Roboflow's ``_classes.csv``: 0 and 1 for each class."""
+
+    def test_one_class_of_each_image(self, tmp_path):
+        class_table(tmp_path, [('1.jpg', 0, 1), ('2.jpg', 1, 0)])
+        class_table(tmp_path, [('3.jpg', 1, 0)], 'valid')
+        cfg, _ = resolved(FOLDERS, tmp_path)
+        assert cfg.classes == ['cat', 'dog']
+        assert [Path(path).name for path in paths(dataset(cfg))] == ['2.jpg', '1.jpg']
+        assert labels(dataset(cfg)) == [0, 1]
+        assert paths(dataset(cfg, 'val_dataloader')) == [str(tmp_path / 'valid' / '3.jpg')]
+
+    @pytest.mark.parametrize('row', [(1, 1), (0, 0)])
+    def test_several_or_none_are_refused(self, tmp_path, row):
+        class_table(tmp_path, [('1.jpg', 0, 1), ('2.jpg', *row)])
+        says = rf'_classes\.csv, line 3: 2\.jpg has {sum(row)} classes.*MultiLabelClsHead'
+        refused(says, FOLDERS, tmp_path)
+
+
+def test_copies_in_validation_are_counted(tmp_path):
+    for i, split in enumerate(('train', 'val')):
+        for j, name in enumerate('ab'):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new('L', (40, 40), 100 * i + 50 * j).save(tmp_path / split / name / '0.png')
+    assert 'are copies' not in resolved(FOLDERS, tmp_path)[1]
+    shutil.copy(tmp_path / 'train' / 'a' / '0.png', tmp_path / 'val' / 'b' / '1.png')
+    for split in ('train', 'val'):
+        Image.new('L', (40, 40), len(split)).save(tmp_path / split / 'a' / f'x.rf.{split}.png')
+    assert '2 of 4 images for validation are copies of images' in resolved(FOLDERS, tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['name,r,g,b\ncat,1,2,3\ndog,4,5,6\n', 'id,Class Name\n0,cat\n1,dog\n', 'cat,9\ndog,8\n'],
+)
+def test_classes_of_a_csv(tmp_path, text):
+    make_class_folders(tmp_path, ('cat', 'dog'), per_class=2)
+    (tmp_path / 'list.csv').write_text(text)
+    assert resolved(FOLDERS, tmp_path, classes='list.csv')[0].classes == ['cat', 'dog']
 
 
 class TestCoco:

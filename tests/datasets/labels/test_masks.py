@@ -126,3 +126,18 @@ def test_given_classes_make_indices_of_high_values(tmp_path):
     cfg, report = resolved(MASKS, tmp_path, classes=[str(i) for i in range(31)])
     assert cfg.model.decode_head.num_classes == 31
     assert 'read as' not in report
+
+
+def test_colors_of_a_list_that_is_named(tmp_path):
+    colors(tmp_path)
+    (tmp_path / 'class_dict.csv').rename(tmp_path / 'names.csv')
+    cfg, _ = resolved(MASKS, tmp_path, classes='names.csv')
+    assert cfg.classes == ['land', 'sky', 'sea']
+    painted = np.asarray(Image.open(dataset(cfg).get_data_info(0)['seg_map_path']))
+    assert sorted(np.unique(painted)) == [0, 1, 2]
+
+
+def test_masks_saved_as_jpeg_are_refused(tmp_path):
+    pair(tmp_path, 'images/{}/{}.png', 'masks/{}/{}.jpg', [0, 1, 2])
+    with pytest.raises(ValueError, match=r'e\.g\. masks/.*\.jpg, are JPEG files, .* as PNG'):
+        resolved(MASKS, tmp_path)
