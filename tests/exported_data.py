@@ -34,6 +34,14 @@ def yolo(root, images='{}/images', labels='{}/labels', splits=('train', 'valid')
         (root / labels.format(split) / 'labels.cache').write_bytes(b'\0')
 
 
+def yolo_beside(root):
+    points = ' '.join(str(v / SIZE[i % 2]) for i, v in enumerate(POLYGON))
+    text(root / 'data.yaml', 'names:\n  0: cat\n  1: dog\n')
+    for split in ('train', 'val'):
+        image(root / split / '0.jpg')
+        text(root / split / '0.txt', f'1 0.3 0.4 0.4 0.4\n0 {points}\n')
+
+
 def yolo_of_cvat(root):
     yolo(root, 'obj_{}_data', 'obj_{}_data', splits=('train', 'Validation'))
     (root / 'data.yaml').unlink()

@@ -53,9 +53,13 @@ def read_splits(
         place = cfg.get('img_dir')
         place = place if isinstance(place, (str, type(None))) else place[split == 'val']
         images = Folder(folder.root / Path(place).expanduser()) if place else folder
-        *found, more = read_coco(file, with_masks, images)
+        own = str(file) if name == 'COCO' else str(folder.root)  # rather than a file of the cache
+        try:
+            *found, more = read_coco(file, with_masks, images)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(file), own)) from None
         read[split] = (file, *found)
-        remarks += more
+        remarks += [remark.replace(str(file), own) for remark in more]
     return read, name, remarks
 
 

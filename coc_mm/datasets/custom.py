@@ -7,6 +7,7 @@ and writes them into datasets, heads and metrics.
 
 import csv
 import inspect
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,13 @@ def _resolve_class_folders(cfg, root, classes):
             f'{where["train"]} has no folder for the class {absent[0]!r}; it has '
             f'{some(names) or "none"}. A class is named like its folder.'
         )
-    if len(classes) < 2:
+    other = r'(jpeg)?images?|imgs?|labels?|masks?|annot\w*|segmentation(class|object)\w*'
+    if len(classes) < 2 or all(re.fullmatch(other, x, re.IGNORECASE) for x in classes):
         raise ValueError(
-            f'{where["train"]} holds {len(classes)} folders with images, and a classifier needs at '
-            'least two: FOLDER/train/CLASS/*.jpg, or FOLDER/CLASS/*.jpg'
+            f'{where["train"]} holds the folders {some(classes) or "none"} with images, and a '
+            'classifier needs at least two classes: FOLDER/train/CLASS/*.jpg, or '
+            'FOLDER/CLASS/*.jpg. Boxes and masks are trained with the configs of detection and '
+            'segmentation (docs/custom_data.md).'
         )
     for split, found in images.items():
         used = [name for name in found if found[name]]
@@ -312,8 +316,9 @@ def _resolve_coco(cfg, root, classes):
     set_datasets(cfg, root, sets['train'], dict(sets['val'], test_mode=True))
     trained = 0
     more: list[str] = []
+    own = files['train'] if name == 'COCO' else root
     for dataset in inner_datasets(cfg.train_dataloader.dataset):
-        count, more = count_training(files['train'], read['train'][2], classes, dataset)
+        count, more = count_training(own, read['train'][2], classes, dataset)
         trained += count
     for metric in dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         if 'type' in metric:

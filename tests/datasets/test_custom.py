@@ -177,8 +177,11 @@ class TestClassFolders:
 
     def test_messages(self, tmp_path):
         make_class_folders(tmp_path / 'one', ('a',))
-        says = 'holds 1 folders with images, and a classifier needs'
+        says = 'holds the folders a with images, and a classifier needs at least two classes'
         refused(says, FOLDERS, tmp_path / 'one')
+        make_class_folders(tmp_path / 'seg' / 'train', ('images', 'masks'))
+        says = 'holds the folders images, masks with images, .* configs of detection and seg'
+        refused(says, FOLDERS, tmp_path / 'seg')
         make_class_folders(tmp_path / 'two', ('a', 'b'))
         for classes, says in (
             (['a', 'x'], "no folder for the class 'x'; it has a, b"),

@@ -25,13 +25,14 @@ __all__ = ['color_table', 'find_masks', 'index_masks', 'paint_masks']
 Pairs = list[tuple[str, str]]
 # What of a mask's path, less its suffix, becomes what in that of its image.
 _LAYOUTS = (
-    ('images and masks', r'(^|/)annotations/', r'\1images/'),
-    ('images and masks', r'(^|/)masks/', r'\1images/'),
-    ('images and masks', r'(^|/)labels/', r'\1images/'),
+    ('images and masks', r'(^|/)annotations?/', r'\1images/'),
+    ('images and masks', r'(^|/)masks?/', r'\1images/'),
+    ('images and masks', r'(^|/)labels?/', r'\1images/'),
     ('Roboflow masks', r'_mask$', ''),
     ('VOC masks', r'^(.*/)?SegmentationClass(?!Vis)[^/]*/(.*/)?', ''),
-    ('SegNet', r'annot(?=/[^/]*$)', ''),
+    ('SegNet', r'(annot|_labels?|_masks?)(?=/[^/]*$)', ''),
 )
+_ENDS = re.compile('_(mask|label|labels|gt|seg|L)$')
 _TABLE_NAMES = re.compile(r'label_?map|class_?dict|colou?r|palette|classes', re.IGNORECASE)
 _ROWS = (
     r'(?P<name>[^:#,]+?)\s*[:,]\s*(?P<r>\d+)\s*,\s*(?P<g>\d+)\s*,\s*(?P<b>\d+)\s*(:.*)?',
@@ -57,6 +58,7 @@ def find_masks(folder: Folder) -> tuple[str, dict[str, Pairs], list[str], list[s
             for image in sorted(folder.images, key=lambda x: 'images/' in x.casefold()):
                 if image not in masks and 'segmentation' not in image.casefold():
                     images[_key(_stem(image), name)] = image
+            masks = {x: key if key in images else _ENDS.sub('', key) for x, key in masks.items()}
             pairs = [(images[key], mask) for mask, key in masks.items() if key in images]
             if pairs and '.jpg' in suffixes:
                 raise ValueError(
@@ -74,9 +76,13 @@ def _stem(path: str) -> str:
 
 
 def _key(stem: str, layout: str) -> str:
-    """A path with one name for each split; of VOC the file alone."""
+    """A path with one name for each split and for images; of VOC the file alone."""
     *parts, name = stem.split('/')
-    parts = [] if layout == 'VOC masks' else parts
+    parts = (
+        []
+        if layout == 'VOC masks'
+        else [re.sub('^(image|img)s?$', 'images', x, flags=re.I) for x in parts]
+    )
     return '/'.join([*(split_of(part, whole=True) or part.casefold() for part in parts), name])
 
 
@@ -99,7 +105,7 @@ def _without_mask(folder: Folder, layout: str, images: list[str], pairs: Pairs) 
 def _by_split(folder: Folder, pairs: Pairs) -> dict[str, Pairs]:
     lists, splits = listed_splits(folder, 'segmentation'), defaultdict(list)
     for image, mask in pairs:
-        listed = lists.get(Path(mask).stem) if lists else split_of(str(Path(mask).parent), True)
+        listed = lists.get(Path(mask).stem) if lists else split_of(str(Path(image).parent), True)
         if listed or not lists:
             found = str(folder.root / image), str(folder.root / mask)
             splits[listed or 'train'].append(found)
@@ -127,8 +133,6 @@ def color_table(folder: Folder, given: str | None = None) -> dict[str, tuple[int
         ]
         table = {m['name'].strip(): (int(m['r']), int(m['g']), int(m['b'])) for m in found if m}
         if table and all(max(color) <= 255 for color in table.values()):
-            if (0, 0, 0) not in table.values():
-                table = {'background': (0, 0, 0), **table}
             return table
     return {}
 
@@ -143,6 +147,9 @@ def index_masks(
     """
     table, found = color_table(folder, given), mask_values(folder.root, files)
     modes, rgb = {mode for mode, _ in found.values()}, {'RGB', 'RGBA'}
+    values = sorted(set().union(*(values for _, values in found.values())))
+    if table and (0, 0, 0) not in table.values() and (0 in values or 'P' in modes):
+        table = {'background': (0, 0, 0), **table}
     if table and modes == {'P'} and _is_index(files[0], table):
         return files, list(table), []
     if table and modes <= {*rgb, 'P'}:
@@ -150,7 +157,6 @@ def index_masks(
         known.setdefault(_code(_VOID), UNLABELED)
         used = [_converted(file, known, True) for file in files]
         return used, list(table), [f'{len(files)} masks of colors are read by their table']
-    values = sorted(set().union(*(values for _, values in found.values())))
     colors = modes <= rgb
     if not colors and (wrong := [file for file in files if found[file][0] in rgb]):
         raise ValueError(
@@ -180,7 +186,8 @@ def index_masks(
     if not sparse:
         return used, None, []
     names = ['background', 'foreground'] if rest == [0, 255] else [str(v) for v in rest]
-    said = f'the masks hold the values {", ".join(map(str, rest[:8]))} alone, read as 0, 1, ...'
+    shown = ', '.join(map(str, rest[:8]))
+    said = f'the masks hold the values {shown} alone, read as 0 to {len(rest) - 1}'
     return used, names, [said]
 
 

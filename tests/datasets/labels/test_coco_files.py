@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from exported_data import yolo
 from own_data import BOXES, COCO, change_entries, dataset, paths, resolved, write_coco
 
 from coc_mm.datasets.coco import read_coco
@@ -85,6 +86,15 @@ def labelme2coco(root):
     write_coco(root, lambda c: c['categories'].insert(0, background), splits=('train',))
     (root / 'train').rename(root / 'JPEGImages')
     (root / 'annotations' / 'train.json').rename(root / 'annotations.json')
+
+
+def cvat_in_the_root(root):
+    """Images beside the annotations, of which one category has none."""
+    cvat(root, lambda c: c['categories'].insert(0, dict(id=9, name='c', supercategory='')))
+    (root / 'annotations' / 'val_instances_Validation.json').unlink()
+    for path in (root / 'images' / 'default').iterdir():
+        path.rename(root / path.name)
+    shutil.rmtree(root / 'images')
 
 
 EXPORTS = {
@@ -195,3 +205,18 @@ def test_annotations_are_kept_as_they_are(tmp_path):
     write_coco(tmp_path, change_entries(note='x'))
     cfg, _ = resolved(BOXES, tmp_path)
     assert cfg.train_dataloader.dataset.ann_file == 'annotations/train.json'
+
+
+def test_a_subset_in_the_root(tmp_path):
+    cvat_in_the_root(tmp_path)
+    cfg, report = resolved(COCO, tmp_path)
+    assert cfg.classes == ['c', 'a', 'b']
+    assert 'no box to train on of c;' in report
+    assert len(dataset(cfg)) == 3
+    assert dataset(cfg).get_data_info(0)['instances'][0]['bbox_label'] == 1
+
+
+def test_labels_of_other_formats_are_named_by_their_folder(tmp_path):
+    yolo(tmp_path)
+    with pytest.raises(ValueError, match=rf'^{tmp_path}: 1 of 1 annotations have no segmentation'):
+        resolved(COCO, tmp_path)

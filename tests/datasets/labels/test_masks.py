@@ -59,6 +59,13 @@ def colors(root):
     text(root / 'class_dict.csv', '\n'.join(['name,r,g,b', 'land,0,0,0', *rows]))
 
 
+def camvid(root):
+    """No class is black, so there is no background."""
+    pair(root, '{}/{}.png', '{}_labels/{}_L.png', [*COLORS.values()])
+    rows = [f'{name},{",".join(map(str, color))}' for name, color in COLORS.items()]
+    text(root / 'class_dict.csv', '\n'.join(['name,r,g,b', *rows]))
+
+
 def of_values(*values, rgb=False):
     shown = [(v,) * 3 for v in values] if rgb else values
     return lambda root: pair(root, 'images/{}/{}.jpg', 'masks/{}/{}.png', shown)
@@ -71,6 +78,11 @@ LAYOUTS = {
     'VOC, palette and table': (lambda root: voc(root, 'P'), 'VOC masks', OURS),
     'labelme2voc': (labelme2voc, 'VOC masks', ['_background_', 'sky', 'sea']),
     'SegNet': (segnet, 'SegNet', ['0', '1', '2']),
+    'CamVid, suffixes': (camvid, 'SegNet', ['sky', 'sea']),
+    'image and label, suffixes': (
+        lambda root: pair(root, '{}/image/{}.jpg', '{}/label/{}_mask.png', [0, 1, 2]),
+        *('images and masks', ['0', '1', '2']),
+    ),
     'a table of colors': (colors, 'images and masks', ['land', 'sky', 'sea']),
     '0, 255': (of_values(0, 255, 0), 'images and masks', ['background', 'foreground']),
     '0, 255 as RGB': (

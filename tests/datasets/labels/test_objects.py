@@ -11,6 +11,7 @@ from exported_data import (
     via,
     voc,
     yolo,
+    yolo_beside,
     yolo_of_cvat,
     yolo_of_label_studio,
 )
@@ -26,6 +27,10 @@ FORMATS = {
     ),
     'yolo of CVAT': (yolo_of_cvat, 'yolo', ['cat', 'dog'], (2, 2), (1, 1), BOX),
     'voc': (voc, 'voc', ['cat', 'dog'], (2, 1), (2, 1), BOX),
+    'yolo beside, names in a dict, boxes and polygons': (
+        yolo_beside,
+        *('yolo', ['cat', 'dog'], (1, 1), (2, 2), BOX),
+    ),
     'voc, beside': (lambda root: voc(root, '', ''), 'voc', ['cat', 'dog'], (2, 1), (2, 1), BOX),
     'cvat': (cvat, 'cvat', ['dog', 'cat'], (1, 1), (2, 2), BOX),
     'labelme': (labelme, 'labelme', ['bit', 'cat', 'dog'], (1, 1), (4, 4), BOX),
