@@ -15,8 +15,6 @@ from coc_mm.datasets.folder_datasets import take
 from coc_mm.datasets.labels.coco_files import find_coco_files, write_coco
 from coc_mm.datasets.labels.folder import Folder, split_of
 
-__all__ = ['check_categories', 'count_training', 'read_coco', 'read_splits']
-
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -41,8 +41,6 @@ from coc_mm.datasets.labels.coco_files import hold_out_coco, write_coco
 from coc_mm.datasets.labels.folder import Folder, choose_splits, split_of
 from coc_mm.utils.images import IMAGE_SUFFIXES, count_suffixes, list_files
 
-__all__ = ['inner_datasets', 'resolve_custom', 'set_classes']
-
 
 def resolve_custom(cfg: Config) -> list[str]:
     """Complete a config for own data, in place; any other config is left alone.

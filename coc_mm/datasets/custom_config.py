@@ -10,26 +10,6 @@ from mmengine.config import Config
 from coc_mm.datasets.folder_datasets import groups_of, take
 from coc_mm.datasets.labels.folder import class_names
 
-__all__ = [
-    'below',
-    'check_held_out',
-    'dicts',
-    'given_classes',
-    'has_folds',
-    'hold_out_settings',
-    'inner_datasets',
-    'palette',
-    'relative',
-    'say_copies',
-    'say_unseen',
-    'set_arch',
-    'set_classes',
-    'set_datasets',
-    'some',
-    'summary',
-    'trained',
-]
-
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Settings of a dataset that say where the data lie, which are found out.
 _FOUND = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo', 'split', 'fold', 'group_by')

@@ -23,8 +23,6 @@ from coc_mm.datasets.labels.folder import Folder
 from coc_mm.datasets.labels.masks import find_masks, index_masks, paint_masks
 from coc_mm.datasets.mask_values import UNLABELED, mask_values
 
-__all__ = ['resolve_image_masks']
-
 
 def _mask_pairs(cfg: Config, root: Path, classes: list[str] | None) -> tuple:
     """Layout, images with masks of each split, names of the classes, what is said, and where."""

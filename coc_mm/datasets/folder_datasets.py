@@ -15,8 +15,6 @@ from coc_mm.registry import DATASETS
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
-__all__ = ['ImageMaskFolders', 'groups_of', 'hold_out', 'take', 'write_list']
-
 T = TypeVar('T')
 
 

@@ -15,8 +15,6 @@ from rich.progress import track
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
-__all__ = ['UNLABELED', 'mask_values', 'read_mask']
-
 UNLABELED = 255
 _SHOW_PROGRESS = 500  # masks from which on a bar is shown
 _MAX_COLORS = 1000  # remembered of a mask

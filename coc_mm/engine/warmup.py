@@ -6,8 +6,6 @@ from mmengine.optim import LinearLR
 
 from coc_mm.registry import PARAM_SCHEDULERS
 
-__all__ = ['WarmupLR']
-
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupLR(LinearLR):

@@ -11,8 +11,6 @@ from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from coc_mm.datasets import inner_datasets
 from coc_mm.visualization.sheets import contact_sheet, fit, picture_of, save_picture
 
-__all__ = ['save_data_sheet']
-
 _PACK = dict(mmpretrain='PackInputs', mmdet='PackDetInputs', mmseg='PackSegInputs')
 _DRAW = dict(mmdet='DetLocalVisualizer', mmseg='SegLocalVisualizer')
 _SIDE = 320  # pixels

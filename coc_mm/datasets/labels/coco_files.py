@@ -14,8 +14,6 @@ from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 from coc_mm.utils.images import count_suffixes
 
-__all__ = ['find_coco_files', 'hold_out_coco', 'write_coco']
-
 # Where files of a split are, the preferred first.
 _USUAL = (
     r'annotations/instances_(\w+)\.json',

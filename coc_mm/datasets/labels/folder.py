@@ -12,16 +12,6 @@ from PIL import Image
 
 from coc_mm.utils.images import IMAGE_SUFFIXES, list_files
 
-__all__ = [
-    'Export',
-    'Folder',
-    'choose_splits',
-    'class_names',
-    'listed_splits',
-    'shown_size',
-    'split_of',
-]
-
 _SPLIT = re.compile(
     '(?:(?P<train>train|training)|(?P<val>val|valid|validation|dev|eval)|(?P<test>test|testing))'
     '(?:2017|annot|[_-]?(?:set|data|images))?',

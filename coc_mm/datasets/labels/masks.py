@@ -20,8 +20,6 @@ from coc_mm.datasets.mask_values import UNLABELED, mask_values, read_mask
 from coc_mm.utils.atomic_io import atomic_write
 from coc_mm.utils.cache import cache_folder
 
-__all__ = ['color_table', 'find_masks', 'index_masks', 'paint_masks']
-
 Pairs = list[tuple[str, str]]
 # What of a mask's path, less its suffix, becomes what in that of its image.
 _LAYOUTS = (

@@ -18,8 +18,6 @@ from PIL import Image
 from coc_mm.datasets.labels.folder import Export, Folder, listed_splits, shown_size, split_of
 from coc_mm.utils.images import IMAGE_SUFFIXES
 
-__all__ = ['FORMATS', 'read_objects']
-
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
