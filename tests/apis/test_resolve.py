@@ -252,7 +252,7 @@ def test_out_is_one_more_metric(tested):
 
 
 @pytest.mark.parametrize(
-    'key', ['data_root', 'ann_file', 'data_prefix.img', 'dataset.metainfo.classes', 'part']
+    'key', ['data_root', 'ann_file', 'data_prefix.img', 'dataset.metainfo.classes']
 )
 def test_what_is_found_out_of_own_data_cannot_be_set(key, tmp_path):
     config = str(CONFIGS / 'detection/retinanet_coc-s-c4_fpn_1xb2-12e_custom.py')
