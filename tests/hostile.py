@@ -15,10 +15,10 @@ from mmengine.logging import HistoryBuffer
 
 
 class Call:
-    """Pickled as a call."""
+    """Pickled as a call, and a state set on its result."""
 
-    def __init__(self, function, *args):
-        self.call = function, args
+    def __init__(self, function, *args, state=None):
+        self.call = (function, args) if state is None else (function, args, state)
 
     def __reduce__(self):
         return self.call

@@ -2,10 +2,12 @@
 
 A checkpoint is a pickle, and a pickle can call any function. PyTorch's ``weights_only`` reader
 builds tensors and plain containers alone; :func:`safe_globals` adds what the files of mmengine and
-timm hold besides, and nothing else is allowed.
+timm hold besides, and nothing else is allowed while a file is read. NumPy's arrays are rebuilt here
+from their bytes: its own reader believes a file about the layout of memory.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +17,7 @@ import struct
 import threading
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,7 +28,61 @@ from coc_mm.errors import CheckpointError
 
 _ZIP_MAGIC = b'PK\x03\x04'
 _PICKLE_MAGIC = b'\x80'
+_DTYPE = re.compile(r'[<>=|]?[?bBhHiIlLqQefdgFDucUS]\d{0,9}')
+# Parameters, and what batch norms count with, are floating point in every model there is.
+_FLOATING = re.compile(
+    r'(?:^|\.)(?:weight|bias|running_mean|running_var|layer_scale_?[12]|affine_(?:alpha|beta)|'
+    r'(?:sim_)?(?:alpha|beta))$'
+)
 _LOCK = threading.Lock()  # torch keeps one list of safe globals for all threads
+
+
+class _DType:
+    """A ``numpy.dtype`` of numbers or text."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        code = code.decode('latin1') if isinstance(code, bytes) else code
+        if not isinstance(code, str) or not _DTYPE.fullmatch(code):
+            raise pickle.UnpicklingError(f'Can only build arrays of numbers and text, not {code!r}')
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ('<', '>'):  # the byte order, and nothing else is believed
+            self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """A ``numpy.ndarray`` under construction."""
+
+    value: Any = None
+
+    def __init__(self, *_: Any) -> None:
+        """Begin; all follows with the state."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self.value = _from_bytes(dtype, data, tuple(shape), 'F' if fortran else 'C')
+
+
+def _from_bytes(dtype: Any, data: Any, shape: tuple, order: Any = 'C') -> np.ndarray:
+    if not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError('Can only build arrays of plain types')
+    data = data.encode('latin1') if isinstance(data, str) else data
+    return np.frombuffer(data, dtype.value).reshape(shape, order=order).copy(order)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return _from_bytes(dtype, data, ())[()]
+
+
+def _no_bytes() -> bytes:
+    """Stand in for ``bytes``, which protocol 2 calls for those of an empty array."""
+    return b''
+
+
+def _no_array(*_: Any) -> None:
+    """Stand in for ``numpy.ndarray``, which pickles name and never call."""
+    raise pickle.UnpicklingError('Can only build arrays from their bytes')
 
 
 def _history_method(owner: type, name: str) -> Any:
@@ -38,24 +94,60 @@ def _history_method(owner: type, name: str) -> Any:
 
 def safe_globals() -> list[Any]:
     """List what checkpoints of mmengine, mmcv 1.x and timm contain beyond tensors."""
-    rebuild, scalar = (np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0])
     return [
         HistoryBuffer,  # Runner checkpoints: message_hub
         (_history_method, 'builtins.getattr'),
         argparse.Namespace,  # timm: the options of the training script
-        *(pathlib.PosixPath, pathlib.PurePosixPath, bytes, np.ndarray, np.dtype),
-        *(type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFDSU'),
-        *((rebuild, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
-        *((scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+        pathlib.PosixPath,
+        pathlib.PurePosixPath,
+        *(_DType, _Array),  # what is called and given a state below
+        (_no_bytes, 'builtins.bytes'),
+        (_no_array, 'numpy.ndarray'),
+        (_DType, 'numpy.dtype'),
+        *((_Array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+        *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
     ]
+
+
+@contextlib.contextmanager
+def _only_safe_globals() -> Iterator[None]:
+    """Allow these names and no others, whatever a program allows elsewhere."""
+    serialization = torch.serialization
+    with _LOCK:
+        before = serialization.get_safe_globals()
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(safe_globals())
+        try:
+            yield
+        finally:
+            serialization.clear_safe_globals()
+            serialization.add_safe_globals(before)
+
+
+def _resolve(node: Any, seen: dict[int, tuple]) -> Any:
+    """Put arrays and types in the place of what stood for them, in containers of any kind."""
+    if isinstance(node, (_DType, _Array)):
+        return node.value
+    if id(node) not in seen:
+        seen[id(node)] = node, node  # the first keeps the id from being used again
+        if isinstance(node, dict):
+            node.update({key: _resolve(value, seen) for key, value in node.items()})
+        elif isinstance(node, list):
+            node[:] = [_resolve(value, seen) for value in node]
+        elif type(node) is tuple:
+            seen[id(node)] = node, tuple(_resolve(value, seen) for value in node)
+        elif isinstance(node, (argparse.Namespace, HistoryBuffer)):
+            _resolve(vars(node), seen)
+    return seen[id(node)][1]
 
 
 def read_pickle(file: str | BinaryIO, map_location: Any, path: str) -> Any:
     """Read a file of ``torch.save``, of either format; ``path`` names it in messages."""
     try:
-        with _LOCK, torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings():
+        with _only_safe_globals(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of the reader, about odd files
-            return torch.load(file, map_location=map_location, weights_only=True)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        return _resolve(content, {})
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from None
     except Exception as error:  # the readers fail in any way on damaged files
@@ -108,6 +200,11 @@ def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, A
         raise CheckpointError(
             f'{path} holds a {type(checkpoint).__name__}, not the dict of a checkpoint.'
         )
+    meta = checkpoint.get('meta')
+    if meta is not None and not isinstance(meta, Mapping):
+        raise CheckpointError(
+            f'checkpoint {path} is refused: its meta is a {type(meta).__name__}, not a dict.'
+        )
     return checkpoint
 
 
@@ -135,7 +232,7 @@ def _check_head(path: str) -> None:
 
 
 def _check_zip(path: str, size: int) -> None:
-    """Refuse archives that are cut off or were not written by ``torch.save``."""
+    """Refuse archives that are cut off, blow up, or were not written by ``torch.save``."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -157,6 +254,13 @@ def _check_zip(path: str, size: int) -> None:
             f'{path} is a zip archive without a PyTorch checkpoint in it (it has '
             f'{", ".join(names[:3])[:200] or "nothing"}); name a .pth file, unpack the archive if '
             'it is inside.'
+        )
+    # torch.save compresses nothing, so what members declare is there byte by byte.
+    declared = sum(member.file_size for member in members)
+    if declared > size or any(member.compress_type for member in members):
+        raise CheckpointError(
+            f'checkpoint {path} is refused: its {size} bytes declare {declared} bytes of content, '
+            'or are compressed, which torch.save does not do.'
         )
 
 
@@ -185,6 +289,8 @@ def check_tensors(weights: Mapping[str, torch.Tensor], path: str) -> None:
     kinds = {
         'not dense': lambda _, x: x.layout != torch.strided or x.is_quantized or x.is_nested,
         'without data (device meta)': lambda _, x: x.is_meta,
+        'complex': lambda _, x: x.is_complex(),
+        'of integers': lambda name, x: not x.is_floating_point() and bool(_FLOATING.search(name)),
         'NaN': lambda _, x: x.is_floating_point() and bool(x.float().isnan().any()),
     }
     for kind, is_of_it in kinds.items():

@@ -144,6 +144,8 @@ WEIGHT = {
 TENSORS = {
     'sparse': (lambda: torch.ones(2, 3).to_sparse(), 'are not dense'),
     'without data': (lambda: torch.ones(2, 3, device='meta'), r'without data \(device meta\)'),
+    'integers': (lambda: torch.ones(2, 3, dtype=torch.int8), r'are of integers .*int8'),
+    'complex': (lambda: torch.ones(2, 3, dtype=torch.complex64), 'are complex'),
     'NaN': (lambda: torch.full((2, 3), torch.nan), r'1 of its 2 tensors are NaN .*f\.weight'),
 }
 

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from hostile import GADGETS
+from hostile import GADGETS, Call
 from mmengine.logging import MessageHub
 from safetensors.torch import save_file
 
@@ -61,7 +61,7 @@ def test_archive_of_timm_is_read(saved):
     assert found['args'] == options
 
 
-@pytest.mark.parametrize('code', ['?', 'b', 'B', 'h', 'H', 'i', 'l', 'e', 'f', 'd'])
+@pytest.mark.parametrize('code', ['?', 'b', 'B', 'h', 'H', 'i', 'l', 'e', 'f', 'd', '>f4'])
 def test_arrays_of_every_type_are_read(saved, code):
     array = np.arange(4).reshape(2, 2).astype(code)
     found = read_file(saved(dict(array=array, scalar=array[1, 1], fortran=array.T)))
@@ -105,10 +105,24 @@ def test_code_is_refused_by_name_and_not_run(gadget, zipped, saved):
         read_file(path)
 
 
-@pytest.mark.parametrize('other', [collections.defaultdict(list), np.array([None])])
-def test_other_objects_are_refused(other, saved):
-    path = saved(dict(a=torch.ones(1), x=other))
-    with pytest.raises(CheckpointError, match=r'weights\.pth is refused'):
+def array(dtype, shape=(1,)):
+    state = (1, shape, dtype, False, b'A' * 8)
+    return Call(np.zeros(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
+
+
+OTHERS = {
+    'a container of other kind': collections.defaultdict(list, a=[1]),
+    'more than is there': array(np.dtype('f8'), shape=(1 << 40,)),
+    'objects': np.array([1, None], dtype=object),
+    'memory as it was': Call(np.ndarray, (4,)),
+    'no type': array('f8'),
+}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_other_objects_are_refused_and_arrays_rebuilt_from_bytes_alone(kind, saved):
+    path = saved(dict(a=torch.ones(1), x=OTHERS[kind]))
+    with pytest.raises(CheckpointError, match=r'weights\.pth is (refused|truncated or damaged)'):
         read_file(path)
 
 
@@ -145,16 +159,19 @@ def test_archives_of_other_things_are_told_apart(tmp_path, saved):
     with pytest.raises(CheckpointError, match=r'program\.pt2 is an exported program'):
         read_file(path)
     path = tmp_path / 'x.zip'
-    for member, says in (
-        ('s/constants.pkl', r'x\.zip is a TorchScript archive'),
-        ('weights.pth', r'without a PyTorch checkpoint in it .*weights\.pth'),
+    for member, compression, says in (
+        ('s/constants.pkl', zipfile.ZIP_STORED, r'x\.zip is a TorchScript archive'),
+        ('weights.pth', zipfile.ZIP_STORED, r'without a PyTorch checkpoint in it .*weights\.pth'),
+        ('x/data.pkl', zipfile.ZIP_DEFLATED, r'declare 9999 bytes of content, or are compressed'),
     ):
-        with zipfile.ZipFile(path, 'w') as archive:
+        with zipfile.ZipFile(path, 'w', compression) as archive:
             archive.writestr(member, b'x' * 9999)
         with pytest.raises(CheckpointError, match=says):
             read_file(path)
     with pytest.raises(CheckpointError, match='holds a list, not the dict of a checkpoint'):
         read_file(saved([1]))
+    with pytest.raises(CheckpointError, match='its meta is a list'):
+        read_file(saved(dict(meta=[1])))
 
 
 def test_folder_and_home(tmp_path, monkeypatch, saved):
