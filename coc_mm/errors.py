@@ -22,6 +22,8 @@ _PARTS = {
     'setup_env': 'env_cfg',
     'evaluate': 'an evaluator',
 }
+_LIBRARY = re.compile(r'(?:^|[/\\])((?:mmengine|mmcv|mmdet|mmseg|mmpretrain)[/\\].*)')
+_PACKAGES = re.compile(r'.*[/\\](?:site-packages|dist-packages|lib[/\\]python[\d.]+)[/\\]|^<')
 # What a full or read-only disk, a quota or a limit on the size of files says.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _WORKER_MARK = re.compile(r'^Caught \w+ in (DataLoader worker|pin memory thread)')
@@ -86,6 +88,30 @@ def _config_part(error: BaseException) -> str | None:
     return part
 
 
+def _first_batch(error: BaseException) -> str | None:
+    """Name the file of a library in which the first batch of a loop failed.
+
+    None where the innermost code that is not installed, such as torch, is not a library's.
+    """
+    trace, first = error.__traceback__, False
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_globals.get('__name__') == 'mmengine.runner.loops':
+            loop, index = frame.f_locals.get('self'), frame.f_locals.get('idx')
+            first = not index and not getattr(loop, '_iter', 0)
+        trace = trace.tb_next
+    places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    # Those of a worker are in the text.
+    places += re.findall(r'^ *File "(.+?)", line (\d+)', str(error), re.MULTILINE)
+    for file, line in reversed(places) if first else ():
+        below = _PACKAGES.sub('', file)
+        if found := _LIBRARY.search(below):
+            return f'{found[1]}, line {line}'
+        if below == file or below.startswith('coc_mm'):
+            return None
+    return None
+
+
 def explain(error: BaseException) -> str | None:
     """Say in a sentence what the user did wrong, if that is what an exception is about."""
     text = _last_of_worker_text(str(error), type(error).__name__)
@@ -121,6 +147,10 @@ def explain(error: BaseException) -> str | None:
     ):
         text = text or str(traceback.extract_tb(error.__traceback__)[-1].line)
         return f'the config does not fit: {part}: {type(error).__name__}: {text}\n{_HINT}'
+    kinds = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
+    if isinstance(error, (*kinds, AttributeError, RuntimeError)) and (where := _first_batch(error)):
+        says = f'{type(error).__name__}: {text.split(chr(10))[0]}'
+        return f'the config does not fit: the first batch fails ({where}): {says}\n{_HINT}'
     return None
 
 

@@ -1,10 +1,13 @@
 """Which exceptions are explained, and which keep their traceback."""
 
 import pathlib
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, Dataset
 
 from coc_mm.errors import CheckpointError, UserError, explain, run_command
@@ -64,6 +67,26 @@ def test_config_mistakes_are_explained():
     assert "type='coc_mm.Absent'" in explain(_caught(_build, type='coc_mm.Absent'))
     assert "type='Absent'" in explain(_caught(_build, type='Absent'))
     assert 'must contain the key "type"' in explain(_caught(_build, arch='tiny'))
+
+
+def test_the_first_batch_fails_by_the_config_unless_other_code_does():
+    """A loop of mmengine over a model whose innermost code is a library's, or a user's."""
+
+    def raised(iteration, step):
+        loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+        loop._iter = iteration
+        model = SimpleNamespace(train_step=step)
+        loop._runner = SimpleNamespace(model=model, call_hook=print, optim_wrapper=None)
+        return explain(_caught(loop.run_iter, 0, {}))
+
+    def in_library(batch, optim_wrapper):
+        ImgDataPreprocessor(mean=[1, 2, 3], std=[1, 2, 3])(dict(inputs=[torch.zeros(2)]))
+
+    message = raised(0, in_library)
+    assert message.startswith('the config does not fit: the first batch fails (mmengine/model/bas')
+    assert 'AssertionError: ' in message
+    assert raised(1, in_library) is None
+    assert raised(0, lambda batch, optim_wrapper: batch['gt']) is None
 
 
 def test_missing_files_are_named(tmp_path):

@@ -33,6 +33,10 @@ _TOP_LEVEL = (
     'visualizer vis_backends default_scope randomness experiment_name compile strategy runner_type '
     'model_wrapper_cfg find_unused_parameters tta_model tta_pipeline test_pipeline'
 )
+_DICTS = (
+    'model train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg '
+    'optim_wrapper default_hooks env_cfg'
+)
 # Entries whose numbers mmcv and the libraries want as a tuple.
 _SIZES = {
     *('scale', 'scales', 'img_scale', 'crop_size', 'ratio_range', 'size', 'stride'),
@@ -169,6 +173,9 @@ def merge_options(config: Config, options: dict | None) -> None:
     for key in ('default_hooks', 'env_cfg', 'randomness', 'log_processor'):
         if key in config and config[key] is None:  # mmengine has defaults, and takes no None
             config.pop(key)
+    for key in _DICTS.split():
+        if not isinstance(config.get(key), (dict, type(None))):
+            raise UserError(f'the config does not fit: {key} is {config[key]!r}; a dict is needed.')
 
 
 def _move_data(node: Any, old: str, new: str) -> Any:

@@ -22,6 +22,7 @@ from coc_mm.engine import (
     PreemptionHook,
     ScheduleOnResumeHook,
     StepSeedHook,
+    TrialHook,
     ValidateOnResumeHook,
 )
 from coc_mm.engine.fault_tolerance.preemption import PreemptionHandler
@@ -72,7 +73,7 @@ def build_runner(config: Config, signals: PreemptionHandler | None = None) -> Ru
     runner.register_hook(ClassCheckHook())
     if signals is not None:
         hooks = StepSeedHook(), ValidateOnResumeHook(), PreemptionHook(signals)
-        for hook in (*hooks, ScheduleOnResumeHook()):
+        for hook in (*hooks, ScheduleOnResumeHook(), TrialHook()):
             runner.register_hook(hook)
     _check_loaders(runner)
     keep_folders(runner)

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from coc_mm.datasets.custom_config import dicts
 from coc_mm.errors import UserError
 
 _WHOLE = 'a whole number of at least 1'
@@ -31,6 +32,18 @@ _RULES = {
     **{f'{loader}.prefetch_factor': _WHOLE for loader in _LOADERS},
     **{f'{loader}.num_workers': 'a whole number of at least 0' for loader in _LOADERS},
 }
+# Of each schedule.
+_SCHEDULE = {
+    'T_max': _WHOLE,
+    'step_size': _WHOLE,
+    'milestones': 'a list of whole numbers',
+    'start_factor': 'a number above 0',
+}
+# Wherever they stand.
+_FLAGS = (
+    'reduce_zero_label', 'test_mode', 'shuffle', 'drop_last', 'pin_memory', 'persistent_workers',
+    'by_epoch', 'align_corners', 'with_bbox', 'with_mask',
+)  # fmt: skip
 _CLIP = ('max_norm', 'norm_type', 'error_if_nonfinite', 'foreach', 'clip_value', 'type')
 _CHOICES = {
     'launcher': ('none', 'pytorch', 'slurm', 'mpi'),
@@ -42,9 +55,13 @@ _CHOICES = {
 def _fits(value: Any, rule: str) -> bool:
     if 'path' in rule:
         return isinstance(value, str)
+    if 'list' in rule:
+        return isinstance(value, (list, tuple)) and all(type(x) is int for x in value)
     kinds = int if 'whole' in rule else (int, float)
     if not isinstance(value, kinds) or isinstance(value, bool):
         return False
+    if 'above 0' in rule:
+        return value > 0
     least = 0 if 'least 0' in rule else 1
     return least <= value < 2**32 or ('-1' in rule and value == -1)
 
@@ -56,6 +73,14 @@ def _problems(config: Config) -> Iterator[str]:
             node = node.get(step) if isinstance(node, (dict, Config)) else None
         if node is not None and not _fits(node, rule):
             yield f'{path} is {node!r}; {rule} is needed.'
+    for schedule in dicts(config.get('param_scheduler')):
+        for key, rule in _SCHEDULE.items():
+            if schedule.get(key) is not None and not _fits(schedule[key], rule):
+                yield f'param_scheduler: {key} is {schedule[key]!r}; {rule} is needed.'
+    for node in dicts([config.get(key) for key in config]):
+        for key in _FLAGS:
+            if isinstance(node.get(key), str):
+                yield f'{key} is {node[key]!r}; True or False is needed.'
     train_cfg = config.get('train_cfg') or {}
     if train_cfg.get('by_epoch') is False and train_cfg.get('max_epochs') is not None:
         yield 'train_cfg has by_epoch=False and max_epochs; give max_iters, or no by_epoch.'
@@ -74,6 +99,9 @@ def _problems(config: Config) -> Iterator[str]:
             loader = config.get(name) or {}
             if loader.get(key, True) is None and not loader.get('batch_sampler'):
                 yield f'{name}.{key} is None; it is needed.'
+        for dataset in dicts(loader.get('dataset')):
+            if 'pipeline' in dataset and not dataset['pipeline']:
+                yield f'{name}: the pipeline of {dataset.get("type")} is empty.'
 
 
 def check_values(config: Config) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from crowded import run_crowded
+from mmengine.config import Config
 
 from coc_mm.apis.config import load_config, merge_options
 from coc_mm.apis.model_zoo import config_of, find_entry
@@ -111,3 +112,8 @@ def test_one_option_moves_the_data_of_every_loader_and_evaluator(name, inside):
     for path in inside:
         assert config.val_evaluator.ann_file == config.test_evaluator.ann_file == f'/d/{path}'
     assert 'data/' not in str(config.get('test_evaluator'))
+
+
+def test_entries_that_are_dicts():
+    with pytest.raises(UserError, match='train_cfg is 5; a dict is needed'):
+        merge_options(Config(dict(train_cfg=dict())), {'train_cfg': 5})

@@ -52,6 +52,12 @@ def test_values_that_it_takes():
         (dict(train_cfg=dict(by_epoch=True, type='X')), 'has by_epoch and type'),
         (dict(val_dataloader=dict(dataset=None)), 'val_dataloader.dataset is None'),
         (dict(val_dataloader=dict(batch_size=None)), 'val_dataloader.batch_size is None'),
+        (dict(param_scheduler=dict(T_max=0)), 'T_max is 0; a whole number of at least 1'),
+        (dict(param_scheduler=[dict(step_size=0)]), 'step_size is 0'),
+        (dict(param_scheduler=[dict(milestones=5)]), 'milestones is 5; a list'),
+        (dict(param_scheduler=[dict(start_factor=0)]), 'start_factor is 0; a number above 0'),
+        (dict(val_dataloader=dict(dataset=dict(type='X', pipeline=[]))), 'pipeline of X is empty'),
+        (dict(train_dataloader=dict(shuffle='abc')), "shuffle is 'abc'; True or False"),
         (dict(optim_wrapper=dict(clip_grad=dict(norm=1))), 'clip_grad.norm is not known'),
     ],
 )
