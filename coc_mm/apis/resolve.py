@@ -13,7 +13,7 @@ from mmengine.device import get_device
 
 from coc_mm.apis.config import merge_options
 from coc_mm.apis.values import check_values
-from coc_mm.datasets import inner_datasets, resolve_custom
+from coc_mm.datasets import inner_datasets, mend_plain, resolve_custom
 from coc_mm.engine.fault_tolerance.atomic_checkpoint_hook import use_atomic_checkpoints
 from coc_mm.errors import UserError, print_rank0
 
@@ -126,7 +126,8 @@ def _complete_data(config: Config, options: dict | None) -> None:
                 f'--cfg-options {key}: {found[1]} of own data is found out from the entries at the '
                 'top: data_root=FOLDER, classes=[...], reduce_zero_label=True; set those.'
             )
-    for line in resolve_custom(config):
+    own = config.get('custom_data') is not None
+    for line in resolve_custom(config) if own else mend_plain(config):
         print_rank0(line)
     for field in _LOADERS:  # drop what PyTorch refuses without workers
         loader = config.get(field)

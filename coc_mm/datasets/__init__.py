@@ -1,6 +1,6 @@
 """Embedded data for the quickstart (digits, scenes made of them), and your own data."""
 
-from coc_mm.datasets.coco import check_categories
+from coc_mm.datasets.coco import check_categories, mend_plain
 from coc_mm.datasets.custom import dicts, inner_datasets, resolve_custom, set_classes
 from coc_mm.datasets.digits.datasets import digit_scenes_coco, digit_scenes_seg
 from coc_mm.datasets.digits.digits import DigitsDataset, load_digits_split
@@ -21,6 +21,7 @@ __all__ = [
     'ensure_digit_scenes',
     'inner_datasets',
     'load_digits_split',
+    'mend_plain',
     'resolve_custom',
     'set_classes',
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from coc_mm.datasets.custom_config import dicts, inner_datasets
 from coc_mm.datasets.folder_datasets import take
 from coc_mm.datasets.labels.coco_files import find_coco_files, write_coco
 from coc_mm.datasets.labels.folder import Folder, split_of
@@ -342,6 +343,54 @@ def count_training(
             f'{", ..." if len(unseen) > 8 else ""}; classes=[...] names those to train.'
         )
     return len(used), remarks
+
+
+def mend_plain(config: Config) -> list[str]:
+    """Let a config's own ``CocoDataset`` and its metrics read a normalized copy of an unsound file.
+
+    Unsound is what mmdet or pycocotools fail on or silently score wrongly; a sound file, such as
+    COCO's, is left alone, so that figures compare. Returns remarks.
+    """
+    loaders = [config.get(f'{split}_dataloader') or {} for split in ('train', 'val', 'test')]
+    with_masks = any(step.get('with_mask') for step in dicts(loaders))
+    copies: dict[Path, Path] = {}
+    remarks = []
+    for dataset in (x for loader in loaders for x in inner_datasets(loader.get('dataset') or {})):
+        file = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '').resolve()
+        if dataset.get('type') not in ('CocoDataset', 'mmdet.CocoDataset') or not file.is_file():
+            continue
+        if file not in copies:
+            copies[file] = file
+            if not _is_sound(file, with_masks):
+                copies[file], _, _, more = read_coco(file, with_masks)
+                remarks += [remark.removeprefix('custom ') for remark in more]
+        if copies[file] != file:
+            dataset['ann_file'] = str(copies[file])
+    for metric in dicts([config.get('val_evaluator'), config.get('test_evaluator')]):
+        file = Path(metric.get('ann_file') or '').resolve()
+        if copies.get(file, file) != file:
+            metric['ann_file'] = str(copies[file])
+    return remarks
+
+
+def _is_sound(file: Path, with_masks: bool) -> bool:
+    try:
+        content = json.loads(file.read_bytes())
+        entries = content.get('annotations')
+        if not entries:  # names of images alone, as of COCO's test set
+            return True
+        ids = {e['id'] for e in entries if type(e['id']) is int and e['id'] > 0}
+        numbers = {x['id'] for key in ('images', 'categories') for x in content[key]}
+        masks = [e['segmentation'] for e in entries] if with_masks else []
+        return (
+            len(ids) == len(entries)
+            and all(type(number) is int for number in numbers)
+            and all('iscrowd' in entry and 'area' in entry for entry in entries)
+            and all(isinstance(m, dict) or any(len(p) >= 6 for p in m) for m in masks)
+            and not any(len(p) % 2 for m in masks if isinstance(m, list) for p in m)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
 
 
 def check_categories(dataset: dict, classes: Sequence[str]) -> None:

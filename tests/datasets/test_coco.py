@@ -1,12 +1,14 @@
 """COCO files as people have them: used as they are meant, or refused by name."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from own_data import change_entries, write_coco
 
-from coc_mm.datasets.coco import check_categories, count_training, read_coco
+from coc_mm.datasets.coco import check_categories, count_training, mend_plain, read_coco
 
 mask_utils = pytest.importorskip('pycocotools.mask')
 
@@ -163,3 +165,46 @@ def test_classes_that_a_file_lacks(tmp_path):
     says = r'train\.json has no category for 2 of the 3 classes \(cat, dog\); it has a, b'
     with pytest.raises(ValueError, match=says):
         check_categories(dataset, ('cat', 'a', 'dog'))
+
+
+MENDED = {  # a change of a plain config's file -> what is said, None: it is used itself
+    'nothing': (lambda content: None, None),
+    'ids from 0': (change_entries(id=lambda e: e['id'] - 1), 'below 1; they are numbered anew'),
+    'the same id': (change_entries(id=7), 'numbered anew'),
+    'no iscrowd': (change_entries(iscrowd=None), ''),
+    'flat masks': (_set('annotations', 'segmentation', [[]]), '1 of 8 masks have no polygon'),
+    'tiny boxes': (_set('annotations', 'bbox', [1, 1, 0.5, 0.5]), None),  # as COCO's
+    'no annotations': (lambda content: content.update(annotations=[]), None),
+}
+
+
+@pytest.mark.parametrize('kind', MENDED)
+def test_files_of_plain_configs(kind, tmp_path):
+    change, says = MENDED[kind]
+    file = write_coco(tmp_path, change, splits=('train',)) / 'annotations' / 'train.json'
+    before = file.read_bytes()
+    data = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='annotations/train.json')
+    wrapped = dict(type='RepeatDataset', dataset=dict(data, pipeline=[dict(with_mask=True)]))
+    config = Config(
+        dict(
+            train_dataloader=dict(dataset=wrapped),
+            val_dataloader=dict(dataset=data),
+            test_dataloader=None,
+            val_evaluator=[dict(type='CocoMetric', ann_file=str(file)), dict(type='X')],
+        )
+    )
+    remarks = mend_plain(config)
+    used = {
+        config.train_dataloader.dataset.dataset.ann_file,
+        config.val_dataloader.dataset.ann_file,
+        config.val_evaluator[0].ann_file,
+    }
+    assert file.read_bytes() == before
+    if says is None:
+        assert (used, remarks) == ({'annotations/train.json', str(file)}, [])
+        return
+    assert says in '\n'.join(remarks)
+    (copy,) = used
+    entries = json.loads(Path(copy).read_text())['annotations']
+    assert [entry['id'] for entry in entries][:2] == [1, 2 if len(entries) == 8 else 3]
+    assert {entry['iscrowd'] for entry in entries} == {0}
