@@ -52,6 +52,8 @@ def dicts(node: Any) -> Iterator[dict]:
 def given_classes(cfg: Config, root: Path) -> list[str] | None:
     """The names given by the config or a file, or None."""
     given, where = cfg.get('classes'), 'classes'
+    for dataset in inner_datasets((cfg.get('train_dataloader') or {}).get('dataset') or {}):
+        given = given or (dataset.get('metainfo') or {}).get('classes')
     if given is None and (root / 'classes.txt').is_file():
         given = str(root / 'classes.txt')
     if given is None:
@@ -111,9 +113,14 @@ def set_datasets(
             found = train if name.startswith('train') else val
             found = (whole or train) if has_folds(cfg[name]) else found
             for inner in inner_datasets(cfg[name].dataset):
+                kept = {k: v for k, v in (inner.get('metainfo') or {}).items() if k != 'classes'}
                 for key in _FOUND:
                     inner.pop(key, None)
                 inner.update(found, data_root=str(root))
+                meta = found['metainfo']
+                if len(kept.get('palette') or ()) != len(meta['classes']):
+                    kept.pop('palette', None)  # of other classes
+                inner['metainfo'] = {**meta, **kept}
 
 
 def summary(root: Path, classes: list[str], found: str) -> list[str]:
