@@ -29,7 +29,7 @@ class Prediction:
         image: Name of the image.
         size: Its height and width in pixels.
         indices: Of the classes: the likeliest of a classifier; one for each object of a detector,
-            best first; those in the picture for a segmentor, largest first.
+            best first; those in the picture for a (panoptic) segmentor, largest first.
         labels: Names of these classes.
         scores: Probabilities; of a segmentor the shares of the pixels.
         boxes: (N, 4), left, top, right, bottom in pixels, of a detector.
@@ -213,8 +213,14 @@ def _record(task: Any, name: str, size: tuple[int, int], sample: Any) -> Predict
         named = _named(task, found.labels)
         boxes = found.bboxes.detach().numpy()
         return Prediction(name, size, *named, found.scores.tolist(), boxes, masks)
-    segments = sample.pred_sem_seg.data[0].cpu().numpy()
+    if 'pred_panoptic_seg' in sample:  # mmdet counts a class's objects in thousands
+        segments = sample.pred_panoptic_seg.sem_seg[0].cpu().numpy() % 1000
+    else:
+        segments = sample.pred_sem_seg.data[0].cpu().numpy()
     indices, counts = np.unique(segments, return_counts=True)
+    if 'pred_panoptic_seg' in sample:  # less what is of no class
+        kept = indices < len(task.model.dataset_meta['classes'])
+        indices, counts = indices[kept], counts[kept]
     order = np.argsort(-counts, kind='stable')
     shares = (counts[order] / segments.size).tolist()
     return Prediction(name, size, *_named(task, indices[order]), shares, segments=segments)

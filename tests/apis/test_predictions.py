@@ -2,12 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement, PixelData
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from skimage import data
@@ -132,3 +135,15 @@ def test_a_name_needs_weights(monkeypatch):
     with pytest.raises(AttributeError):
         predict('coc-tiny_8xb128_in1k', 'x.png')
     assert asked == [(('coc-tiny_8xb128_in1k',), dict(pretrained=True))]
+
+
+def test_panoptic_segments_are_of_classes():
+    found = PixelData(sem_seg=torch.tensor([[[1001, 2001, 0], [2, 2, 2]]]))  # 2: of no class
+    names = ['cat', 'sky']
+    model = SimpleNamespace(dataset_meta=dict(classes=names))
+    task = SimpleNamespace(model=model, names=lambda count: names[:count])
+    sample = BaseDataElement(pred_panoptic_seg=found)
+    record = module._record(task, 'x.png', (2, 3), sample)
+    assert record.labels == ['sky', 'cat']
+    assert record.scores == pytest.approx([2 / 6, 1 / 6])
+    assert record.segments.tolist() == [[1, 1, 0], [2, 2, 2]]
