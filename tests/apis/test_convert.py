@@ -9,7 +9,7 @@ from mmpretrain import ImageClassificationInferencer
 
 from coc_mm.apis.convert import convert_checkpoint
 from coc_mm.apis.infer import load_model
-from coc_mm.apis.model_zoo import config_of, get_model
+from coc_mm.apis.model_zoo import config_of, find_entry, get_model
 from coc_mm.apis.start import build_model
 from coc_mm.checkpoints.load import load_checkpoint_safely
 
@@ -200,3 +200,22 @@ def test_colors_survive_safetensors(tool, tmp_path):
     (drawn,) = inferencer(image, return_vis=True, pred_score_thr=0.0)['visualization']
     assert drawn.shape == image.shape
     assert drawn.any(), 'nothing was drawn'
+
+
+@pytest.mark.parametrize('scope', DENSE)
+def test_inferencers_of_dense_models_fetch_by_name(scope, tmp_path, monkeypatch):
+    from mmdet.apis import DetInferencer
+    from mmseg.apis import MMSegInferencer
+
+    name = DENSE[scope].replace('-c4', '-c49')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COC_MM_MIRROR', str(tmp_path / 'mirror'))
+    file = next(iter(find_entry(name).sources.values()))['File']
+    (tmp_path / 'mirror').mkdir()
+    weights = published_dense(scope, tmp_path / 'mirror' / file, layout='submission')
+    kind = DetInferencer if scope == 'mmdet' else MMSegInferencer
+    model = kind(name, device='cpu').model
+    assert (tmp_path / 'checkpoints' / f'{name}.pth').is_file()
+    assert model.backbone.blocks[0][0].mixer.denominator == 'count'
+    heads = {k: v for k, v in weights.items() if not k.startswith('backbone.')}
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in heads.items())
