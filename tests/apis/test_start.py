@@ -1,22 +1,29 @@
 import contextlib
 import re
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from golden import in_layout, official_state_dict
+from golden import OTHER_NAMES, in_layout, official_state_dict
+from golden import image as image_of
 from mmengine.config import Config
+from mmengine.runner import load_checkpoint
 from shrunk_configs import CONFIGS, PATHS
 from torch import nn
 
 from coc_mm.apis import start
+from coc_mm.apis.infer import load_model
 from coc_mm.apis.model_zoo import config_of
 from coc_mm.apis.start import (
+    build_model,
     check_start,
     check_test_start,
     drop_missing_pretrained,
     pretrained_files,
 )
+from coc_mm.checkpoints import convert_official
 from coc_mm.errors import UserError
 
 
@@ -172,3 +179,69 @@ def test_every_config_starts_in_several_processes():
         config.launcher = 'pytorch'
         start._check_unread_levels(config)
     assert len(paths) >= 35
+
+
+WAYS = ('infer', 'test', 'load_from', 'init_cfg', 'init_cfg with prefix')
+FILES = [('mmpretrain', layout) for layout in OTHER_NAMES]
+FILES += [(scope, 'submission') for scope in ('mmdet', 'mmseg')]
+
+
+def outputs(model):
+    """Logits of a classifier or segmentor, what a detector says of its anchors; in float64."""
+    image = image_of((1, 3, 64, 64), 0)
+    model.double().eval()
+    with torch.inference_mode():
+        if hasattr(model, 'rpn_head'):
+            return torch.cat(
+                [x.flatten() for maps in model.rpn_head(model.extract_feat(image)) for x in maps]
+            )
+        return model(image, mode='tensor').flatten()
+
+
+@pytest.mark.parametrize(('scope', 'layout'), FILES)
+def test_every_way_in_gives_the_outputs_of_the_model_built_directly(
+    scope, layout, projects, tmp_path
+):
+    config = Config.fromfile(projects[scope].config)
+    config.work_dir = str(tmp_path / 'work')
+    backbone, formula = config.model.backbone, 'similarity' if layout == 'released' else 'count'
+    if scope == 'mmpretrain':
+        backbone.arch, config.model.head.in_channels, keys = 'tiny', 320, 'coc_tiny'
+        config.model.head.num_classes = 1000
+    else:
+        backbone.update(arch='small', proposals=7)
+        config.model.neck.in_channels, keys = [64, 128, 320, 512], 'small_dense'
+    official = {k: v.float() for k, v in official_state_dict(keys).items()}
+    task = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')[scope]
+    direct = Config(deepcopy(config._cfg_dict.to_dict()))
+    direct.model.backbone.denominator = formula
+    model = build_model(direct)
+    heads = {
+        k: v for k, v in model.state_dict().items() if not k.startswith(('backbone.', 'head.'))
+    }
+    model.load_state_dict(convert_official(official, task) | heads)
+    expected = outputs(model)
+    weights = in_layout(layout, official)
+    if scope != 'mmpretrain':
+        weights = {f'backbone.{k}': v for k, v in weights.items()} | heads
+    path = str(tmp_path / 'official.pth.tar')
+    torch.save(dict(state_dict=weights, meta=dict()), path)
+    for way in WAYS:
+        given = Config(deepcopy(config._cfg_dict.to_dict()))
+        if way == 'infer':
+            model = load_model(given, path)
+        elif way.startswith('init_cfg'):
+            given.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+            if 'prefix' in way:
+                given.model.backbone.init_cfg.prefix = 'backbone.'
+            check_start(given)
+            model = build_model(given)
+            model.init_weights()
+            head = {k: v for k, v in convert_official(official, task).items() if k[:5] == 'head.'}
+            model.load_state_dict(heads | head, strict=False)
+        else:
+            given.load_from = path
+            (check_test_start if way == 'test' else check_start)(given)
+            model = build_model(given)
+            load_checkpoint(model, path)
+        np.testing.assert_allclose(outputs(model), expected, rtol=1e-9, atol=1e-9, err_msg=way)

@@ -10,6 +10,8 @@ from cluster_demo.config_text import parse_config, read_config
 
 from coc_mm.apis.config import load_config
 from coc_mm.apis.infer import load_model
+from coc_mm.apis.model_zoo import config_of
+from coc_mm.apis.start import build_model
 from coc_mm.checkpoints import convert_official
 from coc_mm.errors import UserError
 
@@ -94,6 +96,20 @@ def test_official_files_of_the_folder(layout, tmp_path):
     assert model.backbone.proposals[0] == (4, 4)
     expected = convert_official(weights)['head.fc.weight'].float()
     assert torch.equal(model.head.fc.weight, expected)
+
+
+def test_official_segmentors_of_the_folder(tmp_path):
+    model = build_model(config_of('fpn_coc-s-c4_4xb4-80k_ade20k-512x512'))
+    heads = {k: v for k, v in model.state_dict().items() if not k.startswith('backbone.')}
+    backbone = golden.in_layout('submission', golden.official_state_dict('small_dense'))
+    weights = heads | {f'backbone.{k}': v.float() for k, v in backbone.items()}
+    meta = dict(config="backbone=dict(type='context_cluster_small_feat5')")
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'iter_80000.pth')
+    (source,) = find_models(tmp_path)
+    model, _ = load_source(source)
+    assert (type(model).__name__, model.backbone.proposals[0]) == ('EncoderDecoder', (5, 5))
+    assert model.backbone.blocks[0][0].mixer.denominator == 'count'
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in heads.items())
 
 
 def test_code_in_a_config_is_not_run(tmp_path):
