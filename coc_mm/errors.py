@@ -142,13 +142,11 @@ def explain(error: BaseException) -> str | None:
     if 'is not installed' in text and isinstance(error, (ImportError, RuntimeError)):
         return f'the config needs a package that is not installed: {text}'
     part = _config_part(error)
-    if part and isinstance(
-        error, (TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
-    ):
+    kinds = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError)
+    if part and isinstance(error, kinds):
         text = text or str(traceback.extract_tb(error.__traceback__)[-1].line)
         return f'the config does not fit: {part}: {type(error).__name__}: {text}\n{_HINT}'
-    kinds = (TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
-    if isinstance(error, (*kinds, AttributeError, RuntimeError)) and (where := _first_batch(error)):
+    if isinstance(error, (*kinds, RuntimeError)) and (where := _first_batch(error)):
         says = f'{type(error).__name__}: {text.split(chr(10))[0]}'
         return f'the config does not fit: the first batch fails ({where}): {says}\n{_HINT}'
     return None
@@ -211,6 +209,7 @@ def _explain_failure(text: str) -> str | None:
 
 def _explain_config(error: BaseException, text: str) -> str | None:
     """Explain what mmengine refuses in a config."""
+    text = re.sub(r' in <\S+ object at \w+>$', '', text)  # of a hook
     name = re.match(r"'?Failed to get (\S+?)'?$", text) or re.match(
         r"['\"]?(\S+) is not in the", text
     )

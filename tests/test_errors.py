@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, Dataset
 
-from coc_mm.errors import CheckpointError, UserError, explain, run_command
+from coc_mm.errors import CheckpointError, UserError, _explain_config, explain, run_command
 from coc_mm.models import ContextCluster
 
 
@@ -64,6 +64,8 @@ def test_an_error_while_handling_a_missing_file_is_not_explained():
 def test_config_mistakes_are_explained():
     message = explain(_caught(_build, type='coc_mm.ContextCluster', depth=3))
     assert "unexpected keyword argument 'depth'" in message
+    error = TypeError('no number in <a.B object at 0x7f>')
+    assert _explain_config(error, str(error)).startswith('the config does not fit: no number\n')
     assert "type='coc_mm.Absent'" in explain(_caught(_build, type='coc_mm.Absent'))
     assert "type='Absent'" in explain(_caught(_build, type='Absent'))
     assert 'must contain the key "type"' in explain(_caught(_build, arch='tiny'))

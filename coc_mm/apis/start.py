@@ -135,7 +135,7 @@ def _check_categories(config: Config, *loaders: str) -> None:
                 from mmdet.datasets import CocoDataset
 
                 classes = CocoDataset.METAINFO['classes']
-            if not isinstance(classes, str):  # a file of names
+            if isinstance(classes, (list, tuple)):  # no file of names
                 check_categories(dataset, classes)
 
 
