@@ -6,15 +6,18 @@ import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mmengine.config import Config
 
 from coc_mm.datasets.custom_config import dicts, inner_datasets
 from coc_mm.datasets.folder_datasets import take
 from coc_mm.datasets.labels.coco_files import find_coco_files, write_coco
 from coc_mm.datasets.labels.folder import Folder, split_of
+from coc_mm.utils.cache import cache_folder
 
 
 def _is_number(value: Any) -> bool:
@@ -361,7 +364,13 @@ def mend_plain(config: Config) -> list[str]:
             continue
         if file not in copies:
             copies[file] = file
-            if not _is_sound(file, with_masks):
+            stat = file.stat()
+            stamp = f'{file} {stat.st_size} {stat.st_mtime_ns} {with_masks}'
+            sound = cache_folder('coco') / f'sound-{sha256(stamp.encode()).hexdigest()[:16]}'
+            with FileLock(f'{sound}.lock'):  # of several processes one reads, and once
+                if not sound.exists() and _is_sound(file, with_masks):
+                    sound.touch()
+            if not sound.exists():
                 copies[file], _, _, more = read_coco(file, with_masks)
                 remarks += [remark.removeprefix('custom ') for remark in more]
         if copies[file] != file:

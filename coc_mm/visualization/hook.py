@@ -1,12 +1,8 @@
 """The training hook that draws clusters of validation images."""
 
-import random
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -14,26 +10,9 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from coc_mm.registry import HOOKS
+from coc_mm.utils.undisturbed import undisturbed
 from coc_mm.visualization.maps import find_backbone, record_clusters
 from coc_mm.visualization.sheets import contact_sheet, picture_of, stage_row
-
-
-@contextmanager
-def _undisturbed(model: torch.nn.Module):
-    """Evaluation mode without gradients; modes and random numbers as before, after."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == 'cuda'})
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.random.fork_rng(devices), torch.no_grad():
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for module, mode in modes:
-            module.training = mode
 
 
 @HOOKS.register_module()
@@ -110,7 +89,7 @@ class ClusterVisualizationHook(Hook):
                 f'ClusterVisualizationHook: indices {absent} are out of range; the validation '
                 f'dataset has images 0 to {len(dataset) - 1}'
             )
-        with _undisturbed(model):
+        with undisturbed(model):
             self._samples = [dataset[i] for i in indices]
         if self.at_start and runner.iter == 0:
             self._draw(runner, 0)
@@ -132,7 +111,7 @@ class ClusterVisualizationHook(Hook):
     @master_only
     def _draw(self, runner, step: int) -> None:
         model = self._model(runner)
-        with _undisturbed(model), record_clusters(model, *self.selection) as record:
+        with undisturbed(model), record_clusters(model, *self.selection) as record:
             for number, sample in enumerate(self._samples):
                 inputs = sample['inputs']
                 batch = dict(inputs=[inputs], data_samples=[sample.get('data_samples')])

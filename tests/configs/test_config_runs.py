@@ -1,5 +1,7 @@
 """Every config trains a step and predicts, with its own pipeline, model and optimizer."""
 
+import gc
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -65,6 +67,13 @@ def check_run(path, runner):
 
 def test_counts():
     assert {family: len(FILES[family]) for family in FAMILIES} == NUM_FILES
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_given_back():
+    """A runner is full of cycles, and too few objects for Python to look for them soon."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

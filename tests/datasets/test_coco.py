@@ -179,7 +179,8 @@ MENDED = {  # a change of a plain config's file -> what is said, None: it is use
 
 
 @pytest.mark.parametrize('kind', MENDED)
-def test_files_of_plain_configs(kind, tmp_path):
+def test_files_of_plain_configs(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv('COC_MM_CACHE', str(tmp_path / 'cache'))
     change, says = MENDED[kind]
     file = write_coco(tmp_path, change, splits=('train',)) / 'annotations' / 'train.json'
     before = file.read_bytes()
@@ -202,6 +203,8 @@ def test_files_of_plain_configs(kind, tmp_path):
     assert file.read_bytes() == before
     if says is None:
         assert (used, remarks) == ({'annotations/train.json', str(file)}, [])
+        monkeypatch.setattr('coc_mm.datasets.coco._is_sound', None)  # read once
+        assert mend_plain(config) == []
         return
     assert says in '\n'.join(remarks)
     (copy,) = used

@@ -1,23 +1,18 @@
 """Predict on one validation image before a training starts."""
 
-import random
-
-import numpy as np
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.amp import autocast
 
 from coc_mm.registry import HOOKS
-
-__all__ = ['TrialHook']
+from coc_mm.utils.undisturbed import undisturbed
 
 
 @HOOKS.register_module()
 class TrialHook(Hook):
     """Let what cannot be validated fail at the start, not after an epoch.
 
-    Neither the state of the random generators nor the results of the evaluator change. Part of
+    Neither the model, the random generators nor the results of the evaluator change. Part of
     every run by ``tools/train.py``.
     """
 
@@ -26,14 +21,10 @@ class TrialHook(Hook):
         loop = runner.val_loop
         if not isinstance(loop, BaseLoop) or not hasattr(loop, 'evaluator'):
             return
-        loader, states = loop.dataloader, (random.getstate(), np.random.get_state())
-        with torch.random.fork_rng(), torch.no_grad():
+        loader = loop.dataloader
+        with undisturbed(runner.model), autocast(enabled=getattr(loop, 'fp16', False)):
             batch = loader.collate_fn([loader.dataset[0]])
-            runner.model.eval()
-            with autocast(enabled=getattr(loop, 'fp16', False)):
-                outputs = runner.model.val_step(batch)
+            outputs = runner.model.val_step(batch)
             loop.evaluator.process(data_samples=outputs, data_batch=batch)
         for metric in loop.evaluator.metrics:
             metric.results.clear()
-        random.setstate(states[0])
-        np.random.set_state(states[1])

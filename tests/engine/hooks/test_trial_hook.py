@@ -19,8 +19,10 @@ def trial(predict, process):
     loop = Loop.__new__(Loop)
     loop.dataloader = loader
     loop.evaluator = SimpleNamespace(process=process, metrics=[SimpleNamespace(results=[3])])
-    model = SimpleNamespace(eval=lambda: None, val_step=predict)
+    model = torch.nn.Dropout()
+    model.val_step = lambda batch: (*predict(batch), model.training)
     TrialHook().before_train(SimpleNamespace(val_loop=loop, model=model))
+    assert model.training
     return loop.evaluator.metrics[0].results
 
 
@@ -38,7 +40,7 @@ def test_one_image_is_predicted_and_leaves_nothing():
     expected = draw()
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     results = trial(predict, lambda data_samples, data_batch: seen.append(data_samples))
-    assert seen == [[[1]], expected]
+    assert seen == [[[1]], (*expected, False)]
     assert results == []
     assert draw() == expected
 
@@ -48,5 +50,5 @@ def test_what_fails_is_raised_and_no_validation_is_none():
         raise KeyError('gt')
 
     with pytest.raises(KeyError, match='gt'):
-        trial(lambda batch: None, fail)
+        trial(lambda batch: (), fail)
     TrialHook().before_train(SimpleNamespace(val_loop=None))
