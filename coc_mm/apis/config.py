@@ -38,10 +38,7 @@ _DICTS = (
     'optim_wrapper default_hooks env_cfg'
 )
 # Entries whose numbers mmcv and the libraries want as a tuple.
-_SIZES = {
-    *('scale', 'scales', 'img_scale', 'crop_size', 'ratio_range', 'size', 'stride'),
-    *('kernel_size', 'palette'),
-}
+_SIZES = 'scale scales img_scale crop_size ratio_range size stride kernel_size palette'
 #: Hold this while configs are parsed: early releases of Python 3.11 count the depth of a syntax
 #: tree in one place for all threads, and end one of two that parse at once with a SystemError
 #: (python/cpython#106905).
@@ -82,7 +79,7 @@ def _plain(value: Any, key: str, tuples: bool, name: str = '') -> Any:
     elif type(value) in (list, tuple):
         value = type(value)(_plain(x, key, tuples, name) for x in value)
         numbers = value and all(isinstance(x, (int, float)) for x in value)
-        if tuples and numbers and key in _SIZES:
+        if tuples and numbers and key in _SIZES.split():
             return tuple(value)
     return value
 

@@ -213,9 +213,7 @@ def _check_optimizer(config: Config, model: nn.Module, state: dict, path: str) -
 
 
 # Settings that come and go with the release of torch.
-_VARYING = {
-    *('foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay', 'params')
-}
+_VARYING = {'foreach', 'fused', 'capturable', 'differentiable', 'decoupled_weight_decay', 'params'}
 
 
 def _check_unread_levels(config: Config) -> None:
